@@ -1,0 +1,54 @@
+package access
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code classifies an Error, for programs. Codes are stable; messages are not.
+type Code string
+
+// The codes.
+const (
+	CodeMalformed   Code = "malformed"   // can't be read, or breaks a bound
+	CodeUnverified  Code = "unverified"  // signature missing, wrong, or by a key nobody has
+	CodeStale       Code = "stale"       // too old, or from the future
+	CodeMismatch    Code = "mismatch"    // about another request, or a changed one
+	CodeDuplicate   Code = "duplicate"   // has been said before
+	CodeForbidden   Code = "forbidden"   // the signer may not say this
+	CodeDenied      Code = "denied"      // policy, an approver or the issuer said no
+	CodeNotFound    Code = "not-found"   // no such request, resource, user
+	CodeEnded       Code = "ended"       // too late: the request is past that point
+	CodeUnavailable Code = "unavailable" // a part is down; try again
+)
+
+// Error is a refusal with its reason. Only CodeUnavailable is worth a retry.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`        // lower case, one line, nothing secret
+	Hint    string `json:"hint,omitempty"` // what to do next
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Errorf makes an Error. It formats as fmt.Sprintf does; it does not wrap.
+func Errorf(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// WithHint returns a copy that says what to do next.
+func (e *Error) WithHint(format string, args ...any) *Error {
+	c := *e
+	c.Hint = fmt.Sprintf(format, args...)
+	return &c
+}
+
+// CodeOf is the code of the first Error in err's chain, or "" if there is
+// none.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}

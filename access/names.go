@@ -1,0 +1,49 @@
+package access
+
+// Names that Temporal and its operators see. All are part of the interface:
+// anything that can talk to Temporal can start, steer and read a request.
+const (
+	Workflow      = "AccessRequest" // workflow type
+	WorkflowLock  = "Lock"          // workflow type: takes a Locking, returns a Locked
+	WorkflowLocks = "Locks"         // workflow type: returns the locks in force
+	TaskQueue     = "hallpass"      // workflows and their local activities
+
+	// Messages: each a signal, and under the same name an update. Each
+	// carries one Statement of the type of the same name.
+	MessageDecision = "decision"
+	MessageRelease  = "release"
+	MessageRevoke   = "revoke"
+	MessageCancel   = "cancel"
+	MessageLock     = "lock" // what the workflow Lock sends to the requests under it
+
+	// QueryStatus answers with a Status.
+	QueryStatus = "status"
+
+	// Search attributes: Keyword, but for Approvers (KeywordList) and
+	// Expires (Datetime). They are never encrypted: no free text in them.
+	AttrRequester = "HallpassRequester"
+	AttrResource  = "HallpassResource"
+	AttrState     = "HallpassState"
+	AttrApprovers = "HallpassApprovers"
+	AttrExpires   = "HallpassExpires"
+
+	workflowPrefix = "access-"
+	lockPrefix     = "lock-"
+)
+
+// WorkflowID is the workflow id of a request.
+func WorkflowID(request string) string { return workflowPrefix + request }
+
+// LockWorkflowID is the workflow id of a lock statement.
+func LockWorkflowID(statement string) string { return lockPrefix + statement }
+
+// RequestID is the request id of a workflow id, or "" if it isn't one's.
+func RequestID(workflow string) string {
+	if len(workflow) <= len(workflowPrefix) || workflow[:len(workflowPrefix)] != workflowPrefix {
+		return ""
+	}
+	return workflow[len(workflowPrefix):]
+}
+
+// IssueQueue is the task queue of the issuers of one kind.
+func IssueQueue(kind string) string { return TaskQueue + "-issue-" + kind }
