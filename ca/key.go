@@ -1,0 +1,281 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"hallpass/access"
+)
+
+// agentTimeout bounds one conversation with ssh-agent.
+const agentTimeout = 10 * time.Second
+
+// maxKeyFile is more than any OpenSSH key file needs.
+const maxKeyFile = 64 << 10
+
+// OpenOptions says where Open finds what a source leaves out.
+type OpenOptions struct {
+	// Passphrase is asked for the passphrase of an encrypted key file.
+	// Without it, encrypted files are refused.
+	Passphrase func(path string) ([]byte, error)
+
+	// AgentSocket is the path of ssh-agent's socket, usually the value of
+	// SSH_AUTH_SOCK.
+	AgentSocket string
+}
+
+// Open finds a CA key:
+//
+//   - "file:PATH" is a private key file in OpenSSH's format, plain or
+//     encrypted, that only its owner can read.
+//   - "agent:SHA256:…" is a key that ssh-agent holds, by its fingerprint. The
+//     agent is asked anew for every signature, so it may be restarted.
+func Open(source string, o OpenOptions) (ssh.Signer, error) {
+	scheme, rest, _ := strings.Cut(source, ":")
+	switch {
+	case scheme == "file" && rest != "":
+		return openFile(rest, o.Passphrase)
+	case scheme == "agent" && strings.HasPrefix(rest, "SHA256:"):
+		return openAgent(o.AgentSocket, rest)
+	}
+	return nil, fmt.Errorf("CA key source %.80q is not file:PATH or agent:SHA256:FINGERPRINT", source)
+}
+
+func openFile(path string, passphrase func(string) ([]byte, error)) (ssh.Signer, error) {
+	data, err := readPrivate(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "OPENSSH PRIVATE KEY" {
+		return nil, fmt.Errorf("CA key file %s is not a private key in OpenSSH's format", path)
+	}
+	key, err := ssh.ParseRawPrivateKey(data)
+	var locked *ssh.PassphraseMissingError
+	if errors.As(err, &locked) {
+		if passphrase == nil {
+			return nil, fmt.Errorf("CA key file %s is encrypted and no passphrase was given", path)
+		}
+		var secret []byte
+		if secret, err = passphrase(path); err != nil {
+			return nil, fmt.Errorf("passphrase of CA key file %s: %w", path, err)
+		}
+		key, err = ssh.ParseRawPrivateKeyWithPassphrase(data, secret)
+		clear(secret)
+		if errors.Is(err, x509.IncorrectPasswordError) {
+			return nil, fmt.Errorf("CA key file %s: the passphrase is wrong", path)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("CA key file %s: %w", path, err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("CA key file %s: %w", path, err)
+	}
+	return signer, nil
+}
+
+// readPrivate reads a file that must be nobody else's to read. It looks at the
+// file it has opened, so that the answer is about what it reads.
+func readPrivate(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("CA key file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("CA key file: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("CA key file %s is not a regular file", path)
+	}
+	if mode := fi.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("CA key file %s has mode %04o, so others can read or change it; run: chmod 600 %s", path, mode, path)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("CA key file: %w", err)
+	}
+	if len(data) > maxKeyFile {
+		return nil, fmt.Errorf("CA key file %s is larger than %d bytes", path, maxKeyFile)
+	}
+	return data, nil
+}
+
+// agentSigner signs with a key in ssh-agent, over a connection of its own each
+// time.
+type agentSigner struct {
+	socket string
+	key    ssh.PublicKey
+}
+
+func openAgent(socket, fingerprint string) (ssh.Signer, error) {
+	if socket == "" {
+		return nil, errors.New("CA key is in ssh-agent and no agent socket is known; set SSH_AUTH_SOCK")
+	}
+	s := &agentSigner{socket: socket}
+	err := s.talk(func(a agent.ExtendedAgent) error {
+		keys, err := a.List()
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if ssh.FingerprintSHA256(k) == fingerprint {
+				s.key, err = ssh.ParsePublicKey(k.Marshal())
+				return err
+			}
+		}
+		return fmt.Errorf("it doesn't hold the CA key %.80s; add it with ssh-add", fingerprint)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *agentSigner) talk(do func(agent.ExtendedAgent) error) (err error) {
+	conn, err := net.DialTimeout("unix", s.socket, agentTimeout)
+	if err != nil {
+		return fmt.Errorf("ssh-agent at %s: %w", s.socket, err)
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to lose
+	if err := conn.SetDeadline(time.Now().Add(agentTimeout)); err != nil {
+		return fmt.Errorf("ssh-agent at %s: %w", s.socket, err)
+	}
+	if err := do(agent.NewClient(conn)); err != nil {
+		return fmt.Errorf("ssh-agent at %s: %w", s.socket, err)
+	}
+	return nil
+}
+
+func (s *agentSigner) PublicKey() ssh.PublicKey { return s.key }
+
+func (s *agentSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return s.SignWithAlgorithm(rand, data, s.key.Type())
+}
+
+// SignWithAlgorithm implements ssh.AlgorithmSigner, which is what lets New
+// keep RSA keys away from SHA-1.
+func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm string) (sig *ssh.Signature, err error) {
+	var flags agent.SignatureFlags
+	switch algorithm {
+	case ssh.KeyAlgoRSASHA256:
+		flags = agent.SignatureFlagRsaSha256
+	case ssh.KeyAlgoRSASHA512:
+		flags = agent.SignatureFlagRsaSha512
+	case ssh.KeyAlgoRSA:
+		return nil, errors.New("ssh-agent: SHA-1 signatures are not made")
+	}
+	err = s.talk(func(a agent.ExtendedAgent) error {
+		sig, err = a.SignWithFlags(s.key, data, flags)
+		return err
+	})
+	return sig, err
+}
+
+// Create makes a key of type "ed25519" or "ecdsa-p256" and writes it to path,
+// mode 0600, in OpenSSH's format, encrypted if there is a passphrase, and its
+// public half to path.pub. Existing files are never overwritten. A crash
+// leaves either no file at path or a whole one; path.pub may be missing then,
+// and ssh-keygen -y makes it again.
+func Create(path, typ string, passphrase []byte, comment string) (ssh.PublicKey, error) {
+	if err := access.CheckText("comment of the CA key", comment, access.MaxReason); err != nil {
+		return nil, err
+	}
+	var private crypto.Signer
+	var err error
+	switch typ {
+	case "ed25519":
+		_, private, err = ed25519.GenerateKey(rand.Reader)
+	case "ecdsa-p256":
+		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	default:
+		return nil, fmt.Errorf("CA key type %.80q is not ed25519 or ecdsa-p256", typ)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make CA key: %w", err)
+	}
+	public, err := ssh.NewPublicKey(private.Public())
+	if err != nil {
+		return nil, fmt.Errorf("make CA key: %w", err)
+	}
+	var block *pem.Block
+	if len(passphrase) > 0 {
+		block, err = ssh.MarshalPrivateKeyWithPassphrase(private, comment, passphrase)
+	} else {
+		block, err = ssh.MarshalPrivateKey(private, comment)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make CA key: %w", err)
+	}
+	line := bytes.TrimSuffix(ssh.MarshalAuthorizedKey(public), []byte("\n"))
+	if comment != "" {
+		line = append(append(line, ' '), comment...)
+	}
+	// An old path.pub without path would end up naming another key.
+	if _, err := os.Lstat(path + ".pub"); err == nil {
+		return nil, fmt.Errorf("CA key: %s.pub: %w", path, os.ErrExist)
+	}
+	if err := writeNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		return nil, fmt.Errorf("CA key: %w", err)
+	}
+	if err := writeNew(path+".pub", append(line, '\n'), 0o644); err != nil {
+		return nil, fmt.Errorf("CA key: %w", err)
+	}
+	return public, nil
+}
+
+// writeNew puts a file into place whole and durable, or fails with
+// os.ErrExist: link, unlike rename, doesn't replace.
+func writeNew(path string, data []byte, mode os.FileMode) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // a spare name
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil {
+		return &os.PathError{Op: "create", Path: path, Err: errors.Unwrap(err)}
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

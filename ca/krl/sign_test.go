@@ -1,0 +1,107 @@
+package krl
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/statement"
+)
+
+func signed(t testing.TB, ca ssh.Signer) (list []byte, signature string) {
+	t.Helper()
+	list, err := (&List{Version: 7, Generated: time.Unix(1_900_000_000, 0), CAs: []CA{{ca.PublicKey(), []uint64{1, 5}}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signature, err = Sign(ca, list); err != nil {
+		t.Fatal(err)
+	}
+	return list, signature
+}
+
+func TestOpen(t *testing.T) {
+	ca, old, stranger := newSigner(t), newSigner(t), newSigner(t)
+	list, signature := signed(t, ca)
+	_, byStranger := signed(t, stranger)
+	otherNamespace, err := statement.SignData(ca, "request@hallpass", list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	garbage := []byte("not a list")
+	overGarbage, err := Sign(ca, garbage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := append([]byte(nil), list...)
+	changed[19] ^= 1 // in the version
+	trusted := []ssh.PublicKey{old.PublicKey(), ca.PublicKey()}
+	for _, tt := range []struct {
+		name      string
+		list      []byte
+		signature string
+		trusted   []ssh.PublicKey
+		code      access.Code
+	}{
+		{"good", list, signature, trusted, ""},
+		{"nobody trusted", list, signature, nil, access.CodeUnverified},
+		{"another CA trusted", list, signature, []ssh.PublicKey{stranger.PublicKey()}, access.CodeUnverified},
+		{"by a stranger", list, byStranger, trusted, access.CodeUnverified},
+		{"one bit changed", changed, signature, trusted, access.CodeUnverified},
+		{"cut short", list[:len(list)-1], signature, trusted, access.CodeUnverified},
+		{"longer", append(list[:len(list):len(list)], 0), signature, trusted, access.CodeUnverified},
+		{"empty", nil, signature, trusted, access.CodeUnverified},
+		{"no signature", list, "", trusted, access.CodeUnverified},
+		{"for another purpose", list, otherNamespace, trusted, access.CodeUnverified},
+		{"signed garbage", garbage, overGarbage, trusted, access.CodeMalformed},
+		{"too long", make([]byte, MaxSize+1), signature, trusted, access.CodeMalformed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			header := EncodeSignature(tt.signature)
+			signature, err := DecodeSignature(header)
+			if err != nil || strings.ContainsAny(header, "\r\n ") {
+				t.Fatalf("header %q, error %v", header, err)
+			}
+			l, err := Open(tt.list, signature, tt.trusted)
+			if access.CodeOf(err) != tt.code || (err == nil) != (tt.code == "") {
+				t.Fatalf("error %v, want code %q", err, tt.code)
+			}
+			if err == nil && (l.Version != 7 || !l.Revoked(ca.PublicKey(), 5)) {
+				t.Errorf("read %+v", l)
+			}
+		})
+	}
+	if _, err := DecodeSignature("????"); access.CodeOf(err) != access.CodeUnverified {
+		t.Errorf("damaged header: %v", err)
+	}
+}
+
+// Whoever trusts nothing of ours checks a list with OpenSSH alone.
+func TestOpenSSHVerifiesTheSignature(t *testing.T) {
+	tool, err := exec.LookPath("ssh-keygen")
+	if err != nil {
+		t.Skip("ssh-keygen is not installed")
+	}
+	ca := newSigner(t)
+	list, signature := signed(t, ca)
+	dir := t.TempDir()
+	for name, data := range map[string]string{
+		"allowed": "ca namespaces=\"" + Namespace + "\" " + string(ssh.MarshalAuthorizedKey(ca.PublicKey())),
+		"sig":     signature,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(tool, "-Y", "verify", "-f", filepath.Join(dir, "allowed"), "-I", "ca", "-n", Namespace, "-s", filepath.Join(dir, "sig"))
+	cmd.Stdin = strings.NewReader(string(list))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("ssh-keygen: %v\n%s", err, out)
+	}
+}
