@@ -1,0 +1,482 @@
+// Package evidence is the check that stands before every credential: it takes
+// a signed request and the signed decisions on it, and says from them, the
+// policy, the directory and the catalog alone whether they are enough.
+//
+// The workflow asks it for advice, the issuer as the last word. So nothing
+// here trusts who carried the evidence. What is promised:
+//   - Every call judges afresh: signatures, owners of keys, groups, policy and
+//     ages, by the [Rulebook] that it is called on. Nothing is remembered.
+//   - Nobody's decision counts for his own request, nobody's decision counts
+//     twice, whatever keys he has, and a decision counts for the exact bytes
+//     of the request that its signer saw.
+//   - A decision by somebody who has left, lost his key or his group since,
+//     counts no more.
+//   - Nothing is granted under a lock ([Rulebook.Under]), and who is locked
+//     has no say.
+//   - More evidence never widens a grant: decisions can only shorten it.
+//
+// What is not: evidence shows what was said, not what was withheld. Whoever
+// carries it can leave a denial out, and then what is left has to satisfy
+// policy by itself. A denial ends the request in the issuer's ledger, which is
+// what keeps it from being left out later. And evidence says nothing of
+// whether a credential was issued for it before: that is the ledger's too.
+package evidence
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/policy"
+	"hallpass/statement"
+)
+
+// MaxDecisions is how many decisions one request can have. Every one of them
+// costs a signature check each time the request is judged.
+const MaxDecisions = 64
+
+// longest is how long a grant of each kind can be. A resource of a kind that
+// isn't here can't be asked for.
+func longest(kind string) (time.Duration, bool) {
+	switch kind {
+	case "ssh":
+		return ca.MaxLifetime, true
+	}
+	return 0, false
+}
+
+// Limits are bounds that tests lower.
+type Limits struct {
+	MinGrant time.Duration // the shortest grant; zero is access.MinGrant
+}
+
+func (l Limits) minGrant() time.Duration {
+	if l.MinGrant == 0 {
+		return access.MinGrant
+	}
+	return l.MinGrant
+}
+
+// Judge says how a request stands in the light of all its evidence.
+//
+// An error, always an *access.Error, is about the evidence as such: the
+// request can't be read or verified, breaks a bound, is too old, or a decision
+// could never have been valid. That the answer is no is not an error but a
+// standing that denies, and says why.
+//
+// A decision whose signer's key, name, group or PIN doesn't suffice (any more)
+// is dropped, with a note in Standing.Dropped. A valid denial by anyone whose
+// approval would count denies.
+func (r *Rulebook) Judge(ev access.Evidence, now time.Time, lim Limits) (access.Standing, error) {
+	standing, _, err := r.Settle(ev, now, lim)
+	return standing, err
+}
+
+// Settle is Judge, and says what of the evidence the standing rests on: the
+// request and the decisions that count, in their order. What was dropped isn't
+// in it. Anybody can make a decision that is dropped, in anybody's name, so a
+// record of who approved must not be made of ev.
+func (r *Rulebook) Settle(ev access.Evidence, now time.Time, lim Limits) (access.Standing, access.Evidence, error) {
+	fail := func(err error) (access.Standing, access.Evidence, error) {
+		return access.Standing{}, access.Evidence{}, err
+	}
+	if len(ev.Decisions) > MaxDecisions {
+		return fail(access.Errorf(access.CodeMalformed, "evidence has %d decisions; at most %d are heard", len(ev.Decisions), MaxDecisions))
+	}
+	c, err := r.open(ev.Request, now, lim)
+	if err != nil {
+		return fail(err)
+	}
+	counts := access.Evidence{Request: ev.Request}
+	for _, st := range ev.Decisions {
+		before := len(c.standing.Voices)
+		if err := c.hear(st); err != nil {
+			return fail(err)
+		}
+		if len(c.standing.Voices) > before {
+			counts.Decisions = append(counts.Decisions, st)
+		}
+	}
+	standing, err := c.close()
+	if err != nil {
+		return fail(err)
+	}
+	return standing, counts, nil
+}
+
+// Hear judges one more decision, strictly: what Judge would drop is refused
+// here, and so is an approval of what is denied already. It returns the new
+// standing and the evidence that it rests on; ev is not changed.
+func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.Time, lim Limits) (access.Standing, access.Evidence, error) {
+	fail := func(err error) (access.Standing, access.Evidence, error) {
+		return access.Standing{}, access.Evidence{}, err
+	}
+	before, err := r.Judge(ev, now, lim)
+	if err != nil {
+		return fail(err)
+	}
+	d, _, err := statement.OpenDecision(decision, r.Directory)
+	if err != nil {
+		return fail(err)
+	}
+	if before.Effect == access.EffectDeny && d.Verdict == access.Approve {
+		return fail(access.Errorf(access.CodeDenied, "the request is denied already: %s", before.Why))
+	}
+	after := access.Evidence{Request: ev.Request, Decisions: append(slices.Clone(ev.Decisions), decision)}
+	standing, err := r.Judge(after, now, lim)
+	if err != nil {
+		return fail(err)
+	}
+	if len(standing.Voices) != len(before.Voices)+1 {
+		if lock, locked := r.lockOn(d.Signer, access.Resource{}, now); locked {
+			return fail(access.Errorf(access.CodeForbidden, "%s, so his word doesn't count", lock.Why()))
+		}
+		// The signature is good and the signer is known, so what dropped
+		// the decision is that he has no say in this.
+		return fail(forbidden(standing.Ruling))
+	}
+	return standing, after, nil
+}
+
+func forbidden(ruling access.Ruling) error {
+	if len(ruling.Needs) == 0 {
+		return access.Errorf(access.CodeForbidden, "the request needs nobody's approval").
+			WithHint("to end it: hallpass revoke")
+	}
+	var groups []string
+	for _, n := range ruling.Needs {
+		for _, s := range n.Sets {
+			groups = append(groups, s.Groups...)
+		}
+	}
+	slices.Sort(groups)
+	return access.Errorf(access.CodeForbidden, "the signer is in none of the groups that decide on this request: %s",
+		strings.Join(slices.Compact(groups), ", "))
+}
+
+// CheckStop checks a release, revoke or cancel of a request. Release and
+// cancel are the requester's. A revoke is for everyone who may approve such a
+// request or is in one of the groups that policy lets revoke, and never for
+// the requester himself.
+//
+// Stopping must work when granting wouldn't: after the requester has left the
+// directory, the resource the catalog, or policy has changed so that no rule
+// applies any more. Where policy names nobody for this request, everybody may
+// revoke it whom any rule names as approver or revoker. The request's own
+// signature is checked, but no longer whose key it is: that was asked when it
+// was judged.
+func (r *Rulebook) CheckStop(request access.Statement, st access.Statement, typ access.Type, now time.Time) (access.Stop, access.User, error) {
+	fail := func(err error) (access.Stop, access.User, error) { return access.Stop{}, access.User{}, err }
+	if typ != access.TypeRelease && typ != access.TypeRevoke && typ != access.TypeCancel {
+		return fail(access.Errorf(access.CodeMalformed, "a %q stops nothing; it has to be release, revoke or cancel", string(typ)))
+	}
+	v, err := statement.Verify(request, access.TypeRequest)
+	if err != nil {
+		return fail(err)
+	}
+	req, err := statement.ParseRequest(v.Payload)
+	if err != nil {
+		return fail(err)
+	}
+	stop, user, err := statement.OpenStop(st, typ, r.Directory)
+	if err != nil {
+		return fail(err)
+	}
+	if stop.Request != req.ID || stop.RequestHash != request.Hash() {
+		return fail(mismatch(typ))
+	}
+	if err := checkTime(string(typ), stop.Time, req.Time, now); err != nil {
+		return fail(err)
+	}
+	own := user.Name == req.Signer
+	switch {
+	case typ != access.TypeRevoke && !own:
+		return fail(access.Errorf(access.CodeForbidden, "only %s can %s this request", req.Signer, typ).
+			WithHint("to take it away from %s: hallpass revoke", req.Signer))
+	case typ == access.TypeRevoke && own:
+		return fail(access.Errorf(access.CodeForbidden, "nobody revokes a grant of his own").
+			WithHint("give it back: hallpass release"))
+	case typ == access.TypeRevoke && !r.mayRevoke(req, user, now):
+		return fail(access.Errorf(access.CodeForbidden, "%s is in none of the groups that may revoke this", user.Name))
+	}
+	return stop, user, nil
+}
+
+// mayRevoke says whether u may take away what req asked for.
+func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) bool {
+	requester, ok := r.Directory.User(req.Signer)
+	if !ok {
+		requester = access.User{Name: req.Signer}
+	}
+	resource := r.resource(req.Resource)
+	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now})
+	groups := ruling.Revokers
+	if len(ruling.Needs) == 0 && len(groups) == 0 {
+		groups = r.Policy.Groups()
+	}
+	return policy.Eligible(ruling.Needs, u) ||
+		slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(groups, g) })
+}
+
+// check is one judgement under way.
+type check struct {
+	book     *Rulebook
+	now      time.Time
+	lim      Limits
+	hash     string          // of the request's payload
+	heard    map[string]bool // signers
+	approved []access.User
+	denied   *access.Voice
+	last     time.Time // of everything that counts
+	lock     access.Lock
+	locked   bool // by lock
+	standing access.Standing
+}
+
+// open verifies the request and applies its bounds and the policy.
+func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check, error) {
+	req, requester, err := statement.OpenRequest(st, r.Directory)
+	if err != nil {
+		return nil, err
+	}
+	resource, ok := r.Catalog.Resource(req.Resource)
+	if !ok {
+		return nil, access.Errorf(access.CodeNotFound, "there is no resource %s in the catalog", req.Resource).
+			WithHint("to see what there is: hallpass resources")
+	}
+	if req.Time.After(now.Add(access.ClockSkew)) {
+		return nil, future("request")
+	}
+	if err := checkStart(req); err != nil {
+		return nil, err
+	}
+	if least := lim.minGrant(); req.Duration.Duration() < least {
+		return nil, access.Errorf(access.CodeMalformed, "duration %s is shorter than %s, the shortest grant", req.Duration, access.ShortDuration(least))
+	}
+	if err := r.checkKind(req, requester, resource); err != nil {
+		return nil, err
+	}
+	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now})
+	ruling.Digests = r.Digests()
+	if most, _ := longest(resource.Kind); ruling.Effect != access.EffectDeny && req.Duration.Duration() > most {
+		ruling.Effect = access.EffectDeny
+		ruling.Why = fmt.Sprintf("%s is longer than the %s that is possible for kind %s", req.Duration, access.ShortDuration(most), resource.Kind)
+	}
+	lock, locked := r.lockOn(req.Signer, resource, now)
+	last := req.Time
+	if req.Start != nil && req.Start.After(last) {
+		last = *req.Start
+	}
+	return &check{
+		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]bool{}, last: last,
+		lock: lock, locked: locked,
+		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource},
+	}, nil
+}
+
+func checkStart(req access.Request) error {
+	switch {
+	case req.Start == nil:
+		return nil
+	case req.Start.Before(req.Time):
+		return access.Errorf(access.CodeMalformed, "start lies before the request itself")
+	case req.Start.After(req.Time.Add(access.MaxAhead)):
+		return access.Errorf(access.CodeMalformed, "start is more than %s ahead", access.ShortDuration(access.MaxAhead))
+	}
+	return nil
+}
+
+// checkKind applies what the kind of resource asks of a request.
+func (r *Rulebook) checkKind(req access.Request, requester access.User, resource access.Resource) error {
+	for _, a := range req.Actions {
+		if !slices.Contains(resource.Actions, a) {
+			return access.Errorf(access.CodeNotFound, "%s has no action %q%s", resource.Name, a, choice(resource.Actions))
+		}
+	}
+	switch resource.Kind {
+	case "ssh":
+		if req.Login == "" {
+			return access.Errorf(access.CodeMalformed, "request names no login%s", choice(resource.Logins))
+		}
+		if !slices.Contains(resource.Logins, req.Login) {
+			return access.Errorf(access.CodeNotFound, "%s has no login %q%s", resource.Name, req.Login, choice(resource.Logins))
+		}
+		if req.PublicKey == "" {
+			return access.Errorf(access.CodeMalformed, "request has no public_key to certify")
+		}
+		key, err := statement.ParseKey(req.PublicKey)
+		if err != nil {
+			return err
+		}
+		// Whoever holds the private half could log in: it has to be the
+		// requester's, or a key that nobody signs with.
+		if owner, ok := r.Directory.Owner(key); ok && owner.Name != requester.Name {
+			return access.Errorf(access.CodeForbidden, "public_key belongs to %s", owner.Name).
+				WithHint("leave --key out: a fresh key is made for each request")
+		}
+		return nil
+	}
+	return access.Errorf(access.CodeMalformed, "there is no issuer for resources of kind %s", resource.Kind)
+}
+
+// hear weighs one decision. An error means that it never was valid.
+func (c *check) hear(st access.Statement) error {
+	v, err := statement.Verify(st, access.TypeDecision)
+	if err != nil {
+		return err
+	}
+	owner, err := c.owner(v.Key)
+	if err != nil {
+		return err
+	}
+	d, err := statement.ParseDecision(v.Payload)
+	if err != nil {
+		return err
+	}
+	req := c.standing.Request
+	switch {
+	case d.Request != req.ID || d.RequestHash != c.hash:
+		return mismatch(access.TypeDecision)
+	case d.Signer == req.Signer:
+		return selfDecision()
+	}
+	if err := checkTime("decision", d.Time, req.Time, c.now); err != nil {
+		return err
+	}
+	if d.Verdict == access.Approve && d.Duration != 0 {
+		if d.Duration > req.Duration {
+			return access.Errorf(access.CodeForbidden, "approval is for %s, longer than the %s asked for", d.Duration, req.Duration).
+				WithHint("an approver can shorten a grant, never widen it")
+		}
+		if least := c.lim.minGrant(); d.Duration.Duration() < least {
+			return access.Errorf(access.CodeMalformed, "approval is for %s, shorter than %s, the shortest grant", d.Duration, access.ShortDuration(least))
+		}
+	}
+
+	switch {
+	case owner.Name == "":
+		return c.drop(d, "the key is nobody's in the directory")
+	case owner.Name != d.Signer:
+		return c.drop(d, "the key belongs to "+owner.Name)
+	case c.book.Directory.PinRequired(owner.Name) && !v.UserVerified:
+		return c.drop(d, "it was signed without PIN")
+	}
+	if lock, locked := c.book.lockOn(owner.Name, access.Resource{}, c.now); locked {
+		return c.drop(d, lock.Why())
+	}
+	if c.heard[owner.Name] {
+		return access.Errorf(access.CodeDuplicate, "%s has decided on this request already", owner.Name).
+			WithHint("to take an approval back: hallpass revoke %s", req.ID)
+	}
+	c.heard[owner.Name] = true
+	if !policy.Eligible(c.standing.Ruling.Needs, owner) {
+		return c.drop(d, "the signer is in none of the groups that decide on it")
+	}
+	voice := access.Voice{Signer: owner.Name, Verdict: d.Verdict, Duration: d.Duration, Comment: d.Comment, Time: d.Time}
+	c.standing.Voices = append(c.standing.Voices, voice)
+	if d.Time.After(c.last) {
+		c.last = d.Time
+	}
+	if d.Verdict == access.Deny {
+		if c.denied == nil {
+			c.denied = &voice
+		}
+		return nil
+	}
+	c.approved = append(c.approved, owner)
+	return nil
+}
+
+// owner finds whose key signed. It is asked before the payload is believed in
+// anything: that a key is the requester's counts, not what name it uses.
+func (c *check) owner(key ssh.PublicKey) (access.User, error) {
+	owner, ok := c.book.Directory.Owner(key)
+	if ok && owner.Name == c.standing.Request.Signer {
+		return access.User{}, selfDecision()
+	}
+	return owner, nil
+}
+
+func (c *check) drop(d access.Decision, why string) error {
+	c.standing.Dropped = append(c.standing.Dropped, fmt.Sprintf("%s by %s doesn't count: %s", d.Verdict, d.Signer, why))
+	return nil
+}
+
+// close sums up.
+func (c *check) close() (access.Standing, error) {
+	s, ruling := c.standing, c.standing.Ruling
+	if c.now.After(c.last.Add(access.EvidenceAge)) {
+		return access.Standing{}, access.Errorf(access.CodeStale, "the evidence is older than %s", access.ShortDuration(access.EvidenceAge)).
+			WithHint("ask again")
+	}
+	switch missing := policy.Missing(ruling.Needs, c.approved); {
+	case c.locked:
+		s.Effect, s.Why = access.EffectDeny, c.lock.Why()
+	case ruling.Effect == access.EffectDeny:
+		s.Effect, s.Why = access.EffectDeny, ruling.Why
+	case c.denied != nil:
+		s.Effect, s.Why = access.EffectDeny, "denied by "+c.denied.Signer
+		if c.denied.Comment != "" {
+			s.Why += ": " + c.denied.Comment
+		}
+	case len(missing) > 0:
+		s.Effect, s.Why, s.Missing = access.EffectAsk, "needs "+policy.Describe(missing), missing
+	default:
+		s.Effect, s.Why, s.Duration = access.EffectAllow, ruling.Why, s.Request.Duration
+		if len(ruling.Needs) > 0 {
+			s.Why = "approved by " + strings.Join(names(c.approved), ", ")
+		}
+		for _, v := range s.Voices {
+			if v.Duration != 0 {
+				s.Duration = min(s.Duration, v.Duration)
+			}
+		}
+	}
+	return s, nil
+}
+
+// checkTime bounds the time of a statement about a request.
+func checkTime(what string, at, request, now time.Time) error {
+	switch {
+	case at.After(now.Add(access.ClockSkew)):
+		return future(what)
+	case at.Before(request.Add(-access.ClockSkew)):
+		return access.Errorf(access.CodeStale, "%s is older than the request it is about", what)
+	}
+	return nil
+}
+
+func future(what string) error {
+	return access.Errorf(access.CodeStale, "%s is dated more than %s in the future", what, access.ShortDuration(access.ClockSkew)).
+		WithHint("compare the clocks of the two machines")
+}
+
+func mismatch(typ access.Type) error {
+	return access.Errorf(access.CodeMismatch, "%s is about another request, or this one was changed since", typ)
+}
+
+func selfDecision() error {
+	return access.Errorf(access.CodeForbidden, "nobody decides on a request of his own").
+		WithHint("somebody else has to approve it; to withdraw it: hallpass cancel")
+}
+
+// choice lists what could have been asked for.
+func choice(of []string) string {
+	if len(of) == 0 {
+		return ""
+	}
+	return "; there is " + strings.Join(of, ", ")
+}
+
+func names(users []access.User) []string {
+	var out []string
+	for _, u := range users {
+		out = append(out, u.Name)
+	}
+	return out
+}
