@@ -1,0 +1,88 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// BenchmarkAppend compares group commit with what it is to beat: a log that
+// gives every event a transaction and a flush of its own, whatever else waits.
+func BenchmarkAppend(b *testing.B) {
+	for _, writers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprintf("one-row/writers=%d", writers), func(b *testing.B) {
+			l, _, _ := newLog(b)
+			var turn sync.Mutex
+			benchWriters(b, writers, func(e Event) error {
+				turn.Lock()
+				defer turn.Unlock()
+				_, err := l.Append(context.Background(), e)
+				return err
+			})
+		})
+		b.Run(fmt.Sprintf("group/writers=%d", writers), func(b *testing.B) {
+			l, _, _ := newLog(b)
+			benchWriters(b, writers, func(e Event) error {
+				_, err := l.Append(context.Background(), e)
+				return err
+			})
+		})
+	}
+}
+
+func benchWriters(b *testing.B, writers int, write func(Event) error) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range writers {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+				if err := write(newer(1, int(i))); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// benchLog makes a log of n small events.
+func benchLog(b *testing.B, n int) (*Reader, string) {
+	b.Helper()
+	private, public := testKey(b)
+	path := filepath.Join(b.TempDir(), "audit.db")
+	l := openLog(b, path, private)
+	if err := hammer(l, 1, 64, n/64); err != nil {
+		b.Fatal(err)
+	}
+	return l.Reader, public
+}
+
+func BenchmarkVerify(b *testing.B) {
+	const n = 64 * 150
+	r, _ := benchLog(b, n)
+	for b.Loop() {
+		report, err := r.Verify(context.Background(), VerifyOptions{})
+		if err != nil || !report.OK {
+			b.Fatal(err, report.OneLine())
+		}
+	}
+	b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+func BenchmarkProve(b *testing.B) {
+	r, _ := benchLog(b, 64*150)
+	if _, err := r.Prove(context.Background(), "r3"); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := r.Prove(context.Background(), "r3"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package audit
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/statement"
+)
+
+// checkCredential says whether a credential is what its standing allowed: no
+// longer, no wider and for nobody else.
+func checkCredential(cred access.Credential, st access.Standing, issued time.Time) error {
+	h := cred.Handle
+	switch {
+	case h.NotAfter.Sub(h.NotBefore) > st.Duration.Duration():
+		return fmt.Errorf("the credential lives %s, %s was allowed", access.ShortDuration(h.NotAfter.Sub(h.NotBefore)), st.Duration)
+	case !h.NotAfter.After(h.NotBefore):
+		return fmt.Errorf("the credential ends before it begins")
+	case h.NotBefore.After(issued.Add(access.ClockSkew)):
+		return fmt.Errorf("the credential begins at %s, after it was issued", h.NotBefore.Format(time.RFC3339))
+	case h.NotBefore.Before(st.Request.Time.Add(-access.ClockSkew)):
+		return fmt.Errorf("the credential begins at %s, before it was asked for", h.NotBefore.Format(time.RFC3339))
+	case st.Request.Start != nil && h.NotBefore.Before(*st.Request.Start):
+		return fmt.Errorf("the credential begins at %s, before the start that was asked for", h.NotBefore.Format(time.RFC3339))
+	case h.Kind != st.Resource.Kind:
+		return fmt.Errorf("the credential is of the kind %s, the resource of %s", clip(h.Kind), st.Resource.Kind)
+	}
+	if h.Kind == "ssh" {
+		return checkCertificate(cred, st)
+	}
+	return nil
+}
+
+// checkCertificate compares an SSH certificate (PROTOCOL.certkeys) field by
+// field with what it should be, and checks the CA's signature.
+func checkCertificate(cred access.Credential, st access.Standing) error {
+	key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(cred.Certificate))
+	if err != nil || len(rest) > 0 {
+		return fmt.Errorf("the certificate can't be read")
+	}
+	cert, ok := key.(*ssh.Certificate)
+	if !ok || ca.Marshal(cert) != cred.Certificate {
+		return fmt.Errorf("the certificate is not in the form that the CA writes")
+	}
+	h, request := cred.Handle, st.Request
+	subject, err := statement.ParseKey(request.PublicKey)
+	if err != nil {
+		return fmt.Errorf("the requested key: %w", err)
+	}
+	keyID, err := ca.KeyID(request.ID, request.Signer)
+	if err != nil {
+		return err
+	}
+	principal, err := ca.Principal(request.Resource, request.Login)
+	if err != nil {
+		return err
+	}
+	critical := map[string]string{}
+	if command := request.Command; command != "" {
+		critical["force-command"] = command
+	} else if command = st.Ruling.SSH.ForceCommand; command != "" {
+		critical["force-command"] = command
+	}
+	if list := st.Ruling.SSH.SourceAddress; list != nil {
+		critical["source-address"] = strings.Join(list, ",")
+	}
+	extensions := map[string]string{}
+	for _, name := range st.Ruling.SSH.Extensions {
+		extensions[name] = ""
+	}
+	switch {
+	case cert.CertType != ssh.UserCert:
+		return fmt.Errorf("the certificate is not a user's")
+	case !bytes.Equal(cert.Key.Marshal(), subject.Marshal()):
+		return fmt.Errorf("the certificate is for another key than the one in the request")
+	case cert.Serial != h.Serial || cert.Serial == 0:
+		return fmt.Errorf("the certificate has serial %d, its handle %d", cert.Serial, h.Serial)
+	case cert.KeyId != keyID:
+		return fmt.Errorf("the certificate has the key id %q, not %q", clip(cert.KeyId), keyID)
+	case !slices.Equal(cert.ValidPrincipals, h.Principals):
+		return fmt.Errorf("the certificate has other principals than its handle")
+	case !slices.Equal(cert.ValidPrincipals, []string{principal}):
+		return fmt.Errorf("the certificate is good for %q, %q was approved", clip(strings.Join(cert.ValidPrincipals, ",")), principal)
+	case cert.ValidBefore != uint64(h.NotAfter.Unix()):
+		return fmt.Errorf("the certificate doesn't end when the grant does, at %s", h.NotAfter.Format(time.RFC3339))
+	case cert.ValidAfter != uint64(h.NotBefore.Add(-ca.BackDate).Unix()):
+		return fmt.Errorf("the certificate doesn't begin when the grant does, at %s", h.NotBefore.Format(time.RFC3339))
+	case !maps.Equal(cert.CriticalOptions, critical):
+		return fmt.Errorf("the certificate's restrictions are not those of the policy")
+	case !maps.Equal(cert.Extensions, extensions):
+		return fmt.Errorf("the certificate permits other things than the policy")
+	case ssh.FingerprintSHA256(cert.SignatureKey) != h.CA:
+		return fmt.Errorf("the certificate is signed by another CA than %s", clip(h.CA))
+	}
+	checker := ssh.CertChecker{
+		SupportedCriticalOptions: slices.Collect(maps.Keys(critical)),
+		Clock:                    func() time.Time { return h.NotBefore },
+	}
+	if err := checker.CheckCert(principal, cert); err != nil {
+		return fmt.Errorf("the certificate: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,434 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/statement"
+)
+
+// Types of events around hosts.
+const (
+	HostEnrolled  = "host.enrolled"  // Statement: the join; Host: the keys it is known by from here on
+	HostCertified = "host.certified" // Host: a certificate for its key, durable before it leaves the issuer
+	SessionOpened = "session.opened" // Statement: a host's report, as are the next two
+	SessionClosed = "session.closed"
+	SessionEnded  = "session.ended" // by hallpass
+)
+
+func hostTypes() []string {
+	return []string{HostEnrolled, HostCertified, SessionOpened, SessionClosed, SessionEnded}
+}
+
+// Host is an enrolled host. In an event it holds what the event is about.
+type Host struct {
+	Name        string    `json:"name"`                  // the resource without the kind
+	Token       string    `json:"token,omitempty"`       // the id of the join it came by
+	AgentKey    string    `json:"agent_key,omitempty"`   // "type base64": what it says is signed by it
+	HostKey     string    `json:"host_key,omitempty"`    // "type base64"
+	Certificate string    `json:"certificate,omitempty"` // the latest, "" if there is none
+	At          time.Time `json:"at,omitzero"`           // when it enrolled
+}
+
+// Enrol takes a host in. The token is used up by the first keys that come with
+// it; with the same ones it can be said again.
+//
+// Errors: CodeDuplicate for a token that others have used; CodeEnded for one
+// after which the host has enrolled anew.
+func (l *Log) Enrol(ctx context.Context, h Host, e Event) (Host, error) {
+	if h.Name == "" || h.Token == "" || h.AgentKey == "" || h.HostKey == "" || e.Statement == nil || e.digests() == nil {
+		return Host{}, access.Errorf(access.CodeMalformed, "a host can't enrol without name, keys and statement")
+	}
+	h.Certificate, h.At = "", time.Time{}
+	e.Type, e.Request, e.Step = HostEnrolled, h.Token, HostEnrolled
+	e.Host = &Host{Name: h.Name, AgentKey: h.AgentKey, HostKey: h.HostKey}
+	if e.Time.IsZero() {
+		e.Time = l.now()
+	}
+	return update(ctx, l, func(t *tx) (Host, error) {
+		var leaf []byte
+		found, err := t.find([]any{&leaf}, "SELECT leaf FROM events WHERE request = ? AND step = ? AND step <> ''", e.Request, e.Step)
+		if err != nil {
+			return Host{}, err
+		}
+		if !found {
+			if _, err := t.append(e); err != nil {
+				return Host{}, err
+			}
+			h.At = e.Time.UTC().Truncate(time.Millisecond)
+			return h, t.exec(`INSERT OR REPLACE INTO hosts (host, token, agent_key, host_key, certificate, at) VALUES (?, ?, ?, ?, '', ?)`,
+				h.Name, h.Token, h.AgentKey, h.HostKey, h.At.UnixMilli())
+		}
+		first, err := ParseEvent(leaf)
+		if err != nil || first.Host == nil {
+			return Host{}, broken("the enrolment by token %s can't be read", clip(e.Request))
+		}
+		if first.Host.Name != h.Name || first.Host.AgentKey != h.AgentKey || first.Host.HostKey != h.HostKey {
+			return Host{}, access.Errorf(access.CodeDuplicate, "this token has been used already, by another host or other keys").
+				WithHint("make another one with: hallpass host token %s", h.Name)
+		}
+		have, found, err := scanHost(t.log.conn.QueryRowContext(t.ctx, hostQuery+" WHERE host = ?", h.Name))
+		if err != nil {
+			return Host{}, err
+		}
+		if !found || have.Token != h.Token {
+			return Host{}, access.Errorf(access.CodeEnded, "%s has enrolled with another token since", h.Name).
+				WithHint("make another one with: hallpass host token %s", h.Name)
+		}
+		return have, nil
+	})
+}
+
+// Certified records a host's certificate before it is handed out. It fails
+// with CodeEnded if the host has enrolled anew meanwhile.
+func (l *Log) Certified(ctx context.Context, h Host, serial uint64) error {
+	e := Event{
+		Type: HostCertified, Request: h.Token, Step: fmt.Sprintf("certified:%d", serial), Actor: h.Name, Resource: "ssh/" + h.Name,
+		Host: &Host{Name: h.Name, HostKey: h.HostKey, Certificate: h.Certificate},
+	}
+	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
+		none := struct{}{}
+		have, found, err := scanHost(t.log.conn.QueryRowContext(t.ctx, hostQuery+" WHERE host = ?", h.Name))
+		if err != nil {
+			return none, err
+		}
+		if !found || have.Token != h.Token {
+			return none, access.Errorf(access.CodeEnded, "%s has enrolled with another token meanwhile", h.Name)
+		}
+		if _, err := t.append(e); err != nil {
+			return none, err
+		}
+		return none, t.exec("UPDATE hosts SET host_key = ?, certificate = ? WHERE host = ?", h.HostKey, h.Certificate, h.Name)
+	})
+	return err
+}
+
+const hostQuery = "SELECT host, token, agent_key, host_key, certificate, at FROM hosts"
+
+func scanHost(row interface{ Scan(...any) error }) (h Host, found bool, err error) {
+	var at int64
+	err = row.Scan(&h.Name, &h.Token, &h.AgentKey, &h.HostKey, &h.Certificate, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Host{}, false, nil
+	} else if err != nil {
+		return Host{}, false, fmt.Errorf("read hosts: %w", explain(err))
+	}
+	h.At = time.UnixMilli(at).UTC()
+	return h, true, nil
+}
+
+// Host looks an enrolled host up by its name, and says whether there is one.
+func (r *Reader) Host(ctx context.Context, name string) (Host, bool, error) {
+	return scanHost(r.db.QueryRowContext(ctx, hostQuery+" WHERE host = ?", name))
+}
+
+// Hosts lists the enrolled hosts by name.
+func (r *Reader) Hosts(ctx context.Context) ([]Host, error) {
+	return listHosts(ctx, r.db)
+}
+
+func listHosts(ctx context.Context, q querier) ([]Host, error) {
+	rows, err := q.QueryContext(ctx, hostQuery+" ORDER BY host")
+	if err != nil {
+		return nil, fmt.Errorf("read hosts: %w", explain(err))
+	}
+	defer func() { _ = rows.Close() }()
+	var hosts []Host
+	for rows.Next() {
+		h, _, err := scanHost(rows)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, h)
+	}
+	return hosts, rows.Err()
+}
+
+// Report records what a host has said about a session, once per report, after
+// checking that the host's agent has signed it, that the ledger has the
+// certificate, and that the certificate is for this host: no host can write
+// into the history of what was never granted on it. on are the resources that
+// the host serves, by the catalog.
+//
+// Errors: CodeNotFound for a host that isn't enrolled, or a request that isn't
+// in the ledger; CodeUnverified for another key than the host's; CodeMismatch
+// for another certificate than the request's; CodeForbidden for a certificate
+// of another host; CodeStale for a report from the future.
+func (l *Log) Report(ctx context.Context, st access.Statement, on func(host string) []access.Resource) error {
+	report, key, err := statement.OpenSession(st)
+	if err != nil {
+		return err
+	}
+	host, found, err := l.Host(ctx, report.Signer)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return access.Errorf(access.CodeNotFound, "host %s is not enrolled", report.Signer)
+	}
+	if statement.MarshalKey(key) != host.AgentKey {
+		return access.Errorf(access.CodeUnverified, "the report is signed by another key than the one that %s enrolled with", report.Signer)
+	}
+	if report.Time.After(l.now().Add(access.ClockSkew)) {
+		return access.Errorf(access.CodeStale, "the report is dated more than %s in the future", access.ShortDuration(access.ClockSkew))
+	}
+	entry, found, err := l.Entry(ctx, report.Request)
+	if err != nil {
+		return err
+	}
+	if !found || entry.Handle == nil {
+		return access.Errorf(access.CodeNotFound, "there never was a certificate for request %s", report.Request)
+	}
+	if entry.Handle.Serial != report.Serial {
+		return access.Errorf(access.CodeMismatch, "the certificate of request %s has serial %d, not %d", report.Request, entry.Handle.Serial, report.Serial)
+	}
+	resource := ""
+	for _, r := range on(report.Signer) {
+		if p, err := ca.Principal(r.Name, report.Login); err == nil && slices.Contains(entry.Handle.Principals, p) {
+			resource = r.Name
+		}
+	}
+	if resource == "" {
+		return access.Errorf(access.CodeForbidden, "the certificate of request %s opens nothing as %s on %s", report.Request, report.Login, report.Signer)
+	}
+	_, err = l.Append(ctx, Event{
+		Type: sessionType(report.Event), Request: report.Request, Step: sessionStep(report.ID), Actor: report.Signer,
+		Why: report.Why, Statement: &st,
+	})
+	return err
+}
+
+func sessionType(event string) string { return "session." + event }
+func sessionStep(id string) string    { return "session:" + id }
+
+// Visit is a session on a host, as far as the host has told.
+type Visit struct {
+	Session   string    `json:"session"`
+	Host      string    `json:"host"`
+	Request   string    `json:"request"`
+	Requester string    `json:"requester"`
+	Resource  string    `json:"resource"`
+	Login     string    `json:"login"`
+	Source    string    `json:"source,omitempty"`
+	Serial    uint64    `json:"serial"`
+	Opened    time.Time `json:"opened,omitzero"` // by the host's clock
+	Closed    time.Time `json:"closed,omitzero"` // zero while it is open
+	Ended     bool      `json:"ended,omitempty"` // it was hallpass that closed it
+	Why       string    `json:"why,omitempty"`
+}
+
+// Visits lists the sessions that hosts have told of, in the order in which
+// they began: all that a query (Request, Requester, Resource, Actor for the
+// host, From) selects.
+func (r *Reader) Visits(ctx context.Context, q Query) ([]Visit, error) {
+	q.Type, q.Limit = "session.", 0
+	var order []string
+	visits := map[string]*Visit{}
+	for rec, err := range r.Events(ctx, q) {
+		if err != nil {
+			return nil, err
+		}
+		s, err := statement.ParseSession([]byte(rec.Event.Statement.Payload))
+		if err != nil {
+			return nil, broken("event %d: %v", rec.Index, err)
+		}
+		key := s.Signer + " " + s.Session
+		v := visits[key]
+		if v == nil {
+			v = &Visit{
+				Session: s.Session, Host: s.Signer, Request: s.Request, Requester: rec.Event.Requester, Resource: rec.Event.Resource,
+				Login: s.Login, Source: s.Source, Serial: s.Serial,
+			}
+			visits[key] = v
+			order = append(order, key)
+		}
+		switch s.Event {
+		case access.SessionOpened:
+			v.Opened = s.Time
+		default:
+			// What comes second, that the connection is gone, says nothing new.
+			if v.Closed.IsZero() || s.Event == access.SessionEnded {
+				v.Closed, v.Why, v.Ended = s.Time, s.Why, s.Event == access.SessionEnded
+			}
+		}
+	}
+	out := make([]Visit, 0, len(order))
+	for _, key := range order {
+		out = append(out, *visits[key])
+	}
+	slices.SortStableFunc(out, func(a, b Visit) int { return a.Opened.Compare(b.Opened) })
+	return out, nil
+}
+
+// hosts is what a replay has learned of hosts: the agent key of each.
+type hosts map[string]*Host
+
+// judge judges the events around hosts, and says whether it is one.
+func (known hosts) judge(p *replay, e *Event) (bool, error) {
+	switch e.Type {
+	case HostEnrolled:
+		return true, known.enrolled(p, e)
+	case HostCertified:
+		return true, known.certified(p, e)
+	case SessionOpened, SessionClosed, SessionEnded:
+		return true, known.session(p, e)
+	}
+	return false, nil
+}
+
+func (known hosts) enrolled(p *replay, e *Event) error {
+	if e.Statement == nil || e.Host == nil {
+		return fmt.Errorf("the host is missing in it")
+	}
+	book, err := p.rulebook(p.digests(e))
+	if err != nil {
+		return err
+	}
+	join, user, resource, err := book.CheckJoin(*e.Statement, e.Time)
+	if err != nil {
+		return fmt.Errorf("the join: %w", err)
+	}
+	p.report.Statements++
+	if e.Request != join.ID || e.Step != HostEnrolled || e.Actor != user.Name || e.Resource != join.Resource || e.Host.Name != resource.ShortName() {
+		return fmt.Errorf("the join is %s's of %s, the event says %s and %s", user.Name, join.Resource, clip(e.Actor), clip(e.Resource))
+	}
+	if old := known[e.Host.Name]; old != nil && old.Token == e.Request {
+		return fmt.Errorf("the token was used before")
+	}
+	for _, key := range []string{e.Host.AgentKey, e.Host.HostKey} {
+		if _, err := statement.ParseKey(key); err != nil {
+			return err
+		}
+	}
+	h := *e.Host
+	h.Token, h.At = e.Request, e.Time
+	known[h.Name] = &h
+	return nil
+}
+
+func (known hosts) certified(p *replay, e *Event) error {
+	if e.Host == nil {
+		return fmt.Errorf("the host is missing in it")
+	}
+	h := known[e.Host.Name]
+	if h == nil || h.Token != e.Request {
+		return fmt.Errorf("host %s has not enrolled by the token before it", clip(e.Host.Name))
+	}
+	key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(e.Host.Certificate))
+	cert, ok := key.(*ssh.Certificate)
+	if err != nil || !ok || len(rest) > 0 || ca.Marshal(cert) != e.Host.Certificate {
+		return fmt.Errorf("the certificate is not in the form that the CA writes")
+	}
+	keyID, err := ca.HostKeyID("ssh/" + h.Name)
+	if err != nil {
+		return err
+	}
+	life := time.Duration(cert.ValidBefore-cert.ValidAfter) * time.Second
+	switch {
+	case cert.CertType != ssh.HostCert:
+		return fmt.Errorf("the certificate is not a host's")
+	case cert.KeyId != keyID:
+		return fmt.Errorf("the certificate has the key id %q, not %q", clip(cert.KeyId), keyID)
+	case statement.MarshalKey(cert.Key) != e.Host.HostKey:
+		return fmt.Errorf("the certificate is for another key than the host's")
+	case len(cert.ValidPrincipals) == 0 || len(cert.CriticalOptions)+len(cert.Extensions) > 0:
+		return fmt.Errorf("the certificate is good for every host, or has options")
+	case cert.ValidBefore <= cert.ValidAfter || life > ca.MaxHostLifetime+ca.BackDate:
+		return fmt.Errorf("the certificate lives too long")
+	}
+	checker := ssh.CertChecker{Clock: func() time.Time { return e.Time }}
+	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
+		return fmt.Errorf("the certificate: %w", err)
+	}
+	h.HostKey, h.Certificate = e.Host.HostKey, e.Host.Certificate
+	return nil
+}
+
+func (known hosts) session(p *replay, e *Event) error {
+	if e.Statement == nil {
+		return fmt.Errorf("the report is missing in it")
+	}
+	report, key, err := statement.OpenSession(*e.Statement)
+	if err != nil {
+		return fmt.Errorf("the report: %w", err)
+	}
+	p.report.Statements++
+	h := known[report.Signer]
+	switch {
+	case h == nil:
+		return fmt.Errorf("host %s has not enrolled before it", report.Signer)
+	case h.AgentKey != statement.MarshalKey(key):
+		return fmt.Errorf("the report is signed by another key than the one that %s enrolled with", report.Signer)
+	case report.Request != e.Request || report.Signer != e.Actor || sessionType(report.Event) != e.Type || sessionStep(report.ID) != e.Step:
+		return fmt.Errorf("the report is of request %s on %s, the event says %s", report.Request, report.Signer, clip(e.Actor))
+	}
+	s := p.requests[e.Request]
+	if s == nil || s.handle == nil {
+		return fmt.Errorf("there is no certificate of the request in the log before it")
+	}
+	if s.handle.Serial != report.Serial {
+		return fmt.Errorf("the report is about serial %d, the certificate has %d", report.Serial, s.handle.Serial)
+	}
+	return nil
+}
+
+// finish compares the table of hosts with what the events told.
+func (known hosts) finish(ctx context.Context, p *replay, q querier) error {
+	if v, err := checkSchema(ctx, q); err != nil || v < 2 {
+		return err
+	}
+	have, err := listHosts(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, h := range have {
+		want := known[h.Name]
+		if want == nil || !want.same(h) {
+			p.report.problem(-1, nil, "host %s is not as the events say", clip(h.Name))
+		}
+	}
+	if len(have) != len(known) {
+		p.report.problem(-1, nil, "there are %d hosts, the events make %d", len(have), len(known))
+	}
+	return nil
+}
+
+func (h *Host) same(o Host) bool {
+	a, errA := json.Marshal(h)
+	b, errB := json.Marshal(o)
+	return errA == nil && errB == nil && string(a) == string(b)
+}
+
+// enrolments finds the events by which the hosts that have reported in these
+// records were known, for a proof.
+func enrolments(ctx context.Context, q querier, own []Record) ([]Record, error) {
+	var found []Record
+	for _, rec := range own {
+		if !strings.HasPrefix(rec.Event.Type, "session.") {
+			continue
+		}
+		var last *Record
+		for e, err := range events(ctx, q, Query{Type: HostEnrolled, Resource: "ssh/" + rec.Event.Actor}) {
+			if err != nil {
+				return nil, err
+			}
+			if e.Index < rec.Index {
+				last = &e
+			}
+		}
+		if last != nil {
+			found = append(found, *last)
+		}
+	}
+	return found, nil
+}

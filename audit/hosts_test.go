@@ -1,0 +1,322 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/statement"
+)
+
+const hostsPolicy = "hosts: {enroll: [security]}\n" + worldPolicy
+
+// hostWorld is a world whose carol may take hosts in.
+func hostWorld(t *testing.T) *world {
+	w := newWorld(t)
+	w.rulebook(hostsPolicy)
+	return w
+}
+
+func (w *world) keyOf(name string) string { return statement.MarshalKey(key(w.t, name).PublicKey()) }
+
+// join is who's invitation of web-1.
+func (w *world) join(who string) (access.Join, access.Statement) {
+	w.t.Helper()
+	h := w.header(access.TypeHost, who)
+	j := access.Join{Header: h, Resource: "ssh/web-1", Until: h.Time.Add(time.Hour)}
+	return j, w.sign(who, j)
+}
+
+// enrol uses an invitation.
+func (w *world) enrol(j access.Join, st access.Statement, agent, host string) (Host, error) {
+	w.t.Helper()
+	return w.log.Enrol(context.Background(), Host{Name: "web-1", Token: j.ID, AgentKey: w.keyOf(agent), HostKey: w.keyOf(host)},
+		Event{Time: w.now, Actor: j.Signer, Resource: j.Resource, Statement: &st, Digests: w.digests()})
+}
+
+// certify certifies web-1's key.
+func (w *world) certify(h Host, serial uint64) Host {
+	w.t.Helper()
+	hostCA, err := ca.New(key(w.t, "host ca"), w.clock)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	k, err := statement.ParseKey(h.HostKey)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p, err := hostCA.PrepareHost(ca.HostSpec{Resource: "ssh/web-1", Names: []string{"web-1"}, PublicKey: k, Serial: serial,
+		NotBefore: w.now, NotAfter: w.now.Add(ca.MaxHostLifetime)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cert, err := hostCA.Issue(p)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h.Certificate = ca.Marshal(cert)
+	if err := w.log.Certified(context.Background(), h, serial); err != nil {
+		w.t.Fatal(err)
+	}
+	return h
+}
+
+func TestATokenTakesInOneHost(t *testing.T) {
+	w := hostWorld(t)
+	j, st := w.join("carol")
+	first, err := w.enrol(j, st, "agent", "hostkey")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first = w.certify(first, 1)
+	if again, err := w.enrol(j, st, "agent", "hostkey"); err != nil || cmp.Diff(first, again) != "" {
+		t.Errorf("again with the same keys: %v\n%s", err, cmp.Diff(first, again))
+	}
+	for _, keys := range [][2]string{{"thief", "hostkey"}, {"agent", "thief"}, {"thief", "thief"}} {
+		if h, err := w.enrol(j, st, keys[0], keys[1]); access.CodeOf(err) != access.CodeDuplicate {
+			t.Errorf("with other keys: %+v, %v", h, err)
+		}
+	}
+	j2, st2 := w.join("carol")
+	second, err := w.enrol(j2, st2, "agent2", "hostkey")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The old token brings nothing back.
+	if _, err := w.enrol(j, st, "agent", "hostkey"); access.CodeOf(err) != access.CodeEnded {
+		t.Errorf("old token: %v", err)
+	}
+	if err := w.log.Certified(context.Background(), first, 2); access.CodeOf(err) != access.CodeEnded {
+		t.Errorf("certificate for the old enrolment: %v", err)
+	}
+	got, found, err := w.log.Host(context.Background(), "web-1")
+	if err != nil || !found || cmp.Diff(second, got) != "" {
+		t.Errorf("%t, %v\n%s", found, err, cmp.Diff(second, got))
+	}
+	if _, found, err := w.log.Host(context.Background(), "web-9"); found || err != nil {
+		t.Errorf("web-9: %t, %v", found, err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// visited is a world with web-1 enrolled and a grant on it.
+func visited(t *testing.T) (*world, access.Request, access.Credential) {
+	w := hostWorld(t)
+	j, st := w.join("carol")
+	h, err := w.enrol(j, st, "agent", "hostkey")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.certify(h, 1)
+	r, rst := w.ask("alice")
+	yes := w.decision("bob", access.Approve, r, rst)
+	w.accept("bob", r, yes)
+	return w, r, w.grant(r, access.Evidence{Request: rst, Decisions: []access.Statement{yes}})
+}
+
+func (w *world) on(host string) []access.Resource {
+	r, ok := w.book.Catalog.Resource("ssh/" + host)
+	if !ok {
+		return nil
+	}
+	return w.book.On(r)
+}
+
+// report is web-1's about a session of a grant, changed by edit.
+func (w *world) report(by string, c access.Credential, edit func(*access.Session)) access.Statement {
+	w.t.Helper()
+	s := access.Session{
+		Header: w.header(access.TypeSession, "web-1"), Event: access.SessionOpened, Request: c.Handle.Request, Serial: c.Handle.Serial,
+		KeyID: "hallpass:" + c.Handle.Request + ":alice", Login: "deploy", Source: "10.0.0.1:4711", Session: "s1",
+	}
+	if edit != nil {
+		edit(&s)
+	}
+	return w.sign(by, s)
+}
+
+func TestReport(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		by   string
+		edit func(*access.Session)
+		code access.Code
+	}{
+		{"opened", "agent", nil, ""},
+		{"closed", "agent", func(s *access.Session) { s.Event = access.SessionClosed }, ""},
+		{"ended", "agent", func(s *access.Session) { s.Event, s.Why = access.SessionEnded, "released by alice" }, ""},
+		{"long ago", "agent", func(s *access.Session) { s.Time = t0.Add(-time.Hour) }, ""},
+		{"clock ahead", "agent", func(s *access.Session) { s.Time = s.Time.Add(access.ClockSkew) }, ""},
+		{"from the future", "agent", func(s *access.Session) { s.Time = s.Time.Add(access.ClockSkew + time.Second) }, access.CodeStale},
+		{"another host's key", "agent2", nil, access.CodeUnverified},
+		{"a person's key", "carol", nil, access.CodeUnverified},
+		{"host that isn't in", "agent", func(s *access.Session) { s.Signer = "web-2" }, access.CodeNotFound},
+		{"another serial", "agent", func(s *access.Session) { s.Serial++ }, access.CodeMismatch},
+		{"another login", "agent", func(s *access.Session) { s.Login = "root" }, access.CodeForbidden},
+		{"no such request", "agent", func(s *access.Session) { s.Request = "01900000-0000-7000-8000-0000000000ff" }, access.CodeNotFound},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, _, cred := visited(t)
+			st := w.report(row.by, cred, row.edit)
+			for range 2 { // twice lands once
+				if err := w.log.Report(context.Background(), st, w.on); access.CodeOf(err) != row.code || (err == nil) != (row.code == "") {
+					t.Errorf("%v, want %q", err, row.code)
+				}
+			}
+			want := 0
+			if row.code == "" {
+				want = 1
+			}
+			n := 0
+			for rec, err := range w.log.Events(context.Background(), Query{Type: "session."}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				n++
+				if rec.Event.Requester != "alice" || rec.Event.Resource != "ssh/web-1" || rec.Event.Actor != "web-1" {
+					t.Errorf("event %+v", rec.Event)
+				}
+			}
+			if n != want {
+				t.Errorf("%d events, want %d", n, want)
+			}
+			if report := w.verify(VerifyOptions{}); !report.OK {
+				t.Error(report.Problems)
+			}
+		})
+	}
+}
+
+// A host can't write into the history of what was granted elsewhere.
+func TestReportOfAnotherHostsGrant(t *testing.T) {
+	w, _, cred := visited(t)
+	h := w.header(access.TypeHost, "carol")
+	j := access.Join{Header: h, Resource: "ssh/web-2", Until: h.Time.Add(time.Hour)}
+	st := w.sign("carol", j)
+	if _, err := w.log.Enrol(context.Background(), Host{Name: "web-2", Token: j.ID, AgentKey: w.keyOf("agent2"), HostKey: w.keyOf("hostkey2")},
+		Event{Time: w.now, Actor: "carol", Resource: j.Resource, Statement: &st, Digests: w.digests()}); err != nil {
+		t.Fatal(err)
+	}
+	report := w.report("agent2", cred, func(s *access.Session) { s.Signer = "web-2" })
+	if err := w.log.Report(context.Background(), report, w.on); access.CodeOf(err) != access.CodeForbidden {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestVisits(t *testing.T) {
+	w, r, cred := visited(t)
+	ctx := context.Background()
+	say := func(session, event, why string) time.Time {
+		st := w.report("agent", cred, func(s *access.Session) { s.Session, s.Event, s.Why = session, event, why })
+		if err := w.log.Report(ctx, st, w.on); err != nil {
+			t.Fatal(err)
+		}
+		return w.now
+	}
+	visit := Visit{Host: "web-1", Request: r.ID, Requester: "alice", Resource: "ssh/web-1", Login: "deploy", Source: "10.0.0.1:4711", Serial: 1}
+	a, b, c := visit, visit, visit
+	a.Session, b.Session, c.Session = "a", "b", "c"
+	a.Opened = say("a", access.SessionOpened, "")
+	b.Opened = say("b", access.SessionOpened, "")
+	c.Opened = say("c", access.SessionOpened, "")
+	a.Closed = say("a", access.SessionClosed, "")
+	b.Closed, b.Ended, b.Why = say("b", access.SessionEnded, "released by alice"), true, "released by alice"
+	say("b", access.SessionClosed, "")
+	w.end(End{Request: r.ID, State: access.StateReleased})
+
+	got, err := w.log.Visits(ctx, Query{Request: r.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]Visit{a, b, c}, got); d != "" {
+		t.Error(d)
+	}
+	if got, err := w.log.Visits(ctx, Query{Actor: "web-2"}); err != nil || len(got) != 0 {
+		t.Errorf("on another host: %v, %v", got, err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+	// The proof of the request has the reports, and says whose key they are by.
+	proof, err := w.log.Prove(ctx, r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := checkProof(t, proof, w.public)
+	if err != nil || !report.OK {
+		t.Errorf("proof: %v, %v", report.Problems, err)
+	}
+}
+
+// What a host has not said, or not been let say, is found.
+func TestVerifyFindsForgedHostEvents(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		forge func(w *world, cred access.Credential)
+		want  string
+	}{
+		{"enrolled by somebody who may not", func(w *world, _ access.Credential) {
+			j, st := w.join("bob")
+			if _, err := w.enrol(j, st, "agent3", "hostkey3"); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "bob may not take hosts in"},
+		{"enrolled with a token that was over", func(w *world, _ access.Credential) {
+			j, st := w.join("carol")
+			w.now = j.Until
+			if _, err := w.enrol(j, st, "agent3", "hostkey3"); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "the join token was good until"},
+		{"report by another key", func(w *world, cred access.Credential) {
+			st := w.report("bob", cred, nil)
+			w.record(Event{Type: SessionOpened, Request: cred.Handle.Request, Step: "session:x", Actor: "web-1", Statement: &st})
+		}, "signed by another key than the one that web-1 enrolled with"},
+		{"report turned round", func(w *world, cred access.Credential) {
+			st := w.report("agent", cred, nil)
+			w.record(Event{Type: SessionClosed, Request: cred.Handle.Request, Step: "session:x", Actor: "web-1", Statement: &st})
+		}, "the report is of request"},
+		{"certificate of a user's", func(w *world, cred access.Credential) {
+			h, _, err := w.log.Host(context.Background(), "web-1")
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			h.Certificate = cred.Certificate
+			if err := w.log.Certified(context.Background(), h, 9); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "the certificate is not a host's"},
+		{"table of hosts", func(w *world, _ access.Credential) {
+			w.edit("UPDATE hosts SET agent_key = 'x'")
+		}, "host web-1 is not as the events say"},
+		{"host removed", func(w *world, _ access.Credential) {
+			w.edit("DELETE FROM hosts")
+		}, "there are 0 hosts, the events make 1"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, _, cred := visited(t)
+			row.forge(w, cred)
+			report := w.verify(VerifyOptions{})
+			if report.OK || !strings.Contains(report.Problems[0].What, row.want) {
+				t.Errorf("problems %v, want %q", report.Problems, row.want)
+			}
+		})
+	}
+}
+
+func checkProof(t *testing.T, p Proof, key string) (Report, error) {
+	t.Helper()
+	data, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return CheckProof(data, key)
+}

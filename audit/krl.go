@@ -1,0 +1,165 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/ca/krl"
+	"hallpass/statement"
+)
+
+// KRL is a signed key revocation list: the bytes that hosts load, and the
+// signature over exactly them.
+type KRL struct {
+	Version   uint64
+	List      []byte
+	Signature string // armored SSHSIG by an SSH CA, for krl.Open
+}
+
+// DraftKRL collects what a new key revocation list has to say, for the issuer
+// whose CA key is given to sign and to hand to PublishKRL. It names each SSH
+// certificate that could have been made and whose request ended before the
+// certificate does, whether it is known to be out or not. An entry leaves once
+// no host's clock can be so far behind that it would still let it in.
+//
+// The version is higher than any before, from whatever process, and what was
+// in the ledger when a version was taken is in every later one. It also is at
+// least the number of milliseconds since 1970, so that a ledger that was
+// restored from a copy doesn't fall behind the hosts.
+func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) {
+	own := ssh.FingerprintSHA256(ca)
+	return update(ctx, l, func(t *tx) (krl.List, error) {
+		none := krl.List{}
+		if err := t.exec("INSERT INTO cas (fingerprint, key) VALUES (?, ?) ON CONFLICT DO NOTHING", own, statement.MarshalKey(ca)); err != nil {
+			return none, err
+		}
+		now := l.now()
+		var taken int64
+		if _, err := t.find([]any{&taken}, `INSERT INTO krl (id, taken, version, list, signature) VALUES (1, ?, 0, x'', '')
+			ON CONFLICT (id) DO UPDATE SET taken = max(taken + 1, excluded.taken) RETURNING taken`, now.UnixMilli()); err != nil {
+			return none, err
+		}
+		list := krl.List{Version: uint64(taken), Generated: now.UTC().Truncate(time.Second)}
+		var err error
+		list.CAs, err = t.revoked(now.Add(-access.ClockSkew))
+		return list, err
+	})
+}
+
+// revokedQuery has the conditions of the index ledger_revoked, so that it
+// reads of the ledger what it lists and nothing else.
+const revokedQuery = `SELECT json_extract(handle, '$.ca'), json_extract(handle, '$.serial') FROM ledger
+	WHERE ended <> '' AND ended <> 'expired' AND handle <> ''
+	AND json_extract(handle, '$.not_after') > ? AND json_extract(handle, '$.serial') > 0
+	ORDER BY 1, 2`
+
+// revoked lists the certificates that were taken back and end after a time.
+func (t *tx) revoked(after time.Time) ([]krl.CA, error) {
+	rows, err := t.log.conn.QueryContext(t.ctx, revokedQuery, after.UTC().Format(time.RFC3339))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var names []string
+	serials := map[string][]uint64{}
+	for rows.Next() {
+		var ca string
+		var serial int64
+		if err := rows.Scan(&ca, &serial); err != nil {
+			return nil, err
+		}
+		if len(names) == 0 || names[len(names)-1] != ca {
+			names = append(names, ca)
+		}
+		serials[ca] = append(serials[ca], uint64(serial))
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	var cas []krl.CA
+	for _, ca := range names {
+		key, err := t.caKey(ca)
+		if err != nil {
+			return nil, err
+		}
+		if key != nil {
+			cas = append(cas, krl.CA{Key: key, Serials: serials[ca]})
+		}
+	}
+	return cas, nil
+}
+
+// caKey finds a CA's key by its fingerprint. Issuers leave theirs with their
+// first list, before they issue. Of one that issued before there were lists, a
+// certificate has it; where there is no certificate, none is out that could
+// be revoked, and the key is nil.
+func (t *tx) caKey(fingerprint string) (ssh.PublicKey, error) {
+	var text, credential string
+	found, err := t.find([]any{&text}, "SELECT key FROM cas WHERE fingerprint = ?", fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		found, err = t.find([]any{&credential}, "SELECT credential FROM ledger WHERE credential <> '' AND json_extract(handle, '$.ca') = ? LIMIT 1", fingerprint)
+		if err != nil || !found {
+			return nil, err
+		}
+		var c access.Credential
+		if json.Unmarshal([]byte(credential), &c) == nil {
+			if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.Certificate)); err == nil {
+				if cert, ok := key.(*ssh.Certificate); ok {
+					text = statement.MarshalKey(cert.SignatureKey)
+				}
+			}
+		}
+	}
+	key, err := statement.ParseKey(text)
+	if err != nil || ssh.FingerprintSHA256(key) != fingerprint {
+		return nil, broken("the key of the SSH CA %s is not in it", clip(fingerprint))
+	}
+	return key, nil
+}
+
+// PublishKRL makes a signed list the one that KRL returns, unless there is a
+// later one, which then says all that this one does.
+func (l *Log) PublishKRL(ctx context.Context, k KRL) error {
+	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
+		return struct{}{}, t.exec("UPDATE krl SET version = ?1, list = ?2, signature = ?3 WHERE version < ?1 AND taken >= ?1",
+			int64(k.Version), k.List, k.Signature)
+	})
+	return err
+}
+
+// KRL returns the latest list, or CodeUnavailable if no issuer has published
+// one yet.
+func (r *Reader) KRL(ctx context.Context) (KRL, error) {
+	var k KRL
+	var version int64
+	err := r.db.QueryRowContext(ctx, "SELECT version, list, signature FROM krl WHERE version > 0").Scan(&version, &k.List, &k.Signature)
+	if errors.Is(err, sql.ErrNoRows) {
+		return KRL{}, access.Errorf(access.CodeUnavailable, "there is no key revocation list yet").
+			WithHint("an issuer makes the first one when it starts: hallpass worker --role issuer:ssh")
+	} else if err != nil {
+		return KRL{}, fmt.Errorf("read key revocation list: %w", explain(err))
+	}
+	k.Version = uint64(version)
+	return k, nil
+}
+
+// KRLVersion is the version that KRL would return, 0 if there is none. It is
+// cheap enough to be asked many times a second.
+func (r *Reader) KRLVersion(ctx context.Context) (uint64, error) {
+	var version int64
+	err := r.db.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM krl").Scan(&version)
+	if err != nil {
+		return 0, fmt.Errorf("read key revocation list: %w", explain(err))
+	}
+	return uint64(version), nil
+}

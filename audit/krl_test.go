@@ -1,0 +1,295 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/access"
+	"hallpass/ca/krl"
+)
+
+// draft is what a list would say now.
+func (w *world) draft() krl.List {
+	w.t.Helper()
+	list, err := w.log.DraftKRL(context.Background(), w.ca.PublicKey())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return list
+}
+
+func serials(l krl.List) []uint64 {
+	var out []uint64
+	for _, c := range l.CAs {
+		out = append(out, c.Serials...)
+	}
+	return out
+}
+
+// What ends early is in the list until no clock could take it for good; what
+// ends by itself never is.
+func TestDraftKRLNamesWhatWasTakenBack(t *testing.T) {
+	w := newWorld(t)
+	approved := func() (access.Request, access.Credential) {
+		r, st := w.ask("alice")
+		yes := w.decision("bob", access.Approve, r, st)
+		w.accept("bob", r, yes)
+		return r, w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+	}
+	one, _ := approved()   // released
+	two, _ := approved()   // runs to its end
+	_, three := approved() // lives
+	four, st4 := w.ask("alice")
+	four5, st5 := w.ask("alice")
+	// Prepared and never issued: ended before, and not.
+	for r, st := range map[*access.Request]access.Statement{&four: st4, &four5: st5} {
+		if _, err := w.log.Reserve(context.Background(), st.Hash(), w.handle(*r), Event{Digests: w.digests()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entry, _, err := w.log.Entry(context.Background(), four.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := serials(w.draft()); len(got) != 0 {
+		t.Errorf("revoked before anything ended: %v", got)
+	}
+	w.end(End{Request: one.ID, State: access.StateReleased})
+	w.end(End{Request: two.ID, State: access.StateExpired})
+	w.end(End{Request: four.ID, State: access.StateRevoked})
+	want := []uint64{1, entry.Handle.Serial}
+	slices.Sort(want)
+	if d := cmp.Diff(want, serials(w.draft())); d != "" {
+		t.Error(d)
+	}
+	// A host whose clock is behind would let it in a while longer.
+	end := entry.Handle.NotAfter
+	if e, _, _ := w.log.Entry(context.Background(), one.ID); e.Handle.NotAfter.After(end) {
+		end = e.Handle.NotAfter
+	}
+	w.now = end.Add(access.ClockSkew - time.Second)
+	if got := serials(w.draft()); len(got) == 0 {
+		t.Error("left the list while a slow clock would let it in")
+	}
+	w.now = end.Add(access.ClockSkew)
+	if got := serials(w.draft()); len(got) != 0 {
+		t.Errorf("still in the list: %v", got)
+	}
+	if three.Handle.Serial != 3 {
+		t.Errorf("serial %d", three.Handle.Serial)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// Versions grow whoever takes them, at every speed of the clock, also after
+// the file was put back to an older copy.
+func TestKRLVersionsOnlyGrow(t *testing.T) {
+	w := newWorld(t)
+	other := openLog(t, w.path, w.private) // its clock stands at t0
+	var mu sync.Mutex
+	seen := map[uint64]bool{}
+	var all sync.WaitGroup
+	for i, l := range []*Log{w.log, other, w.log, other} {
+		all.Go(func() {
+			last := uint64(0)
+			for range 25 {
+				list, err := l.DraftKRL(context.Background(), w.ca.PublicKey())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				if list.Version <= last || seen[list.Version] {
+					t.Errorf("log %d: version %d after %d", i, list.Version, last)
+				}
+				last, seen[list.Version] = list.Version, true
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	before := w.draft().Version
+	w.now = w.now.Add(-24 * time.Hour)
+	if v := w.draft().Version; v != before+1 {
+		t.Errorf("with the clock put back: %d after %d", v, before)
+	}
+	w.now = w.now.Add(48 * time.Hour)
+	if v := w.draft().Version; v != uint64(w.now.UnixMilli()) {
+		t.Errorf("version %d, want the time %d: a restored copy would fall behind", v, w.now.UnixMilli())
+	}
+}
+
+func TestPublishKRL(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	if _, err := w.log.KRL(ctx); access.CodeOf(err) != access.CodeUnavailable {
+		t.Errorf("before there is one: %v", err)
+	}
+	if v, err := w.log.KRLVersion(ctx); v != 0 || err != nil {
+		t.Errorf("version %d, %v", v, err)
+	}
+	first, second := w.draft().Version, w.draft().Version
+	for _, row := range []struct {
+		name    string
+		version uint64
+		want    uint64
+	}{
+		{"the second", second, second},
+		{"the first, late", first, second},
+		{"again", second, second},
+		{"one that nobody took", second + 1, second},
+	} {
+		if err := w.log.PublishKRL(ctx, KRL{Version: row.version, List: fmt.Append(nil, row.version), Signature: "s"}); err != nil {
+			t.Errorf("%s: %v", row.name, err)
+		}
+		k, err := w.log.KRL(ctx)
+		if err != nil || k.Version != row.want || string(k.List) != fmt.Sprint(row.want) {
+			t.Errorf("%s: version %d with %q, %v; want %d", row.name, k.Version, k.List, err, row.want)
+		}
+		if v, err := w.log.KRLVersion(ctx); v != row.want || err != nil {
+			t.Errorf("%s: version %d, %v", row.name, v, err)
+		}
+	}
+}
+
+// What is in the ledger beside isn't read, however long it is.
+func TestRevokedIsFoundByTheIndex(t *testing.T) {
+	w := newWorld(t)
+	rows, err := w.log.Reader.db.Query("EXPLAIN QUERY PLAN "+revokedQuery, "2031-01-01T00:00:00Z")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, detail)
+	}
+	if len(plan) == 0 || !strings.Contains(plan[0], "SEARCH ledger USING INDEX ledger_revoked") {
+		t.Errorf("plan %q", plan)
+	}
+}
+
+// old makes a log as the first version of the schema had it: what is in it
+// stays.
+func (w *world) old() {
+	w.t.Helper()
+	if err := w.log.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range []string{
+		"DROP INDEX ledger_revoked", "DROP TABLE cas", "DROP TABLE krl", "DROP TABLE hosts", "PRAGMA user_version = 1",
+	} {
+		if _, err := db.Exec(s); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestLogOfTheFirstSchemaIsBroughtUp(t *testing.T) {
+	w := newWorld(t)
+	granted, _ := w.live()
+	w.old()
+	data, err := os.ReadFile(w.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archived := filepath.Join(t.TempDir(), "old.db")
+	if err := os.WriteFile(archived, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A copy can be looked at and verified as it is.
+	r, err := OpenReader(context.Background(), archived, w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if report, err := r.Verify(context.Background(), VerifyOptions{}); err != nil || !report.OK {
+		t.Errorf("old copy: %v, %v", report.Problems, err)
+	}
+	// The CA of a certificate from before there were lists is known by the
+	// certificate; another CA makes the list.
+	w.open()
+	entry, _, err := w.log.Entry(context.Background(), granted.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.log.DraftKRL(context.Background(), key(t, "another CA").PublicKey())
+	if err != nil || !list.Revoked(w.ca.PublicKey(), entry.Handle.Serial) {
+		t.Errorf("list %+v, %v", list, err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// filled is a log whose ledger has n revoked certificates with the serials
+// that pick chooses.
+func filled(b *testing.B, n int, pick func(i int) int) *world {
+	b.Helper()
+	w := newWorld(b)
+	b.Cleanup(func() { _ = w.log.Close() })
+	_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
+		for i := range n {
+			h := access.Handle{Request: fmt.Sprintf("r%07d", i), Kind: "ssh", Serial: uint64(pick(i)), CA: w.ca.Fingerprint(),
+				Principals: []string{"web-1/deploy"}, NotBefore: w.now, NotAfter: w.now.Add(8 * time.Hour)}
+			if err := t.put(Entry{Request: h.Request, RequestHash: "h", Handle: &h, Ended: access.StateRevoked, EndedAt: w.now}); err != nil {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return w
+}
+
+func BenchmarkDraftKRL(b *testing.B) {
+	for _, row := range []struct {
+		name string
+		n    int
+		pick func(int) int
+	}{
+		{"10000 of 50000", 10_000, func(i int) int { return 5*i + 1 + i%3 }},
+		{"100000 of 500000", 100_000, func(i int) int { return 5*i + 1 + i%3 }},
+		{"100000 in a row", 100_000, func(i int) int { return i + 1 }},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			w := filled(b, row.n, row.pick)
+			size := 0
+			for b.Loop() {
+				list := w.draft()
+				data, err := list.Marshal()
+				if err != nil {
+					b.Fatal(err)
+				}
+				size = len(data)
+			}
+			b.ReportMetric(float64(size), "bytes")
+		})
+	}
+}

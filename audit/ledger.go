@@ -1,0 +1,282 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"database/sql"
+
+	"hallpass/access"
+)
+
+// Entry is a request in the ledger.
+type Entry struct {
+	Request     string             `json:"request"`
+	RequestHash string             `json:"request_hash,omitempty"` // of the request that the handle was chosen for; "" where there never was one
+	Handle      *access.Handle     `json:"handle,omitempty"`       // from Reserve on
+	Credential  *access.Credential `json:"credential,omitempty"`   // from Issued on
+	Ended       access.State       `json:"ended,omitempty"`        // "" while it is open
+	EndedAt     time.Time          `json:"ended_at,omitzero"`
+}
+
+// End says how a request ended.
+type End struct {
+	Request   string            `json:"request"`
+	State     access.State      `json:"state"` // one of the final ones
+	Why       string            `json:"why,omitempty"`
+	By        string            `json:"by,omitempty"`        // whose word ended it, where it was somebody's
+	Statement *access.Statement `json:"statement,omitempty"` // the release, revoke, cancel or denial
+	Digests   *access.Digests   `json:"digests,omitempty"`   // the files that Statement was checked by; nil: the last recorded ones
+}
+
+// ending is the type of the statement that ended a request as state, or says
+// why that can't be. What a word does depends on when it comes: before anything
+// was granted, a release withdraws the request and a revoke denies it.
+func ending(state access.State, st access.Statement) (access.Type, error) {
+	words := map[access.State][]access.Type{
+		access.StateDenied:    {access.TypeDecision, access.TypeRevoke, access.TypeLock},
+		access.StateCancelled: {access.TypeCancel, access.TypeRelease},
+		access.StateReleased:  {access.TypeRelease, access.TypeCancel},
+		access.StateRevoked:   {access.TypeRevoke, access.TypeLock},
+	}
+	var header access.Header
+	if err := json.Unmarshal([]byte(st.Payload), &header); err != nil {
+		return "", access.Errorf(access.CodeMalformed, "the statement that ended it can't be read")
+	}
+	if !slices.Contains(words[state], header.Type) {
+		return "", access.Errorf(access.CodeMalformed, "a statement of the type %q doesn't end a request as %s", clip(string(header.Type)), state)
+	}
+	return header.Type, nil
+}
+
+// NextSerial returns the next certificate serial of a CA key, which is named
+// by its fingerprint: 1, 2, 3, … It is durable before it is returned, so that
+// none is ever given twice; some may never be used.
+func (l *Log) NextSerial(ctx context.Context, ca string) (uint64, error) {
+	if ca == "" {
+		return 0, access.Errorf(access.CodeMalformed, "serial for a CA without a fingerprint")
+	}
+	return update(ctx, l, func(t *tx) (uint64, error) {
+		var last int64
+		if _, err := t.find([]any{&last}, "SELECT last FROM serials WHERE ca = ?", ca); err != nil {
+			return 0, err
+		}
+		if last < 0 || last == math.MaxInt64 {
+			return 0, access.Errorf(access.CodeMalformed, "no serials are left for CA %s", clip(ca))
+		}
+		last++
+		return uint64(last), t.exec("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", ca, last)
+	})
+}
+
+// Reserve writes the handle of a request into the ledger, with its event
+// (credential.prepared), before any credential exists. The first one wins:
+// where the request has a handle, nothing changes, and the entry returned has
+// the winner's.
+//
+// Errors: CodeEnded for a request that has ended, with its entry; CodeMismatch
+// if the handle was chosen for another request of the same id.
+func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, e Event) (Entry, error) {
+	if h.Request == "" || requestHash == "" || e.Request != "" && e.Request != h.Request {
+		return Entry{}, access.Errorf(access.CodeMalformed, "handle without the id and hash of its request")
+	}
+	if e.Type == "" {
+		e.Type = CredentialPrepared
+	}
+	if e.Type != CredentialPrepared {
+		return Entry{}, access.Errorf(access.CodeMalformed, "event %s with a new handle, want %s", e.Type, CredentialPrepared)
+	}
+	e.Request, e.RequestHash, e.Step, e.Handle = h.Request, requestHash, CredentialPrepared, &h
+	type reply struct {
+		entry Entry
+		ended bool
+	}
+	r, err := update(ctx, l, func(t *tx) (reply, error) {
+		have, found, err := t.entry(h.Request)
+		switch {
+		case err != nil:
+			return reply{}, err
+		case found && have.Ended != "":
+			return reply{have, true}, nil
+		case found && have.RequestHash != requestHash:
+			return reply{}, access.Errorf(access.CodeMismatch, "request %s is already in the ledger with another content", h.Request)
+		case found:
+			return reply{entry: have}, nil
+		}
+		if _, err := t.append(e); err != nil {
+			return reply{}, err
+		}
+		entry := Entry{Request: h.Request, RequestHash: requestHash, Handle: &h}
+		return reply{entry: entry}, t.put(entry)
+	})
+	if err == nil && r.ended {
+		return r.entry, ended(r.entry)
+	}
+	return r.entry, err
+}
+
+// Issued records that a credential is about to leave the issuer, with its
+// event (credential.issued): the evidence it was issued on and the files it
+// was judged by. The issuer hands nothing out before Issued has returned nil.
+//
+// Saying it again with the same credential is fine. Errors: CodeEnded if the
+// request ended meanwhile: revoke the handle; CodeDuplicate if another
+// credential was recorded first: hand out that one (Entry); CodeMismatch if it
+// isn't the credential of the reserved handle, or not of this evidence;
+// CodeUnavailable if it was judged under other locks (Event.Locks) than there
+// are now: judge again.
+func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error {
+	id := cred.Handle.Request
+	if e.Type == "" {
+		e.Type = CredentialIssued
+	}
+	if e.Type != CredentialIssued || e.Request != "" && e.Request != id {
+		return access.Errorf(access.CodeMalformed, "event %s of request %s with a credential of request %s", e.Type, clip(e.Request), clip(id))
+	}
+	if e.Evidence == nil || e.digests() == nil {
+		return access.Errorf(access.CodeMalformed, "a credential can't be recorded without its evidence and the digests it was judged by")
+	}
+	hash := e.Evidence.Request.Hash()
+	e.Request, e.RequestHash, e.Step, e.Handle, e.Credential = id, hash, CredentialIssued, nil, &cred
+	want, err := json.Marshal(cred)
+	if err != nil {
+		return fmt.Errorf("encode credential: %w", err)
+	}
+	_, err = update(ctx, l, func(t *tx) (struct{}, error) {
+		none := struct{}{}
+		have, found, err := t.entry(id)
+		if err != nil {
+			return none, err
+		}
+		if !found || have.Handle == nil && have.Ended == "" {
+			return none, access.Errorf(access.CodeMismatch, "credential of request %s, which has no handle in the ledger", clip(id))
+		}
+		if have.Ended != "" {
+			return none, ended(have)
+		}
+		if have.RequestHash != hash {
+			return none, access.Errorf(access.CodeMismatch, "credential of request %s is issued on the evidence of another", id)
+		}
+		if same, err := equalJSON(have.Handle, &cred.Handle); err != nil || !same {
+			return none, errors.Join(err, access.Errorf(access.CodeMismatch, "credential of request %s has another handle than the ledger", id))
+		}
+		if have.Credential != nil {
+			if got, err := json.Marshal(have.Credential); err != nil || string(got) != string(want) {
+				return none, access.Errorf(access.CodeDuplicate, "another credential of request %s was issued first", id)
+			}
+			return none, nil
+		}
+		if err := t.underLocks(e.Locks); err != nil {
+			return none, err
+		}
+		if _, err := t.append(e); err != nil {
+			return none, err
+		}
+		have.Credential = &cred
+		return none, t.put(have)
+	})
+	return err
+}
+
+// End closes a request in the ledger for ever, with its event: no evidence,
+// however good, issues it from here on. It works with or without a handle, and
+// once: of a request that has ended, the entry is returned as it is.
+func (l *Log) End(ctx context.Context, end End) (Entry, error) {
+	typ, ok := ends[end.State]
+	if !ok || end.Request == "" {
+		return Entry{}, access.Errorf(access.CodeMalformed, "request %q can't end as %q", clip(end.Request), clip(string(end.State)))
+	}
+	if end.Statement != nil {
+		if _, err := ending(end.State, *end.Statement); err != nil {
+			return Entry{}, err
+		}
+	}
+	e := Event{
+		Type: typ, Request: end.Request, Step: "ended", Actor: end.By, State: end.State, Why: end.Why,
+		Statement: end.Statement, Digests: end.Digests, Time: l.now(),
+	}
+	return update(ctx, l, func(t *tx) (Entry, error) {
+		entry, found, err := t.entry(end.Request)
+		if err != nil || found && entry.Ended != "" {
+			return entry, err
+		}
+		e.RequestHash = entry.RequestHash
+		if _, err := t.append(e); err != nil {
+			return Entry{}, err
+		}
+		entry.Request, entry.Ended = end.Request, end.State
+		entry.EndedAt = e.Time.UTC().Truncate(time.Millisecond)
+		return entry, t.put(entry)
+	})
+}
+
+// Entry looks a request up in the ledger, and says whether it is there.
+func (r *Reader) Entry(ctx context.Context, request string) (Entry, bool, error) {
+	return scanEntry(r.db.QueryRowContext(ctx, entryQuery+" WHERE request = ?", request))
+}
+
+func ended(e Entry) *access.Error {
+	return access.Errorf(access.CodeEnded, "request %s has ended: %s at %s", e.Request, e.Ended, e.EndedAt.Format(time.RFC3339))
+}
+
+const entryQuery = "SELECT request, hash, handle, credential, ended, ended_at FROM ledger"
+
+func scanEntry(row interface{ Scan(...any) error }) (e Entry, found bool, err error) {
+	var handle, credential string
+	var at int64
+	err = row.Scan(&e.Request, &e.RequestHash, &handle, &credential, &e.Ended, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Entry{}, false, nil
+	}
+	if err == nil && handle != "" {
+		err = json.Unmarshal([]byte(handle), &e.Handle)
+	}
+	if err == nil && credential != "" {
+		err = json.Unmarshal([]byte(credential), &e.Credential)
+	}
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("read ledger: %w", explain(err))
+	}
+	if e.Ended != "" {
+		e.EndedAt = time.UnixMilli(at).UTC()
+	}
+	return e, true, nil
+}
+
+func (t *tx) entry(request string) (Entry, bool, error) {
+	return scanEntry(t.log.conn.QueryRowContext(t.ctx, entryQuery+" WHERE request = ?", request))
+}
+
+func (t *tx) put(e Entry) error {
+	var handle, credential []byte
+	var err error
+	if e.Handle != nil {
+		handle, err = json.Marshal(e.Handle)
+	}
+	if e.Credential != nil && err == nil {
+		credential, err = json.Marshal(e.Credential)
+	}
+	if err != nil {
+		return fmt.Errorf("write ledger: %w", err)
+	}
+	var at int64
+	if e.Ended != "" {
+		at = e.EndedAt.UnixMilli()
+	}
+	return t.exec("INSERT OR REPLACE INTO ledger (request, hash, handle, credential, ended, ended_at) VALUES (?, ?, ?, ?, ?, ?)",
+		e.Request, e.RequestHash, string(handle), string(credential), string(e.Ended), at)
+}
+
+func equalJSON(a, b any) (bool, error) {
+	x, err := json.Marshal(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := json.Marshal(b)
+	return err == nil && string(x) == string(y), err
+}

@@ -1,0 +1,256 @@
+package audit
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/access"
+)
+
+func TestNextSerialIsMonotonicAndNeverTwice(t *testing.T) {
+	private, _ := testKey(t)
+	path := t.TempDir() + "/audit.db"
+	var mu sync.Mutex
+	given := map[uint64]int{}
+	var wg sync.WaitGroup
+	for range 2 {
+		l := openLog(t, path, private)
+		for range 4 {
+			wg.Go(func() {
+				last := uint64(0)
+				for range 25 {
+					n, err := l.NextSerial(context.Background(), "SHA256:a")
+					if err != nil || n <= last {
+						t.Errorf("serial %d after %d, error %v", n, last, err)
+						return
+					}
+					last = n
+					mu.Lock()
+					given[n]++
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for n := uint64(1); n <= 200; n++ {
+		if given[n] != 1 {
+			t.Errorf("serial %d was given %d times", n, given[n])
+		}
+	}
+	l := openLog(t, path, private)
+	if n, err := l.NextSerial(context.Background(), "SHA256:b"); n != 1 || err != nil {
+		t.Errorf("first serial of another CA: %d, %v", n, err)
+	}
+}
+
+// ready is a world with an approved request.
+func ready(t *testing.T) (*world, access.Request, access.Evidence) {
+	w := newWorld(t)
+	r, st := w.ask("alice")
+	yes := w.decision("bob", access.Approve, r, st)
+	w.accept("bob", r, yes)
+	return w, r, access.Evidence{Request: st, Decisions: []access.Statement{yes}}
+}
+
+func TestReserveFirstOneWins(t *testing.T) {
+	w, r, ev := ready(t)
+	ctx := context.Background()
+	first, second := w.handle(r), w.handle(r)
+	got, err := w.log.Reserve(ctx, ev.Request.Hash(), first, Event{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Entry{Request: r.ID, RequestHash: ev.Request.Hash(), Handle: &first}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if got, err = w.log.Reserve(ctx, ev.Request.Hash(), second, Event{}); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("second Reserve: %v\n%s", err, cmp.Diff(want, got))
+	}
+	if got, found, err := w.log.Entry(ctx, r.ID); err != nil || !found || cmp.Diff(want, got) != "" {
+		t.Errorf("Entry: %v, %v\n%s", found, err, cmp.Diff(want, got))
+	}
+	if _, err := w.log.Reserve(ctx, "another hash", second, Event{}); access.CodeOf(err) != access.CodeMismatch {
+		t.Errorf("changed request: %v, want mismatch", err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+func TestIssued(t *testing.T) {
+	ctx := context.Background()
+	for _, row := range []struct {
+		name string
+		do   func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error
+		want access.Code
+	}{
+		{"as it should be", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			return w.log.Issued(ctx, cred, w.issued(ev))
+		}, ""},
+		{"again, the same", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			if err := w.log.Issued(ctx, cred, w.issued(ev)); err != nil {
+				return err
+			}
+			return w.log.Issued(ctx, cred, w.issued(ev))
+		}, ""},
+		{"again, signed anew", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			if err := w.log.Issued(ctx, cred, w.issued(ev)); err != nil {
+				return err
+			}
+			return w.log.Issued(ctx, w.certificate(cred.Handle, w.spec(r, cred.Handle)), w.issued(ev))
+		}, access.CodeDuplicate},
+		{"ended meanwhile", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			w.end(End{Request: r.ID, State: access.StateRevoked})
+			return w.log.Issued(ctx, cred, w.issued(ev))
+		}, access.CodeEnded},
+		{"another handle", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			cred.Handle.Serial++
+			return w.log.Issued(ctx, cred, w.issued(ev))
+		}, access.CodeMismatch},
+		{"another request's evidence", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			e := w.issued(ev)
+			_, st := w.request("alice")
+			e.Evidence = &access.Evidence{Request: st}
+			return w.log.Issued(ctx, cred, e)
+		}, access.CodeMismatch},
+		{"never reserved", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			cred.Handle.Request = "other"
+			return w.log.Issued(ctx, cred, Event{Evidence: &ev, Digests: w.digests()})
+		}, access.CodeMismatch},
+		{"without evidence", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			return w.log.Issued(ctx, cred, Event{Digests: w.digests()})
+		}, access.CodeMalformed},
+		{"without digests", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			return w.log.Issued(ctx, cred, Event{Evidence: &ev})
+		}, access.CodeMalformed},
+		{"by a policy that isn't recorded", func(w *world, r access.Request, ev access.Evidence, cred access.Credential) error {
+			d := w.book.Digests()
+			d.Policy = "sha256:00"
+			return w.log.Issued(ctx, cred, Event{Evidence: &ev, Digests: &d})
+		}, access.CodeUnavailable},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, r, ev := ready(t)
+			h := w.prepare(r, ev.Request)
+			err := row.do(w, r, ev, w.certificate(h, w.spec(r, h)))
+			if access.CodeOf(err) != row.want || row.want == "" && err != nil {
+				t.Errorf("%v, want %q", err, row.want)
+			}
+			if report := w.verify(VerifyOptions{}); !report.OK {
+				t.Error(report.Problems)
+			}
+			entry, _, err := w.log.Entry(context.Background(), r.ID)
+			if err != nil || (entry.Credential != nil) != (row.want == "" || row.want == access.CodeDuplicate) {
+				t.Errorf("entry %+v, %v", entry, err)
+			}
+		})
+	}
+}
+
+func TestEndOnce(t *testing.T) {
+	w, r, ev := ready(t)
+	ctx := context.Background()
+	first, err := w.log.End(ctx, End{Request: r.ID, State: access.StateDenied, Why: "no"})
+	if err != nil || first.Ended != access.StateDenied || first.EndedAt != w.now.Truncate(time.Millisecond) || first.Handle != nil {
+		t.Fatalf("End: %+v, %v", first, err)
+	}
+	w.tick()
+	again, err := w.log.End(ctx, End{Request: r.ID, State: access.StateExpired})
+	if err != nil || cmp.Diff(first, again) != "" {
+		t.Errorf("second End: %v\n%s", err, cmp.Diff(first, again))
+	}
+	entry, err := w.log.Reserve(ctx, ev.Request.Hash(), w.handle(r), Event{})
+	if access.CodeOf(err) != access.CodeEnded || entry.Ended != access.StateDenied {
+		t.Errorf("Reserve after the end: %+v, %v", entry, err)
+	}
+	for _, s := range access.States() {
+		_, err := w.log.End(ctx, End{Request: "other-" + string(s), State: s})
+		if want := s.Final(); (err == nil) != want {
+			t.Errorf("End as %s: %v", s, err)
+		}
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// What Verify would call wrong isn't recorded in the first place.
+func TestEndOnAWordOfAnotherKind(t *testing.T) {
+	w, r, ev := ready(t)
+	for _, state := range []access.State{access.StateRevoked, access.StateExpired, access.StateDenied, access.StateTimedOut} {
+		end := End{Request: r.ID, State: state, By: "alice", Statement: w.stop("alice", access.TypeRelease, r, ev.Request), Digests: w.digests()}
+		if _, err := w.log.End(context.Background(), end); access.CodeOf(err) != access.CodeMalformed {
+			t.Errorf("a release ended it as %s: %v", state, err)
+		}
+	}
+	if _, err := w.log.End(context.Background(), End{Request: r.ID, State: access.StateDenied, Statement: &access.Statement{Payload: "no"}}); access.CodeOf(err) != access.CodeMalformed {
+		t.Errorf("a word that can't be read ended it: %v", err)
+	}
+	if entry, found, err := w.log.Entry(context.Background(), r.ID); err != nil || found && entry.Ended != "" {
+		t.Errorf("entry %+v, %v", entry, err)
+	}
+}
+
+// A workflow worker that keeps the request itself from the record keeps nothing
+// from Verify: the evidence has it.
+func TestReleaseOfWhatWasNeverReceived(t *testing.T) {
+	w := newWorld(t)
+	r, st := w.request("alice")
+	yes := w.decision("bob", access.Approve, r, st)
+	w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+	w.end(End{Request: r.ID, State: access.StateReleased, By: "alice", Statement: w.stop("alice", access.TypeRelease, r, st), Digests: w.digests()})
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// TestEndWhileIssuing: of an end and an issue at the same time, one comes
+// first, and both sides are told the same.
+func TestEndWhileIssuing(t *testing.T) {
+	for range 8 {
+		w, r, ev := ready(t)
+		h := w.prepare(r, ev.Request)
+		cred, e := w.certificate(h, w.spec(r, h)), w.issued(ev)
+		var issued error
+		var entry Entry
+		var wg sync.WaitGroup
+		wg.Go(func() { issued = w.log.Issued(context.Background(), cred, e) })
+		wg.Go(func() {
+			var err error
+			entry, err = w.log.End(context.Background(), End{Request: r.ID, State: access.StateRevoked})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		if issued != nil && access.CodeOf(issued) != access.CodeEnded || (issued == nil) != (entry.Credential != nil) {
+			t.Errorf("issued: %v; at the end there was a credential: %v", issued, entry.Credential != nil)
+		}
+		if report := w.verify(VerifyOptions{}); !report.OK {
+			t.Error(report.Problems)
+		}
+		_ = w.log.Close()
+	}
+}
+
+func TestEventsWithTheLedgerOnly(t *testing.T) {
+	l, _, _ := newLog(t)
+	for _, typ := range Types() {
+		want := access.Code("")
+		switch typ {
+		case CredentialPrepared, CredentialIssued, RequestDenied, RequestTimedOut, RequestCancelled, GrantExpired, GrantReleased, GrantRevoked, LockSet, LockLifted, HostEnrolled, HostCertified:
+			want = access.CodeMalformed
+		case RulebookChanged:
+			continue // has a method of its own
+		}
+		if _, err := l.Append(context.Background(), Event{Type: typ}); access.CodeOf(err) != want {
+			t.Errorf("Append of %s: %v, want %q", typ, err, want)
+		}
+	}
+}
