@@ -1,0 +1,110 @@
+package grant
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/statement"
+)
+
+// SSH is the kind "ssh": its credential is an OpenSSH user certificate for the
+// key that the request names, with the one principal that opens the login on
+// the resource.
+type SSH struct {
+	CA *ca.CA
+
+	// NextSerial returns a serial of the CA with this fingerprint that it has
+	// never returned before, from 1. audit.Log has it.
+	NextSerial func(ctx context.Context, ca string) (uint64, error)
+
+	// KRL tells hosts what Revoke takes back.
+	KRL *KRL
+}
+
+// Prepare chooses the serial. All that the CA could refuse it refuses now,
+// before a serial is spent.
+func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
+	spec, err := k.spec(o, 1)
+	if err != nil {
+		return access.Handle{}, err
+	}
+	if _, err := k.CA.Prepare(spec); err != nil {
+		return access.Handle{}, err
+	}
+	serial, err := k.NextSerial(ctx, k.CA.Fingerprint())
+	if err != nil {
+		return access.Handle{}, fmt.Errorf("choose certificate serial: %w", err)
+	}
+	return access.Handle{
+		Request:    o.Request.ID,
+		Kind:       o.Resource.Kind,
+		Serial:     serial,
+		CA:         k.CA.Fingerprint(),
+		Principals: spec.Principals,
+		NotBefore:  o.NotBefore,
+		NotAfter:   o.NotAfter,
+	}, nil
+}
+
+// Issue signs. Copies of the certificate differ in nonce and signature alone.
+//
+// A handle of another CA key is CodeUnavailable, not refused: while keys are
+// being exchanged, an issuer that still has the old one may come by.
+func (k *SSH) Issue(_ context.Context, o Order, h access.Handle) (access.Credential, error) {
+	if h.CA != k.CA.Fingerprint() {
+		return access.Credential{}, access.Errorf(access.CodeUnavailable, "the certificate was prepared for the CA key %s, this issuer has %s", h.CA, k.CA.Fingerprint())
+	}
+	spec, err := k.spec(o, h.Serial)
+	if err != nil {
+		return access.Credential{}, err
+	}
+	if h.Request != o.Request.ID || !slices.Equal(h.Principals, spec.Principals) ||
+		!h.NotBefore.Equal(o.NotBefore) || !h.NotAfter.Equal(o.NotAfter) {
+		return access.Credential{}, access.Errorf(access.CodeMismatch, "the certificate was prepared for another order")
+	}
+	prepared, err := k.CA.Prepare(spec)
+	if err != nil {
+		return access.Credential{}, err
+	}
+	cert, err := k.CA.Issue(prepared)
+	if err != nil {
+		return access.Credential{}, err
+	}
+	return access.Credential{Handle: h, Certificate: ca.Marshal(cert)}, nil
+}
+
+// Revoke returns when a key revocation list that names the certificate is in
+// force, if the ledger says that its request has ended: that is where the list
+// takes its serials from, whether the certificate is out or not. A certificate
+// that has run out needs no list.
+func (k *SSH) Revoke(ctx context.Context, h access.Handle) error {
+	if !k.KRL.now().Before(h.NotAfter) {
+		return nil
+	}
+	return k.KRL.Publish(ctx)
+}
+
+func (k *SSH) spec(o Order, serial uint64) (ca.Spec, error) {
+	key, err := statement.ParseKey(o.Request.PublicKey)
+	if err != nil {
+		return ca.Spec{}, err
+	}
+	principal, err := ca.Principal(o.Resource.Name, o.Request.Login)
+	if err != nil {
+		return ca.Spec{}, err
+	}
+	return ca.Spec{
+		Request:    o.Request.ID,
+		Requester:  o.Request.Signer,
+		Principals: []string{principal},
+		PublicKey:  key,
+		Serial:     serial,
+		NotBefore:  o.NotBefore,
+		NotAfter:   o.NotAfter,
+		Options:    o.Standing.Ruling.SSH,
+		Command:    o.Request.Command,
+	}, nil
+}
