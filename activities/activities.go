@@ -1,0 +1,334 @@
+// Package activities is what the workflows do outside themselves: each one
+// calls the part that knows (evidence, audit, grant), records what came of it,
+// and says by its error whether that is final. Nothing is decided here.
+//
+// Activities belong to the role "workflows" and run beside the workflow.
+// Issuing belongs to the role "issuer" of one kind and runs on that kind's own
+// queue, access.IssueQueue, in a process that may hold a key.
+//
+// All of them are safe to repeat, and are repeated: a worker may die after any
+// line of them. What they record is recorded once. An error that isn't a
+// refusal says "not now"; nobody's request ends by it. What is a refusal is
+// decided by Fail alone.
+package activities
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/activity"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/evidence"
+	"hallpass/grant"
+	"hallpass/statement"
+)
+
+// Recorder is the part of audit.Log that the workflow's activities need.
+type Recorder interface {
+	// Append records an event, once per request and step.
+	Append(ctx context.Context, e audit.Event) (int64, error)
+	// Entry is what the ledger holds of a request, false if nothing.
+	Entry(ctx context.Context, request string) (audit.Entry, bool, error)
+	// End records that a request has ended, once, and bars its issue for ever.
+	End(ctx context.Context, e audit.End) (audit.Entry, error)
+	// Lock judges a lock statement and records it, once.
+	Lock(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.Lock, error)
+	// Locks says what is locked.
+	Locks(ctx context.Context) (audit.Locks, error)
+	// Live lists requests that haven't ended.
+	Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]audit.Live, error)
+}
+
+// Activities are the activities of the workflow worker. They need no key: they
+// advise the workflow, and the issuer judges for itself.
+type Activities struct {
+	Rulebook func() *evidence.Rulebook
+	Log      Recorder
+	Limits   evidence.Limits
+	Now      func() time.Time
+}
+
+// Decide judges a new request by the rulebook of this moment, and records the
+// request and the ruling. That policy says no is not an error: the standing
+// says so. A refusal means that nothing in the submission can be relied on,
+// not even its id, or that the request has ended before.
+func (a *Activities) Decide(ctx context.Context, in access.Submission) (access.Standing, error) {
+	standing, err := a.Rulebook().Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits)
+	if err != nil {
+		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+	}
+	request := standing.Request
+	// The workflow's id is what keeps a request from running twice at a time.
+	if id := activity.GetInfo(ctx).WorkflowExecution.ID; id != access.WorkflowID(request.ID) {
+		err := access.Errorf(access.CodeMismatch, "request %s can't run as workflow %q", request.ID, id)
+		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+	}
+	entry, _, err := a.Log.Entry(ctx, request.ID)
+	if err != nil {
+		return access.Standing{}, again(err)
+	}
+	if entry.Ended != "" {
+		err := access.Errorf(access.CodeEnded, "request %s has ended before: %s", request.ID, entry.Ended)
+		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+	}
+
+	event := audit.Event{Request: request.ID, RequestHash: in.Request.Hash(), Requester: request.Signer, Resource: request.Resource}
+	received := event
+	received.Type, received.Step = audit.RequestReceived, "received"
+	received.Actor, received.Statement, received.Digests = request.Signer, &in.Request, &standing.Ruling.Digests
+	if _, err := a.Log.Append(ctx, received); access.CodeOf(err) == access.CodeMismatch {
+		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+	} else if err != nil {
+		return access.Standing{}, again(err)
+	}
+	// Not before the request is on record: whatever is locked from here on
+	// finds it there, and tells its workflow.
+	if book, locked, err := a.locked(ctx); err != nil {
+		return access.Standing{}, err
+	} else if locked {
+		if standing, err = book.Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits); err != nil {
+			return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+		}
+	}
+	ruled := event
+	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
+	ruled.Ruling, ruled.Why = &standing.Ruling, standing.Why
+	if _, err := a.Log.Append(ctx, ruled); err != nil {
+		return access.Standing{}, again(err)
+	}
+	return standing, nil
+}
+
+// HearInput is one message on one request.
+type HearInput struct {
+	Message   string           `json:"message"` // its name, access.MessageDecision and so on
+	Statement access.Statement `json:"statement"`
+	Evidence  access.Evidence  `json:"evidence"` // the request, and the decisions that count so far
+
+	// Deadline is set once the time for approvals is over: what was signed
+	// after it comes too late, what was only delivered after it does not.
+	Deadline *time.Time `json:"deadline,omitempty"`
+	// Stopped is how the request ends if the message stops it.
+	Stopped access.State `json:"stopped,omitempty"`
+	// Refused is set if the workflow refuses the message, whatever it says:
+	// Hear then just records that.
+	Refused *access.Error `json:"refused,omitempty"`
+}
+
+// HearOutput is what came of a message that was accepted: a decision's new
+// standing and evidence, or a stop; a lock is one.
+type HearOutput struct {
+	Standing access.Standing `json:"standing,omitzero"`
+	Evidence access.Evidence `json:"evidence,omitzero"`
+	Stop     *access.Stop    `json:"stop,omitempty"`
+	Digests  *access.Digests `json:"digests,omitempty"` // the files that the stop was checked by
+}
+
+// End is the end that an accepted message brings, nil if the request goes on.
+func (o HearOutput) End(in HearInput) *audit.End {
+	switch {
+	case o.Stop != nil:
+		return &audit.End{
+			Request: o.Stop.Request, State: in.Stopped, By: o.Stop.Signer, Why: Because(*o.Stop), Statement: &in.Statement, Digests: o.Digests,
+		}
+	case o.Standing.Effect == access.EffectDeny:
+		// What denies is the message itself: Hear takes no other in that case.
+		return &audit.End{
+			Request: o.Standing.Request.ID, State: access.StateDenied, By: denier(o.Standing.Voices), Why: o.Standing.Why,
+			Statement: &in.Statement, Digests: &o.Standing.Ruling.Digests,
+		}
+	}
+	return nil
+}
+
+// Because is the line about a stop, for people.
+func Because(stop access.Stop) string {
+	why := fmt.Sprintf("%s by %s", map[access.Type]string{
+		access.TypeCancel: "cancelled", access.TypeRelease: "released", access.TypeRevoke: "revoked", access.TypeLock: "locked",
+	}[stop.Type], stop.Signer)
+	if stop.Reason != "" {
+		why += ": " + stop.Reason
+	}
+	return why
+}
+
+// denier is who denied.
+func denier(voices []access.Voice) string {
+	for _, voice := range voices {
+		if voice.Verdict == access.Deny {
+			return voice.Signer
+		}
+	}
+	return ""
+}
+
+// Hear judges one message and records the approval that counts, the end that a
+// denial or a stop brings, or the refusal.
+//
+// A word that ends the request ends it in the ledger before Hear returns. From
+// then on nobody who carries the evidence can leave that word out: neither a
+// worker that forgets it nor an operator who resets the workflow to before it.
+func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error) {
+	book, _, err := a.locked(ctx)
+	if err != nil {
+		return HearOutput{}, err
+	}
+	out, signer, err := a.hear(book, in)
+	if err != nil {
+		return HearOutput{}, a.refuse(ctx, in.Message, in.Statement, err)
+	}
+	if end := out.End(in); end != nil {
+		entry, err := a.Log.End(ctx, *end)
+		switch {
+		case err != nil:
+			return HearOutput{}, again(err)
+		case entry.Ended != end.State:
+			err := access.Errorf(access.CodeEnded, "request %s has ended before: %s", end.Request, entry.Ended)
+			return HearOutput{}, a.refuse(ctx, in.Message, in.Statement, err)
+		}
+		return out, nil
+	}
+	_, err = a.Log.Append(ctx, audit.Event{
+		Type:        audit.DecisionAccepted,
+		Request:     out.Standing.Request.ID,
+		RequestHash: in.Evidence.Request.Hash(),
+		Step:        "decision:" + fingerprint(in.Statement),
+		Actor:       signer,
+		Statement:   &in.Statement,
+		Why:         out.Standing.Why,
+		Digests:     &out.Standing.Ruling.Digests,
+	})
+	if err != nil {
+		return HearOutput{}, again(err)
+	}
+	return out, nil
+}
+
+// locked is the rulebook of this moment under the locks of this moment, and
+// whether there are any.
+func (a *Activities) locked(ctx context.Context) (*evidence.Rulebook, bool, error) {
+	locks, err := a.Log.Locks(ctx)
+	if err != nil {
+		return nil, false, again(err)
+	}
+	return a.Rulebook().Under(locks.Held), len(locks.Held) > 0, nil
+}
+
+func (a *Activities) hear(book *evidence.Rulebook, in HearInput) (out HearOutput, signer string, err error) {
+	if in.Refused != nil {
+		return out, "", in.Refused
+	}
+	now, digests := a.Now(), book.Digests()
+	if in.Message == access.MessageLock {
+		lock, err := book.CheckLocked(in.Evidence.Request, in.Statement, now)
+		if err != nil {
+			return out, "", err
+		}
+		request, err := statement.ParseRequest([]byte(in.Evidence.Request.Payload))
+		stop := access.Stop{Header: lock.Header, Request: request.ID, RequestHash: in.Evidence.Request.Hash(), Reason: lock.Reason}
+		return HearOutput{Stop: &stop, Digests: &digests}, lock.Signer, err
+	}
+	if in.Message != access.MessageDecision {
+		stop, _, err := book.CheckStop(in.Evidence.Request, in.Statement, access.Type(in.Message), now)
+		return HearOutput{Stop: &stop, Digests: &digests}, stop.Signer, err
+	}
+	out.Standing, out.Evidence, err = book.Hear(in.Evidence, in.Statement, now, a.Limits)
+	if err != nil {
+		return out, "", err
+	}
+	decision, err := statement.ParseDecision([]byte(in.Statement.Payload))
+	if err != nil {
+		return out, "", err
+	}
+	if in.Deadline != nil && decision.Time.After(*in.Deadline) {
+		return out, "", access.Errorf(access.CodeEnded, "the time for approvals ended at %s, before this was signed", in.Deadline.Format(time.RFC3339))
+	}
+	return out, decision.Signer, nil
+}
+
+// Close ends a request that was never given to an issuer, so that no evidence
+// can have it issued later. It has no refusals.
+func (a *Activities) Close(ctx context.Context, end audit.End) error {
+	_, err := a.Log.End(ctx, unspoken(end))
+	return again(err)
+}
+
+// unspoken is an end on nobody's word. Hear has recorded those that somebody
+// signed; whose word it is said to be here is hearsay from Temporal, and would
+// stand in the record under a person's name.
+func unspoken(end audit.End) audit.End {
+	return audit.End{Request: end.Request, State: end.State, Why: end.Why}
+}
+
+// refuse records that a message changed nothing, and who signed it if somebody
+// of the directory did, and passes the refusal on. A refusal that can't be
+// recorded isn't one yet.
+func (a *Activities) refuse(ctx context.Context, message string, st access.Statement, err error) error {
+	failure := Fail(err)
+	refusal := Refusal(failure)
+	if refusal == nil {
+		return failure
+	}
+	book := a.Rulebook()
+	digests := book.Digests()
+	author, _ := statement.Author(st, book.Directory)
+	_, err = a.Log.Append(ctx, audit.Event{
+		Type:      audit.StatementRefused,
+		Request:   requestID(ctx),
+		Step:      "refused:" + message + ":" + fingerprint(st),
+		Actor:     author.Name,
+		Code:      refusal.Code,
+		Why:       refusal.Message,
+		Statement: &st,
+		Digests:   &digests,
+	})
+	if err != nil {
+		return again(err)
+	}
+	return failure
+}
+
+// requestID is the request that the workflow is named after, or "" if it is
+// named otherwise. Of a request that doesn't verify nothing else is known.
+func requestID(ctx context.Context) string {
+	id := access.RequestID(activity.GetInfo(ctx).WorkflowExecution.ID)
+	if uuid.Validate(id) != nil {
+		return ""
+	}
+	return id
+}
+
+// fingerprint tells statements apart by every byte of them; ids are their
+// signers' choice.
+func fingerprint(st access.Statement) string {
+	sum := sha256.Sum256([]byte(st.Payload + "\x00" + st.Signature))
+	return hex.EncodeToString(sum[:])
+}
+
+// Issuing are the activities of an issuer.
+type Issuing struct {
+	Issuer *grant.Issuer
+}
+
+// Issue has the issuer judge the evidence for itself and issue. Repeated, it
+// gives the same credential.
+func (i *Issuing) Issue(ctx context.Context, ev access.Evidence) (access.Credential, error) {
+	credential, err := i.Issuer.Issue(ctx, ev)
+	if err != nil {
+		return access.Credential{}, Fail(err)
+	}
+	return credential, nil
+}
+
+// Revoke ends a request that was given to the issuer, whatever became of it
+// there: afterwards nothing of it lives, and nothing of it can be issued. It
+// has no refusals.
+func (i *Issuing) Revoke(ctx context.Context, end audit.End) error {
+	return again(i.Issuer.Revoke(ctx, unspoken(end)))
+}
