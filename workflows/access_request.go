@@ -1,0 +1,259 @@
+// Package workflows holds the durable side of hallpass. AccessRequest is one
+// request's life, from the question to the end of the grant. Lock takes one
+// lock statement to the record and to the requests under it, Locks lists what
+// is locked.
+//
+// A workflow keeps time and order and carries evidence to the issuer; it is
+// trusted with nothing else. It never fails: whatever happens to a request is
+// an access.Outcome, and a part that is down only makes it wait. Once a request
+// was given to an issuer, its end always goes through Revoke, which is repeated
+// until it worked, whatever ended the request, and where the reply to Issue was
+// lost too.
+//
+// No clock, randomness, environment or map order in here: what depends on them
+// comes out of activities.
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/access"
+	"hallpass/activities"
+	"hallpass/audit"
+)
+
+// AccessRequest is the workflow of one request. Its id has to be
+// access.WorkflowID of the request's id. It returns no errors of the request's
+// making: denied, timed out and cancelled are outcomes.
+//
+// It takes the messages decision, release, revoke, cancel and lock, each as a signal
+// or as an update, and answers the query status. Cancelling it in Temporal
+// withdraws the request, or revokes the grant.
+func AccessRequest(ctx workflow.Context, in access.Submission) (access.Outcome, error) {
+	r, err := open(ctx, in)
+	if err != nil {
+		return access.Outcome{}, err
+	}
+	// From here on only watch sees a cancellation.
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	return r.run(ctx), nil
+}
+
+// Only their methods' names are used in here.
+var (
+	hallpass *activities.Activities
+	issuer   *activities.Issuing
+)
+
+// request is one request while it lives. Temporal runs one of its methods at a
+// time, and another only while one waits.
+type request struct {
+	status   access.Status // what the query answers
+	decided  bool          // the first ruling is there; messages wait for it
+	verified bool          // the request is what its id says, so its end has to be recorded
+	handed   bool          // the issuer has been asked, so only the issuer can end it
+	end      *audit.End    // how the request ends; set once
+	inbox    inbox
+}
+
+// open sets the handlers up, before anything can block, so that no message
+// finds the door shut.
+func open(ctx workflow.Context, in access.Submission) (*request, error) {
+	r := &request{
+		status: access.Status{
+			ID:       access.RequestID(workflow.GetInfo(ctx).WorkflowExecution.ID),
+			State:    access.StatePending,
+			Why:      "waits for its first ruling",
+			Evidence: access.Evidence{Request: in.Request},
+			Asked:    workflow.Now(ctx).UTC(),
+		},
+	}
+	err := workflow.SetQueryHandler(ctx, access.QueryStatus, func() (access.Status, error) { return r.status, nil })
+	if err != nil {
+		return nil, fmt.Errorf("set query handler: %w", err)
+	}
+	if err := r.listen(ctx); err != nil {
+		return nil, err
+	}
+	r.watch(ctx)
+	return r, nil
+}
+
+// watch makes of a cancellation in Temporal one more way to end the request.
+// Nothing else here sees it, so no step has to be written for it.
+func (r *request) watch(ctx workflow.Context) {
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		ctx.Done().Receive(ctx, nil)
+		if r.status.State == access.StateActive {
+			r.stop(audit.End{State: access.StateRevoked, Why: "revoked by an operator of Temporal"})
+		} else {
+			r.stop(audit.End{State: access.StateCancelled, Why: "cancelled by an operator of Temporal"})
+		}
+	})
+}
+
+// run is the life of a request. What ends it early skips the steps between.
+func (r *request) run(ctx workflow.Context) access.Outcome {
+	for _, step := range []func(workflow.Context){r.decide, r.awaitDecisions, r.awaitStart, r.issue, r.awaitEnd} {
+		if r.end == nil {
+			step(ctx)
+		}
+	}
+	r.finish(ctx)
+	return access.Outcome{
+		State:   r.status.State,
+		Why:     r.status.Why,
+		By:      r.status.By,
+		Handle:  r.status.Handle,
+		Refused: r.status.Refused,
+	}
+}
+
+// decide gets the first ruling.
+func (r *request) decide(ctx workflow.Context) {
+	in := access.Submission{Request: r.status.Evidence.Request}
+	var standing access.Standing
+	err := local(ctx, "decide by policy", hallpass.Decide, in, &standing)
+	if err != nil {
+		r.stop(audit.End{State: access.StateDenied, Why: activities.Refusal(err).Message})
+	} else {
+		r.verified = true
+		r.status.Asked = standing.Request.Time
+		r.judge(standing, r.status.Evidence)
+		if standing.Effect == access.EffectDeny {
+			r.stop(audit.End{State: access.StateDenied, Why: standing.Why})
+		}
+	}
+	r.decided = true
+}
+
+// judge takes over a standing and the evidence for it.
+func (r *request) judge(standing access.Standing, evidence access.Evidence) {
+	r.status.Standing, r.status.Evidence, r.status.Why = standing, evidence, standing.Why
+}
+
+// awaitDecisions waits until enough people have approved, or the time for it
+// is over. The first valid denial ends the request.
+func (r *request) awaitDecisions(ctx workflow.Context) {
+	missing := func() bool { return r.status.Standing.Effect == access.EffectAsk }
+	if missing() {
+		ruling := r.status.Standing.Ruling
+		deadline := ruling.At.Add(ruling.Window.Duration()).UTC()
+		r.status.Deadline = &deadline
+		r.enter(ctx, access.StatePending)
+		r.sleep(ctx, deadline, "time for approvals", func() bool { return !missing() && r.inbox.quiet(ctx) })
+	}
+	r.hearOut(ctx)
+	if missing() {
+		why := fmt.Sprintf("not approved within %s: %s", r.status.Standing.Ruling.Window, r.status.Standing.Why)
+		r.stop(audit.End{State: access.StateTimedOut, Why: why})
+	}
+}
+
+// awaitStart waits for the start that was asked for. Approvers may still deny.
+func (r *request) awaitStart(ctx workflow.Context) {
+	start := r.status.Standing.Request.Start
+	if start == nil || !start.After(workflow.Now(ctx)) {
+		return
+	}
+	r.status.Starts = start
+	r.enter(ctx, access.StateScheduled)
+	r.sleep(ctx, *start, "start of the grant", never)
+	r.hearOut(ctx)
+}
+
+// hearOut lets those finish who have spoken already: a denial or a cancel that
+// came together with the last approval counts, and so does an approval that is
+// being checked while the time for it runs out.
+func (r *request) hearOut(ctx workflow.Context) {
+	r.wait(ctx, func() bool { return r.end != nil || r.inbox.quiet(ctx) })
+}
+
+// issue has the credential issued, however long it takes to reach an issuer.
+func (r *request) issue(ctx workflow.Context) {
+	r.enter(ctx, access.StateIssuing)
+	r.handed = true
+	issuing, cancel := workflow.WithCancel(r.onIssuer(ctx, "issue "+r.what()))
+	var credential access.Credential
+	var refused error
+	answered := false
+	workflow.Go(issuing, func(issuing workflow.Context) {
+		refused = steadily(issuing, issuer.Issue, r.status.Evidence, &credential)
+		answered = true
+	})
+	r.wait(ctx, func() bool { return r.end != nil || answered })
+	switch {
+	case !answered:
+		cancel() // an attempt that is under way meets the end in the ledger
+		return
+	case refused != nil:
+		// It may be refused because of a word that is still being heard.
+		r.hearOut(ctx)
+		r.stop(audit.End{State: access.StateDenied, Why: "refused by the issuer: " + activities.Refusal(refused).Message})
+		return
+	}
+	handle := credential.Handle
+	r.status.Credential, r.status.Handle = &credential, &handle
+	r.status.Granted, r.status.Ends = &handle.NotBefore, &handle.NotAfter
+}
+
+// awaitEnd waits for the end of the grant. The timer ends at the credential's
+// own end, never after it.
+func (r *request) awaitEnd(ctx workflow.Context) {
+	r.enter(ctx, access.StateActive)
+	r.sleep(ctx, *r.status.Ends, "end of the grant", never)
+	r.stop(audit.End{State: access.StateExpired, Why: "ran to its end"})
+}
+
+// finish takes back what was granted, records the end and answers whoever is
+// still waiting.
+func (r *request) finish(ctx workflow.Context) {
+	r.status.Why, r.status.By, r.status.Ended = r.end.Why, r.end.By, r.end.Statement
+	switch {
+	case r.handed:
+		r.enter(ctx, access.StateRevoking)
+		r.status.Credential = nil
+		// Revoke has no refusals either.
+		_ = steadily(r.onIssuer(ctx, "take back "+r.what()), issuer.Revoke, *r.end, nil)
+	case r.verified:
+		// Close has no refusals, so it has worked when it returns.
+		_ = local(ctx, "record the end", hallpass.Close, *r.end, nil)
+	}
+	now := workflow.Now(ctx).UTC()
+	r.status.EndedAt = &now
+	r.enter(ctx, r.end.State)
+	r.wait(ctx, func() bool { return r.inbox.quiet(ctx) })
+}
+
+// stop says how the request ends, unless that has been said. The steps see it
+// and make way.
+func (r *request) stop(end audit.End) {
+	if r.end == nil {
+		end.Request = r.status.ID
+		r.end = &end
+	}
+}
+
+// sleep waits until a time, until the request ends, or for done.
+func (r *request) sleep(ctx workflow.Context, until time.Time, summary string, done func() bool) {
+	awake := func() bool { return r.end != nil || done() }
+	if wait := until.Sub(workflow.Now(ctx)); wait > 0 && !awake() {
+		// A timer that is left running would wake the workflow for nothing.
+		ctx, cancel := workflow.WithCancel(ctx)
+		defer cancel()
+		// The context isn't cancelled meanwhile, so there is no error.
+		_, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
+			Timeout:      wait,
+			TimerOptions: workflow.TimerOptions{Summary: summary},
+		}, awake)
+	}
+}
+
+func (r *request) wait(ctx workflow.Context, done func() bool) {
+	_ = workflow.Await(ctx, done) // the context is never cancelled
+}
+
+func never() bool { return false }

@@ -1,0 +1,162 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/access"
+	"hallpass/activities"
+	"hallpass/audit"
+	"hallpass/evidence"
+)
+
+// A request that was told of a lock has a second to end by itself, and, where
+// that isn't enough, seven more.
+const (
+	prompt = time.Second
+	deaf   = 4 * time.Second // the longest of several naps, each twice as long as the one before
+)
+
+// Lock is the workflow of one lock statement, be it a lock or an unlock. Its id
+// should be access.LockWorkflowID of the statement's id; running it again
+// changes nothing that stands.
+//
+// A lock counts from the moment that it is on record, with the first activity:
+// nothing has to run for it to go on, and ending this workflow lifts nothing.
+// What is left is to tell the requests under it that live, and to see that they
+// end. One that doesn't, because somebody terminated its workflow or it hears
+// nothing any more, is ended from here. So when Lock has returned, nothing
+// lives under the lock.
+//
+// It fails no more than AccessRequest does: a refusal is in its result. The
+// query status answers with the result so far.
+func Lock(ctx workflow.Context, in access.Locking) (access.Locked, error) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx) // no lock stops halfway
+	l := &locking{statement: in.Statement, out: access.Locked{Told: in.Told}}
+	err := workflow.SetQueryHandler(ctx, access.QueryStatus, func() (access.Locked, error) { return l.out, nil })
+	if err != nil {
+		return l.out, fmt.Errorf("set query handler: %w", err)
+	}
+	if err := local(ctx, "check and record", hallpass.Lock, in.Statement, &l.out.Lock); err != nil {
+		l.out.Refused = activities.Refusal(err)
+		return l.out, nil
+	}
+	for l.out.Lock.Action == access.ActionLock {
+		after := ""
+		if n := len(l.out.Told); n > 0 {
+			after = l.out.Told[n-1]
+		}
+		live := l.reach(ctx, after)
+		if len(live) == 0 {
+			break
+		}
+		l.tell(ctx, live)
+		l.await(ctx, live)
+		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
+			return l.out, workflow.NewContinueAsNewError(ctx, Lock, access.Locking{Statement: in.Statement, Told: l.out.Told})
+		}
+	}
+	l.show(ctx)
+	return l.out, nil
+}
+
+// locking is one lock on its way to the requests.
+type locking struct {
+	statement access.Statement
+	out       access.Locked
+}
+
+// reach finds the next live requests under the lock.
+func (l *locking) reach(ctx workflow.Context, after string) (live []audit.Live) {
+	in := activities.ReachInput{Lock: l.out.Lock, After: after}
+	_ = local(ctx, "find live requests under it", hallpass.Reach, in, &live) // has no refusals
+	return live
+}
+
+// tell sends the lock to all of these requests at once, and ends those that
+// have no workflow to hear it.
+func (l *locking) tell(ctx workflow.Context, live []audit.Live) {
+	told := make([]workflow.Future, len(live))
+	for i, one := range live {
+		told[i] = workflow.SignalExternalWorkflow(ctx, access.WorkflowID(one.Request), "", access.MessageLock, l.statement)
+		l.out.Told = append(l.out.Told, one.Request)
+	}
+	l.show(ctx)
+	var gone []audit.Live
+	for i, one := range live {
+		if told[i].Get(ctx, nil) != nil {
+			gone = append(gone, one)
+		}
+	}
+	l.end(ctx, gone)
+}
+
+// await waits until all of these have ended, and then ends those that haven't.
+func (l *locking) await(ctx workflow.Context, told []audit.Live) {
+	in := activities.LingerInput{Patience: prompt}
+	for _, one := range told {
+		in.Requests = append(in.Requests, one.Request)
+	}
+	for nap := prompt; ; nap *= 2 {
+		var live []string
+		_ = local(ctx, "see that they end", hallpass.Linger, in, &live) // has no refusals
+		in = activities.LingerInput{Requests: live}
+		if len(live) == 0 {
+			return
+		}
+		if nap > deaf {
+			break
+		}
+		_ = workflow.Sleep(ctx, nap) // the context is never cancelled
+	}
+	l.end(ctx, slices.DeleteFunc(told, func(one audit.Live) bool { return !slices.Contains(in.Requests, one.Request) }))
+}
+
+// end ends requests from here, all at once and for as long as it takes. What
+// has ended meanwhile stays as it is.
+func (l *locking) end(ctx workflow.Context, live []audit.Live) {
+	left := workflow.NewWaitGroup(ctx)
+	for _, one := range live {
+		workflow.GetLogger(ctx).Warn("request doesn't end by the lock, ending it from here", "request", one.Request)
+		left.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			defer left.Done()
+			end := audit.End{
+				Request: one.Request, State: access.StateDenied, By: l.out.Lock.Signer, Statement: &l.statement,
+				Why: activities.Because(access.Stop{Header: l.out.Lock.Header, Reason: l.out.Lock.Reason}),
+			}
+			// Neither of the two has refusals.
+			if !one.Handed {
+				_ = local(ctx, "record the end", hallpass.Close, end, nil)
+				return
+			}
+			end.State = access.StateRevoked
+			kind, _ := access.SplitResource(one.Resource)
+			_ = steadily(onIssuer(ctx, kind, "take back "+one.Resource), issuer.Revoke, end, nil)
+		})
+	}
+	left.Wait(ctx)
+}
+
+// show tells operators what was done. There is no reason in it: this is never
+// encrypted.
+func (l *locking) show(ctx workflow.Context) {
+	lock := l.out.Lock
+	line := fmt.Sprintf("**%s** %s %s · by %s", lock.Action, lock.Kind, lock.Name, lock.Signer)
+	if lock.Until != nil {
+		line += " · until " + clock(*lock.Until)
+	}
+	workflow.SetCurrentDetails(ctx, fmt.Sprintf("%s\n\n- live requests told: %d\n", line, len(l.out.Told)))
+}
+
+// Locks is a workflow that lists the locks in force, oldest first. It changes
+// nothing; it is how those who don't see the audit log get to know.
+func Locks(ctx workflow.Context) (evidence.Locks, error) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	var held evidence.Locks
+	err := local(ctx, "look what is locked", hallpass.Locks, workflow.Now(ctx), &held)
+	return held, err
+}

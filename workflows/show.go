@@ -1,0 +1,117 @@
+package workflows
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/access"
+)
+
+// What operators filter by. Temporal never encrypts it: names and times only.
+var (
+	attrRequester = temporal.NewSearchAttributeKeyKeyword(access.AttrRequester)
+	attrResource  = temporal.NewSearchAttributeKeyKeyword(access.AttrResource)
+	attrState     = temporal.NewSearchAttributeKeyKeyword(access.AttrState)
+	attrApprovers = temporal.NewSearchAttributeKeyKeywordList(access.AttrApprovers)
+	attrExpires   = temporal.NewSearchAttributeKeyTime(access.AttrExpires)
+)
+
+// enter moves the request to a state and shows it.
+func (r *request) enter(ctx workflow.Context, state access.State) {
+	r.status.State = state
+	r.show(ctx)
+}
+
+// show tells operators how the request stands, at the price of one event.
+func (r *request) show(ctx workflow.Context) {
+	workflow.SetCurrentDetails(ctx, r.details())
+	attributes := []temporal.SearchAttributeUpdate{attrState.ValueSet(string(r.status.State))}
+	if r.verified {
+		attributes = append(attributes,
+			attrRequester.ValueSet(r.status.Standing.Request.Signer),
+			attrResource.ValueSet(r.status.Standing.Request.Resource))
+	}
+	if names := r.approvers(); len(names) > 0 {
+		attributes = append(attributes, attrApprovers.ValueSet(names))
+	}
+	if r.status.Ends != nil {
+		attributes = append(attributes, attrExpires.ValueSet(*r.status.Ends))
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, attributes...); err != nil {
+		workflow.GetLogger(ctx).Error("search attributes not set", "request", r.status.ID, "error", err)
+	}
+}
+
+// details is the request in Markdown, as the Temporal UI shows it. Like search
+// attributes it holds names and times only: no reason, ticket or comment, and
+// no line that could quote one.
+func (r *request) details() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "**%s**", r.status.State)
+	if !r.verified {
+		b.WriteString(" · the request could not be verified\n")
+		return b.String()
+	}
+	fmt.Fprintf(&b, " · %s\n\n", r.what())
+	line := func(format string, args ...any) { fmt.Fprintf(&b, "- "+format+"\n", args...) }
+
+	if rules := r.status.Standing.Ruling.Rules; len(rules) > 0 {
+		line("rules: %s", strings.Join(rules, ", "))
+	}
+	for _, voice := range r.status.Standing.Voices {
+		said := "approved"
+		if voice.Verdict == access.Deny {
+			said = "denied"
+		}
+		line("%s by %s at %s", said, voice.Signer, clock(voice.Time))
+	}
+	switch r.status.State {
+	case access.StatePending:
+		for _, set := range r.status.Standing.Missing {
+			line("missing: %d from %s", set.Count, strings.Join(set.Groups, " or "))
+		}
+		if r.status.Deadline != nil {
+			line("times out at %s", clock(*r.status.Deadline))
+		}
+	case access.StateScheduled:
+		line("starts at %s", clock(*r.status.Starts))
+	case access.StateIssuing:
+		line("waits for an issuer on queue `%s`", access.IssueQueue(r.status.Standing.Resource.Kind))
+	case access.StateActive:
+		line("ends at %s", clock(*r.status.Ends))
+	}
+	if handle := r.status.Handle; handle != nil && handle.Serial > 0 {
+		line("serial %d of CA %s", handle.Serial, handle.CA)
+	}
+	if r.status.By != "" {
+		line("ended by %s", r.status.By)
+	}
+	return b.String()
+}
+
+// what is the request in a few words.
+func (r *request) what() string {
+	request := r.status.Standing.Request
+	as := ""
+	if request.Login != "" {
+		as = " as " + request.Login
+	}
+	return fmt.Sprintf("%s%s for %s, %s", request.Resource, as, request.Signer, request.Duration)
+}
+
+// approvers are the people whose approvals count, in the order they gave them.
+func (r *request) approvers() []string {
+	var names []string
+	for _, voice := range r.status.Standing.Voices {
+		if voice.Verdict == access.Approve {
+			names = append(names, voice.Signer)
+		}
+	}
+	return names
+}
+
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
