@@ -1,0 +1,233 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/evidence"
+	"hallpass/statement"
+)
+
+// MaxReports is how many reports one message may carry.
+const MaxReports = 500
+
+// certifyTimeout is how long a host waits for an issuer within one request.
+const certifyTimeout = 20 * time.Second
+
+// Hosts is the part of audit.Log that the service needs for hosts.
+type Hosts interface {
+	Host(ctx context.Context, name string) (audit.Host, bool, error)
+	Locks(ctx context.Context) (audit.Locks, error)
+	// Report records what a host says, once, after checking that it may.
+	Report(ctx context.Context, st access.Statement, on func(host string) []access.Resource) error
+}
+
+// post makes a handler of a function that takes a message and returns what to
+// answer.
+func (s *server) post(do func(ctx context.Context, body []byte) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.desks <- struct{}{}:
+			defer func() { <-s.desks }()
+		default:
+			s.fail(w, r, access.Errorf(access.CodeUnavailable, "there is too much to do at the moment"))
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		var long *http.MaxBytesError
+		switch {
+		case errors.As(err, &long):
+			s.fail(w, r, err)
+			return
+		case err != nil:
+			s.fail(w, r, access.Errorf(access.CodeMalformed, "the request ended early"))
+			return
+		}
+		out, err := do(r.Context(), body)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		answer(w, http.StatusOK, out)
+	}
+}
+
+// read takes the JSON of a message apart. What it holds of statements is read
+// strictly when they are opened; around them, fields that a newer host may
+// send are ignored.
+func read(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return access.Errorf(access.CodeMalformed, "the message is not the JSON it should be")
+	}
+	return nil
+}
+
+// rulebook is what is in force, under the locks of the moment.
+func (s *server) rulebook(ctx context.Context) (*evidence.Rulebook, error) {
+	book := s.Rulebook()
+	if book == nil {
+		return nil, access.Errorf(access.CodeUnavailable, "there is no policy, directory and catalog")
+	}
+	locks, err := s.Hosts.Locks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return book.Under(locks.Held), nil
+}
+
+// enrol takes a host in by its join token.
+func (s *server) enrol(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		Token    string   `json:"token"`
+		HostKey  string   `json:"host_key"`
+		AgentKey string   `json:"agent_key"`
+		Names    []string `json:"names"`
+	}
+	if err := read(body, &in); err != nil {
+		return nil, err
+	}
+	st, err := statement.ParseToken(in.Token)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range []string{in.HostKey, in.AgentKey} {
+		if _, err := statement.ParseKey(key); err != nil {
+			return nil, err
+		}
+	}
+	book, err := s.rulebook(ctx)
+	if err != nil {
+		return nil, err
+	}
+	join, _, _, err := book.CheckJoin(st, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return s.certify(ctx, join.ID, access.Enrolment{Statement: st, HostKey: in.HostKey, AgentKey: in.AgentKey, Names: in.Names})
+}
+
+// renew tells an enrolled host how things are now, by a statement that its
+// agent has signed.
+func (s *server) renew(ctx context.Context, body []byte) (any, error) {
+	var in access.Enrolment
+	if err := read(body, &in); err != nil {
+		return nil, err
+	}
+	renewal, err := statement.ParseRenewal([]byte(in.Statement.Payload))
+	if err != nil {
+		return nil, err
+	}
+	host, err := s.host(ctx, renewal.Signer)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := statement.ParseKey(host.AgentKey)
+	if err != nil {
+		return nil, err
+	}
+	book, err := s.rulebook(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := book.CheckRenewal(in.Statement, agent, time.Now()); err != nil {
+		return nil, err
+	}
+	return s.certify(ctx, renewal.ID, access.Enrolment{Statement: in.Statement, Names: in.Names})
+}
+
+func (s *server) certify(ctx context.Context, id string, in access.Enrolment) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, certifyTimeout)
+	defer cancel()
+	out, err := s.Certify(ctx, id, in)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *server) host(ctx context.Context, name string) (audit.Host, error) {
+	host, found, err := s.Hosts.Host(ctx, name)
+	if err == nil && !found {
+		err = access.Errorf(access.CodeNotFound, "host %.80q is not enrolled", name).
+			WithHint("hallpass-host enroll, with a token from: hallpass host token NAME")
+	}
+	return host, err
+}
+
+// refused is a report that was not taken, and never will be.
+type refused struct {
+	ID      string      `json:"id"`
+	Code    access.Code `json:"code"`
+	Message string      `json:"message"`
+}
+
+// sessions records the reports of a host.
+func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		Host    string `json:"host"`
+		Reports []struct {
+			ID        string           `json:"id"`
+			Statement access.Statement `json:"statement"`
+		} `json:"reports"`
+	}
+	if err := read(body, &in); err != nil {
+		return nil, err
+	}
+	if len(in.Reports) > MaxReports {
+		return nil, access.Errorf(access.CodeMalformed, "%d reports in one message; at most %d are taken", len(in.Reports), MaxReports)
+	}
+	if _, err := s.host(ctx, in.Host); err != nil {
+		return nil, err
+	}
+	var out struct {
+		Accepted []string  `json:"accepted"`
+		Refused  []refused `json:"refused"`
+	}
+	out.Accepted, out.Refused = []string{}, []refused{}
+	on := s.on()
+	for _, r := range in.Reports {
+		err := s.report(ctx, in.Host, r.ID, r.Statement, on)
+		var refusal *access.Error
+		switch {
+		case err == nil:
+			out.Accepted = append(out.Accepted, r.ID)
+		case errors.As(err, &refusal) && refusal.Code != access.CodeUnavailable:
+			out.Refused = append(out.Refused, refused{r.ID, refusal.Code, refusal.Message})
+		default:
+			return nil, err // what was recorded is recorded once, when all come again
+		}
+	}
+	return out, nil
+}
+
+func (s *server) report(ctx context.Context, host, id string, st access.Statement, on func(string) []access.Resource) error {
+	report, err := statement.ParseSession([]byte(st.Payload))
+	if err != nil {
+		return err
+	}
+	if report.ID != id || report.Signer != host {
+		return access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
+	}
+	return s.Hosts.Report(ctx, st, on)
+}
+
+// on says which resources a host serves, by the catalog of the moment.
+func (s *server) on() func(host string) []access.Resource {
+	return func(host string) []access.Resource {
+		book := s.Rulebook()
+		if book == nil {
+			return nil
+		}
+		resource, ok := book.Catalog.Resource("ssh/" + host)
+		if !ok {
+			return nil
+		}
+		return book.On(resource)
+	}
+}

@@ -1,0 +1,141 @@
+// Package service is hallpass over HTTPS: what hosts need, so that they talk
+// to nothing else. docs/spec/service.md describes it for those who write
+// clients.
+//
+// Use New for the handler and Serve to serve it. What is served holds no key
+// that could let anybody in: lists and certificates come signed from an
+// issuer, and what hosts report is signed by them. Whoever owns the service
+// can delay and withhold; hosts notice a list that gets old.
+//
+// Anybody may ask. So everything is bounded: the size of what is read, how
+// long it may take, how many wait at a time, how many connections there are.
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"hallpass/access"
+	"hallpass/evidence"
+)
+
+// Bounds on what anybody can make the service do.
+const (
+	MaxBody        = 1 << 20 // bytes of a request's body
+	MaxWaiting     = 10_000  // long polls at a time
+	MaxPosts       = 64      // messages that are worked on at a time
+	MaxConnections = 12_000
+	maxHeader      = 16 << 10
+)
+
+// Options are for New.
+type Options struct {
+	KRL      KRLSource
+	Hosts    Hosts
+	Rulebook func() *evidence.Rulebook
+
+	// Certify has an issuer take a host in, or tell it how things are now. It
+	// is called with what has passed the service's own checks, and the id of
+	// its statement; the issuer makes the same checks, and others. It returns
+	// CodeUnavailable if no issuer answers in time, which is worth a retry.
+	Certify func(ctx context.Context, id string, in access.Enrolment) (access.Enrolled, error)
+
+	Log *slog.Logger
+}
+
+// New makes the handler of all that the service offers.
+func New(o Options) http.Handler {
+	s := &server{
+		Options: o,
+		krl:     &board{source: o.KRL, seats: make(chan struct{}, MaxWaiting)},
+		desks:   make(chan struct{}, MaxPosts),
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/krl", s.getKRL)
+	mux.HandleFunc("POST /v1/hosts", s.post(s.enrol))
+	mux.HandleFunc("POST /v1/hosts/renew", s.post(s.renew))
+	mux.HandleFunc("POST /v1/sessions", s.post(s.sessions))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, access.Errorf(access.CodeNotFound, "there is nothing at this address"))
+	})
+	return http.MaxBytesHandler(mux, MaxBody)
+}
+
+type server struct {
+	Options
+	krl   *board
+	desks chan struct{} // each has one message that is being worked on
+}
+
+// status is the HTTP status that goes with a code.
+func status(code access.Code) int {
+	switch code {
+	case access.CodeMalformed:
+		return http.StatusBadRequest
+	case access.CodeUnverified:
+		return http.StatusUnauthorized
+	case access.CodeForbidden, access.CodeDenied:
+		return http.StatusForbidden
+	case access.CodeNotFound:
+		return http.StatusNotFound
+	case access.CodeDuplicate, access.CodeMismatch, access.CodeStale:
+		return http.StatusConflict
+	case access.CodeEnded:
+		return http.StatusGone
+	}
+	return http.StatusServiceUnavailable
+}
+
+// retryAfter is how long somebody shall wait who comes when it isn't possible,
+// in seconds.
+const retryAfter = "5"
+
+// fail answers with an error. Of one that isn't an access.Error nothing is
+// told but that it happened.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // nobody listens any more
+	}
+	var e *access.Error
+	var long *http.MaxBytesError
+	switch {
+	case errors.As(err, &e):
+	case errors.As(err, &long):
+		e = access.Errorf(access.CodeMalformed, "the request is longer than %d bytes", long.Limit)
+	default:
+		s.Log.Error("request failed", "path", r.URL.Path, "error", err)
+		e = access.Errorf(access.CodeUnavailable, "the service can't do this at the moment")
+	}
+	code := status(e.Code)
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	answer(w, code, e)
+}
+
+// answer writes v as JSON.
+func answer(w http.ResponseWriter, code int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		code, data = http.StatusInternalServerError, []byte(`{"code":"unavailable","message":"the answer can't be written"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
+	w.WriteHeader(code)
+	_, _ = w.Write(append(data, '\n')) // who doesn't listen doesn't hear
+}
+
+// patience extends the connection's deadlines for one answer that takes long.
+func patience(w http.ResponseWriter, d time.Duration) {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(d)) // where it isn't possible, the answer comes too late
+	_ = c.SetWriteDeadline(time.Now().Add(d))
+}
