@@ -1,0 +1,127 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/catalog"
+	"hallpass/directory"
+	"hallpass/policy"
+)
+
+// Finding is what Check found of one part.
+type Finding struct {
+	Part   string `json:"part"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"` // one line: what is there, or what is wrong
+	Hint   string `json:"hint,omitempty"`
+	err    error
+}
+
+// Err is what is wrong, nil if nothing is.
+func (f Finding) Err() error { return f.err }
+
+// checkTimeout is how long Temporal may take to answer Check.
+const checkTimeout = 5 * time.Second
+
+// Check looks at everything that the configuration names, without changing
+// anything and without reading a CA key. That a file isn't on this machine is
+// in order as far as only workers need it.
+func (c *Config) Check(ctx context.Context) []Finding {
+	var out []Finding
+	add := func(part, detail string, err error) {
+		f := Finding{Part: part, OK: err == nil, Detail: detail, err: err}
+		if err != nil {
+			f.Detail = oneLine(err.Error())
+			var e *access.Error
+			if errors.As(err, &e) {
+				f.Hint = e.Hint
+			}
+		}
+		out = append(out, f)
+	}
+	file := func(part, path string, read func() (string, error)) {
+		if path == "" {
+			add(part, "not configured", nil)
+			return
+		}
+		detail, err := read()
+		if errors.Is(err, fs.ErrNotExist) {
+			add(part, path+" is not on this machine", nil)
+			return
+		}
+		add(part, detail, err)
+	}
+	file("policy", c.Policy, func() (string, error) {
+		return parsed(c.Policy, policy.Parse, func(p *policy.Policy) string { return plural(len(p.Rules()), "rule") })
+	})
+	file("directory", c.Directory, func() (string, error) {
+		return parsed(c.Directory, directory.Parse, func(d *directory.Directory) string { return plural(len(d.Users()), "user") })
+	})
+	file("catalog", c.Catalog, func() (string, error) {
+		return parsed(c.Catalog, catalog.Parse, func(c *catalog.Catalog) string { return plural(len(c.Resources()), "resource") })
+	})
+	file("audit key", c.Audit.Key, func() (string, error) {
+		_, err := audit.ReadKey(c.Audit.Key)
+		return c.Audit.Key, err
+	})
+	file("audit public key", c.Audit.PublicKey, func() (string, error) { return audit.ReadPublicKey(c.Audit.PublicKey) })
+	file("ssh CA", c.Issuers.SSH.Key, func() (string, error) {
+		path, ok := strings.CutPrefix(c.Issuers.SSH.Key, "file:")
+		if !ok {
+			return c.Issuers.SSH.Key, nil // the agent of the issuer's own session has it
+		}
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			err = access.Errorf(access.CodeMalformed, "%s has mode %04o, so others can read it", path, info.Mode().Perm()).WithHint("chmod 600 %s", path)
+		}
+		return path, err
+	})
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	detail, err := c.answers(ctx)
+	add("temporal", detail, err)
+	return out
+}
+
+func (c *Config) answers(ctx context.Context) (string, error) {
+	o, err := c.clientOptions()
+	if err != nil {
+		return "", err
+	}
+	cl, err := c.Dial(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer within %s", o.HostPort, access.ShortDuration(checkTimeout))
+	}
+	if err != nil {
+		return "", err
+	}
+	cl.Close()
+	return fmt.Sprintf("%s, namespace %s", o.HostPort, o.Namespace), nil
+}
+
+func parsed[T any](path string, parse func(string, []byte) (T, error), describe func(T) string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	v, err := parse(path, data)
+	if err != nil {
+		return "", err
+	}
+	return path + ", " + describe(v), nil
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,297 @@
+package worker
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/access"
+)
+
+// environ makes a lookup of variables from a map.
+func environ(vars map[string]string) func(string) string {
+	return func(name string) string { return vars[name] }
+}
+
+// values is all settings by name.
+func values(c *Config) map[string]string {
+	m := map[string]string{}
+	for _, s := range c.Settings() {
+		m[s.Name] = s.Value
+	}
+	return m
+}
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hallpass.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoadReadsEverySetting(t *testing.T) {
+	path := writeConfig(t, `# everything
+temporal: {address: "temporal.example.com:7233", namespace: access}
+ui: https://temporal.example.com
+policy: rules/policy.yaml
+directory: /etc/hallpass/directory.yaml
+catalog: ~/catalog.yaml
+audit:
+  database: a.db
+  key: a.key
+  public_key: a.pub
+issuers:
+  ssh:
+    key: "file:ca"
+    passphrase_file: ca.pass
+    host_key: "file:host_ca"
+service:
+  address: 0.0.0.0:7443
+  names: hallpass.example.com, 10.0.0.5
+  ca: svc.pem
+  ca_key: svc.key
+limits: {min_grant: 5s}
+client: {user: alice, key: id}
+`)
+	dir := filepath.Dir(path)
+	c, err := Load(path, environ(map[string]string{"HOME": "/home/alice"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"temporal.address":            "temporal.example.com:7233",
+		"temporal.namespace":          "access",
+		"ui":                          "https://temporal.example.com",
+		"policy":                      dir + "/rules/policy.yaml",
+		"directory":                   "/etc/hallpass/directory.yaml",
+		"catalog":                     "/home/alice/catalog.yaml",
+		"audit.database":              dir + "/a.db",
+		"audit.key":                   dir + "/a.key",
+		"audit.public_key":            dir + "/a.pub",
+		"issuers.ssh.key":             "file:" + dir + "/ca",
+		"issuers.ssh.passphrase_file": dir + "/ca.pass",
+		"issuers.ssh.host_key":        "file:" + dir + "/host_ca",
+		"service.address":             "0.0.0.0:7443",
+		"service.names":               "hallpass.example.com, 10.0.0.5",
+		"service.ca":                  dir + "/svc.pem",
+		"service.ca_key":              dir + "/svc.key",
+		"limits.min_grant":            "5s",
+		"client.user":                 "alice",
+		"client.key":                  dir + "/id",
+	}
+	if diff := cmp.Diff(want, values(c)); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+	for _, s := range c.Settings() {
+		if s.Source == "default" {
+			t.Errorf("%s stands in the file, and its source is %q", s.Name, s.Source)
+		}
+	}
+}
+
+func TestLoadDefaultsLieBesideTheFile(t *testing.T) {
+	path := writeConfig(t, "client: {user: alice}\n")
+	dir := filepath.Dir(path)
+	c, err := Load(path, environ(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{File: path, Policy: dir + "/policy.yaml", Directory: dir + "/directory.yaml", Catalog: dir + "/catalog.yaml",
+		Audit:   Audit{Database: dir + "/audit.db", Key: dir + "/audit.key", PublicKey: dir + "/audit.pub"},
+		Service: Service{CA: dir + "/service_ca.pub.pem", CAKey: dir + "/service_ca.key"},
+		Limits:  Limits{MinGrant: time.Minute}, Client: Client{User: "alice"}}
+	if diff := cmp.Diff(values(want), values(c)); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
+
+// Each variable of the table overrides the file, and says so.
+func TestLoadEnvironmentOverrides(t *testing.T) {
+	work := t.TempDir()
+	t.Chdir(work)
+	value := map[string]string{
+		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
+		"limits.min_grant": "1s", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
+		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com",
+	}
+	for _, s := range settings() {
+		t.Run(s.env, func(t *testing.T) {
+			given, want := value[s.path], value[s.path]
+			if given == "" {
+				given, want = "elsewhere", filepath.Join(work, "elsewhere")
+			}
+			c, err := Load(writeConfig(t, "ui: http://127.0.0.1:8233\n"), environ(map[string]string{s.env: given}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range c.Settings() {
+				if row.Name == s.path && (row.Value != want || row.Source != s.env) {
+					t.Errorf("%s is %q from %q, want %q from %q", row.Name, row.Value, row.Source, want, s.env)
+				}
+			}
+		})
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"unknown setting", "polcy: x\n", `:1:1: unknown setting "polcy"; known are temporal, ui, policy`},
+		{"unknown setting inside", "audit:\n  databse: x\n", `:2:3: unknown setting "audit.databse"; known are database, key, public_key`},
+		{"unknown kind", "issuers:\n  sssh: {key: x}\n", `:2:3: unknown setting "issuers.sssh"; known are ssh`},
+		{"other case", "Policy: x\n", `:1:1: unknown setting "Policy"`},
+		{"repeated setting", "ui: http://a\nui: http://b\n", `:2:1: `},
+		{"repeated section", "audit: {key: a}\naudit: {key: b}\n", `:2:1: `},
+		{"number for text", "temporal: {namespace: 7}\n", `:1:23: `},
+		{"list for text", "policy: [a, b]\n", `:1:9: `},
+		{"section for text", "policy: {a: b}\n", `:1:9: `},
+		{"text for section", "audit: a.db\n", `:1:8: `},
+		{"alias", "policy: &a x\ndirectory: *a\n", `:1:9: `},
+		{"no value", "policy:\n", `hallpass.yaml:1:`},
+		{"empty value", "policy: ''\n", `:1:9: policy is empty`},
+		{"list at the top", "- a\n", `:1:1: `},
+		{"empty file", "# nothing\n", `file is empty`},
+		{"two documents", "ui: http://a\n---\nui: http://b\n", `a second document`},
+		{"not YAML", "a: [\n", `hallpass.yaml:1:`},
+		{"not UTF-8", "ui: \xff\n", `:1:1: `},
+		{"control character", "policy: \"a\\u0007b\"\n", `:1:9: policy contains the control`},
+		{"several lines", "policy: |\n  a\n  b\n", `hallpass.yaml:1:9: `},
+		{"longest value and one more", "policy: " + strings.Repeat("a", maxValue+1) + "\n", `policy is longer than 4096 bytes`},
+		{"address without port", "temporal: {address: localhost}\n", `:1:21: temporal.address: "localhost" is not host:port`},
+		{"ui without scheme", "ui: 127.0.0.1:8233\n", `ui: "127.0.0.1:8233" is not an http or https address`},
+		{"ui with password", "ui: http://a:b@c\n", `with a password`},
+		{"bare CA path", "issuers: {ssh: {key: ssh_ca}}\n", `is not file:PATH or agent:SHA256:FINGERPRINT`},
+		{"no duration", "limits: {min_grant: soon}\n", `limits.min_grant: duration "soon" is not like`},
+		{"below the least", "limits: {min_grant: 0s}\n", `limits.min_grant: 0s is not between 1s and 30d`},
+		{"above the most", "limits: {min_grant: 30d1s}\n", `limits.min_grant: 30d1s is not between`},
+		{"bad user", "client: {user: Alice}\n", `client.user: `},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Load(writeConfig(t, tt.text), environ(nil))
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v\nwant one line with %q", err, tt.want)
+			}
+			if access.CodeOf(err) != access.CodeMalformed {
+				t.Errorf("code %q, want %q", access.CodeOf(err), access.CodeMalformed)
+			}
+		})
+	}
+	t.Run("in the environment", func(t *testing.T) {
+		_, err := Load(writeConfig(t, "policy: p\n"), environ(map[string]string{"HALLPASS_UI": "nowhere"}))
+		if err == nil || !strings.HasPrefix(err.Error(), "HALLPASS_UI: ") {
+			t.Errorf("got %v, want the variable named", err)
+		}
+	})
+	t.Run("longest value", func(t *testing.T) {
+		if _, err := Load(writeConfig(t, "policy: /"+strings.Repeat("a", maxValue-1)+"\n"), environ(nil)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("least and most", func(t *testing.T) {
+		for _, d := range []string{"1s", "30d"} {
+			if _, err := Load(writeConfig(t, "limits: {min_grant: "+d+"}\n"), environ(nil)); err != nil {
+				t.Errorf("%s: %v", d, err)
+			}
+		}
+	})
+}
+
+func TestLoadSearches(t *testing.T) {
+	home := t.TempDir()
+	put := func(path string) string {
+		path = filepath.Join(home, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("policy: p\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	env := map[string]string{"HOME": home}
+	try := func(path, want string) {
+		t.Helper()
+		c, err := Load(path, environ(env))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.File != want {
+			t.Errorf("read %q, want %q", c.File, want)
+		}
+	}
+	_, err := Load("", environ(env))
+	if access.CodeOf(err) != access.CodeNotFound {
+		t.Errorf("with no file anywhere: %v", err)
+	}
+	env["TEMPORAL_ADDRESS"] = "127.0.0.1:1"
+	try("", "")
+	dev := put(".local/share/hallpass/dev/hallpass.yaml")
+	try("", dev)
+	user := put(".config/hallpass/hallpass.yaml")
+	try("", user)
+	xdg := put("xdg/hallpass/hallpass.yaml")
+	env["XDG_CONFIG_HOME"] = filepath.Join(home, "xdg")
+	try("", xdg)
+	named := put("named.yaml")
+	env["HALLPASS_CONFIG"] = named
+	try("", named)
+	flag := put("flag.yaml")
+	try(flag, flag)
+
+	env["HALLPASS_CONFIG"] = filepath.Join(home, "absent.yaml")
+	if _, err := Load("", environ(env)); access.CodeOf(err) != access.CodeNotFound {
+		t.Errorf("a named file that isn't there: %v", err)
+	}
+	if _, err := Load(filepath.Join(home, "absent.yaml"), environ(env)); access.CodeOf(err) != access.CodeNotFound {
+		t.Errorf("a given file that isn't there: %v", err)
+	}
+}
+
+// The documentation is about these settings, and its example can be read.
+func TestConfigurationIsDocumented(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "docs", "configuration.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	for _, s := range settings() {
+		if row := "| `" + s.path + "` | `" + s.env + "` |"; !strings.Contains(text, row) {
+			t.Errorf("docs/configuration.md has no row %s", row)
+		}
+	}
+	_, example, _ := strings.Cut(text, "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	c, err := Load(writeConfig(t, example), environ(map[string]string{"HOME": "/home/alice"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.Settings() {
+		if s.Source == "default" {
+			t.Errorf("the example doesn't set %s", s.Name)
+		}
+	}
+	if want := strings.ReplaceAll(command("default", attributes()), " --name", ""); !strings.Contains(
+		strings.Join(strings.Fields(strings.NewReplacer("\\\n", " ", " --name", "").Replace(text)), " "), want) {
+		t.Errorf("docs/configuration.md doesn't have the command %s", command("default", attributes()))
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	for _, s := range []string{"ui: http://a\n", "audit: {key: a}\n", "a: &b [*b]\n", "? x\n: y\n", "--- \n...\n", "<<: {a: b}\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c := &Config{env: environ(nil), sources: map[string]string{}}
+		r := &configReader{config: c, dir: "/x"}
+		if err := r.parse("hallpass.yaml", []byte(text)); err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r") {
+				t.Errorf("error of more than one line: %q", err)
+			}
+		}
+	})
+}

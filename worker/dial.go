@@ -1,0 +1,218 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	sdklog "go.temporal.io/sdk/log"
+
+	"hallpass/access"
+)
+
+// attributes are the search attributes that requests carry.
+func attributes() map[string]enumspb.IndexedValueType {
+	return map[string]enumspb.IndexedValueType{
+		access.AttrRequester: enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		access.AttrResource:  enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		access.AttrState:     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+		access.AttrApprovers: enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+		access.AttrExpires:   enumspb.INDEXED_VALUE_TYPE_DATETIME,
+	}
+}
+
+// Dial connects to Temporal and fails with CodeUnavailable if it doesn't
+// answer within seconds. The caller closes the client.
+func (c *Config) Dial(ctx context.Context) (client.Client, error) {
+	return c.dial(ctx, slog.New(slog.DiscardHandler))
+}
+
+func (c *Config) dial(ctx context.Context, log *slog.Logger) (client.Client, error) {
+	o, err := c.clientOptions()
+	if err != nil {
+		return nil, err
+	}
+	o.Logger = sdklog.NewStructuredLogger(log)
+	cl, err := client.DialContext(ctx, o)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, cause(err)).
+			WithHint("start everything on this machine with: hallpass dev")
+	}
+	return cl, nil
+}
+
+// cause is what is behind an error of gRPC's, which wraps it several times in
+// words about itself.
+func cause(err error) string {
+	s := oneLine(err.Error())
+	for _, lead := range []string{"desc = ", "Error while dialing: "} {
+		if _, rest, ok := strings.Cut(s, lead); ok {
+			s = rest
+		}
+	}
+	return strings.TrimPrefix(strings.TrimRight(s, `"`), `"transport: `)
+}
+
+// clientOptions says how to reach Temporal: by the configuration where it
+// names an address, and else by the TEMPORAL_* variables and the profile
+// file, as every other Temporal tool does.
+func (c *Config) clientOptions() (client.Options, error) {
+	o := client.Options{HostPort: c.Temporal.Address}
+	if o.HostPort == "" {
+		var err error
+		if o, err = envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(c.getenv)}); err != nil {
+			return o, fmt.Errorf("read the TEMPORAL_* settings: %w", err)
+		}
+		if o.HostPort == "" {
+			o.HostPort = client.DefaultHostPort
+		}
+	}
+	if c.Temporal.Namespace != "" {
+		o.Namespace = c.Temporal.Namespace
+	}
+	if o.Namespace == "" {
+		o.Namespace = client.DefaultNamespace
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	// Shown in the Temporal UI, and no more than a hint.
+	o.Identity = fmt.Sprintf("hallpass@%s:%d", host, os.Getpid())
+	return o, nil
+}
+
+func (c *Config) getenv(name string) string {
+	if c.env == nil {
+		return os.Getenv(name)
+	}
+	return c.env(name)
+}
+
+// lookup is the environment in the form that envconfig takes.
+type lookup func(string) string
+
+// LookupEnv takes an empty variable for none.
+func (l lookup) LookupEnv(name string) (string, bool) {
+	v := l(name)
+	return v, v != ""
+}
+
+// Environ lists the variables of the process. envconfig goes through them for
+// TEMPORAL_GRPC_META_*, whose names it can't know.
+func (l lookup) Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(pair string) bool {
+		name, value, _ := strings.Cut(pair, "=")
+		return l(name) != value
+	})
+}
+
+// Waiting between two tries at something that is down.
+const (
+	firstWait = 200 * time.Millisecond
+	longWait  = 15 * time.Second
+)
+
+// keepTrying calls f until it succeeds, ctx ends, or it fails in a way that
+// waiting can't mend. It logs each failure and when the next try will be.
+func keepTrying(ctx context.Context, log *slog.Logger, what string, f func(context.Context) error) error {
+	for wait := firstWait; ; wait = min(2*wait, longWait) {
+		err := f(ctx)
+		if err == nil || ctx.Err() != nil || access.CodeOf(err) != access.CodeUnavailable {
+			return err
+		}
+		log.Warn("waiting for "+what, "error", err.Error(), "again_in", wait.String())
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// register adds the search attributes that the namespace hasn't got. Workers
+// need them: a workflow that sets one that isn't there can't go on. Where
+// Temporal doesn't let us, the error says what an operator has to type.
+func register(ctx context.Context, cl client.Client, namespace string, log *slog.Logger) error {
+	_, err := cl.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
+	var absent *serviceerror.NamespaceNotFound
+	if errors.As(err, &absent) {
+		return access.Errorf(access.CodeNotFound, "temporal has no namespace %q", namespace).
+			WithHint("temporal operator namespace create --namespace %s --retention 30d", namespace)
+	}
+	if err != nil {
+		return refused(err, "look at namespace "+namespace)
+	}
+	have, err := cl.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		err = refused(err, "list search attributes of namespace "+namespace)
+		if access.CodeOf(err) == access.CodeUnavailable {
+			return err
+		}
+		// Some clusters let nobody look. If one is missing, workflows will say so.
+		log.Warn("can't see which search attributes there are", "namespace", namespace, "error", err.Error(), "needed", command(namespace, attributes()))
+		return nil
+	}
+	missing := map[string]enumspb.IndexedValueType{}
+	for name, typ := range attributes() {
+		switch is, ok := have.CustomAttributes[name]; {
+		case !ok:
+			missing[name] = typ
+		case is != typ:
+			return access.Errorf(access.CodeMalformed, "search attribute %s of namespace %s has type %s, and hallpass needs %s", name, namespace, is, typ).
+				WithHint("give hallpass a namespace of its own")
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if _, err = cl.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: missing}); err != nil {
+		return refused(err, "register search attributes in namespace "+namespace).WithHint("%s", command(namespace, missing))
+	}
+	log.Info("registered search attributes", "namespace", namespace, "names", strings.Join(slices.Sorted(maps.Keys(missing)), " "))
+	return nil
+}
+
+// refused classifies an error of Temporal's: CodeForbidden where it will say
+// the same again, CodeUnavailable where it may not.
+func refused(err error, doing string) *access.Error {
+	code := access.CodeUnavailable
+	var (
+		denied        *serviceerror.PermissionDenied
+		unimplemented *serviceerror.Unimplemented
+		invalid       *serviceerror.InvalidArgument
+	)
+	if errors.As(err, &denied) || errors.As(err, &unimplemented) || errors.As(err, &invalid) {
+		code = access.CodeForbidden
+	}
+	return access.Errorf(code, "%s: %s", doing, oneLine(err.Error()))
+}
+
+// command is what an operator types to add the attributes.
+func command(namespace string, missing map[string]enumspb.IndexedValueType) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "temporal operator search-attribute create --namespace %s", namespace)
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		fmt.Fprintf(&b, " --name %s --type %s", name, missing[name])
+	}
+	return b.String()
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

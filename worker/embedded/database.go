@@ -1,0 +1,145 @@
+//go:build !noserver
+
+package embedded
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"net/url"
+	"os"
+
+	"go.temporal.io/server/common/config"
+	"go.temporal.io/server/common/headers"
+	"go.temporal.io/server/common/persistence/sql/sqlplugin"
+	sqliteplugin "go.temporal.io/server/common/persistence/sql/sqlplugin/sqlite"
+	"go.temporal.io/server/schema/sqlite"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"hallpass/access"
+	"hallpass/worker"
+)
+
+// shards is how many history shards there are. Temporal can't change it once
+// the file exists. With one, every step of a workflow waits for the 50 ms
+// poll of its queue; with four, steps find each other at once.
+const shards = 4
+
+// The pragmas that make an acknowledged write a durable one.
+var pragmas = map[string]string{
+	"journal_mode": "wal",
+	"synchronous":  "2", // FULL: fsync before a commit returns
+	"busy_timeout": "10000",
+}
+
+// format says what made a database. Temporal keeps no such record for SQLite
+// and brings no migrations: a file of another schema would open and half
+// work. So it stands in a table of ours, written in the transaction that
+// makes the schema.
+type format struct {
+	schema, visibility, server string
+	shards                     int
+}
+
+func thisFormat() format {
+	return format{schema: sqlite.Version, visibility: sqlite.VisibilityVersion, server: headers.ServerVersion, shards: shards}
+}
+
+// prepare makes the database at path if there is none, and refuses one that
+// this build of Temporal can't serve.
+func prepare(ctx context.Context, path string) (err error) {
+	// SQLite gives its other files the mode of this one.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	query := url.Values{"_txlock": {"immediate"}}
+	for name, value := range pragmas {
+		query.Add("_pragma", name+"="+value)
+	}
+	db, err := sql.Open("sqlite", "file:"+escape(path)+"?"+query.Encode())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit
+	var tables int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master`).Scan(&tables); err != nil {
+		return err
+	}
+	if tables > 0 {
+		return check(ctx, tx)
+	}
+	if err := sqlite.SetupSchemaOnDB(within{exec: func(stmt string, args ...any) error {
+		_, err := tx.ExecContext(ctx, stmt, args...)
+		return err
+	}}); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `CREATE TABLE hallpass_format (schema TEXT, visibility TEXT, server TEXT, shards INTEGER)`); err != nil {
+		return err
+	}
+	is := thisFormat()
+	if _, err := tx.ExecContext(ctx, `INSERT INTO hallpass_format VALUES (?, ?, ?, ?)`, is.schema, is.visibility, is.server, is.shards); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// check compares what made the database with what would serve it.
+func check(ctx context.Context, tx *sql.Tx) error {
+	var was format
+	if err := tx.QueryRowContext(ctx, `SELECT schema, visibility, server, shards FROM hallpass_format`).
+		Scan(&was.schema, &was.visibility, &was.server, &was.shards); err != nil {
+		return access.Errorf(access.CodeMalformed, "it was not made by hallpass: %v", err).
+			WithHint("move it out of the folder; a new one is made at the next start")
+	}
+	is := thisFormat()
+	if was.schema == is.schema && was.visibility == is.visibility && was.shards == is.shards {
+		return nil
+	}
+	return access.Errorf(access.CodeMalformed, "it was made by Temporal %s (schema %s, visibility %s, %d shards), and this is %s (%s, %s, %d), which can't serve it",
+		was.server, was.schema, was.visibility, was.shards, is.server, is.schema, is.visibility, is.shards).
+		WithHint("let its requests end under the hallpass that made it, then move temporal.db away; audit.db stays as it is")
+}
+
+// within lets Temporal make its schema inside a transaction of ours. Of
+// AdminDB it calls Exec alone.
+type within struct {
+	sqlplugin.AdminDB
+	exec func(stmt string, args ...any) error
+}
+
+func (w within) Exec(stmt string, args ...any) error { return w.exec(stmt, args...) }
+
+// store is how Temporal opens the database that prepare made.
+func store(path string) *config.SQL {
+	attributes := map[string]string{"mode": "rw"}
+	for name, value := range pragmas {
+		attributes[name] = value
+	}
+	return &config.SQL{PluginName: sqliteplugin.PluginName, DatabaseName: escape(path), ConnectAttributes: attributes}
+}
+
+// escape writes a path as SQLite reads one in a "file:" URI.
+func escape(path string) string { return (&url.URL{Path: path}).EscapedPath() }
+
+// makeNamespace makes the namespace with its search attributes, before the
+// server starts, so that neither has to spread through caches first. It does
+// nothing to one that is there.
+func makeNamespace(cfg *config.SQL, o worker.ServerOptions) error {
+	ns, err := sqlite.NewNamespaceConfig(cluster, o.Namespace, false, o.Attributes)
+	if err != nil {
+		return err
+	}
+	ns.Detail.Config.Retention = durationpb.New(o.Retention)
+	return sqlite.CreateNamespaces(cfg, ns)
+}

@@ -1,0 +1,361 @@
+// Package worker is the only place where hallpass's parts are put together:
+// from the configuration to a running Temporal worker, and, in Dev, to all of
+// hallpass in one process.
+//
+// Use Load for the configuration, by clients and workers alike; Run for a
+// worker in one role or several; Dev to have everything on one machine.
+//
+// A role opens what it needs and nothing else. A worker that isn't an issuer
+// doesn't read a CA key, so a flaw in it can't lose one: run the roles apart
+// where that matters. A worker starts whether Temporal is there or not and
+// goes on whenever it is; it doesn't start with files or keys that it can't
+// use, because somebody has to mend those.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/access"
+	"hallpass/activities"
+	"hallpass/audit"
+	"hallpass/ca"
+	"hallpass/evidence"
+	"hallpass/grant"
+	"hallpass/workflows"
+)
+
+// The roles. An issuer's is "issuer:" and its kind.
+const (
+	RoleWorkflows = "workflows"  // runs the workflows, decides, records; holds no key but the audit log's
+	RoleIssuerSSH = "issuer:ssh" // judges evidence for itself and signs SSH certificates; holds the CA key
+	RoleService   = "service"    // serves hosts over HTTPS; holds no key but the audit log's and that of its own address
+)
+
+// role is what one role serves and how it is opened.
+type role struct {
+	queue   string // "" if it serves none
+	options sdkworker.Options
+	open    func(context.Context, *parts) (work, error)
+}
+
+// work is what an open role does: register what it serves on its queue, and
+// run beside that, whether Temporal is there or not, until the context ends.
+// Either may be nil.
+type work struct {
+	register func(sdkworker.Registry)
+	run      func(context.Context) error
+}
+
+// roles is the table of them.
+func roles() map[string]role {
+	return map[string]role{
+		RoleWorkflows: {
+			// Its activities are local ones, and go on as regular ones on the
+			// same queue while something they need is down.
+			queue: access.TaskQueue,
+			open:  openWorkflows,
+		},
+		RoleIssuerSSH: {
+			queue:   access.IssueQueue("ssh"),
+			options: sdkworker.Options{DisableWorkflowWorker: true},
+			open:    openIssuerSSH,
+		},
+		RoleService: {open: openService},
+	}
+}
+
+// Roles lists all roles.
+func Roles() []string { return []string{RoleWorkflows, RoleIssuerSSH, RoleService} }
+
+func openWorkflows(_ context.Context, p *parts) (work, error) {
+	acts := &activities.Activities{Rulebook: p.book.Rulebook, Log: p.audit, Limits: p.limits(), Now: time.Now}
+	return work{register: func(r sdkworker.Registry) {
+		r.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
+		r.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
+		r.RegisterWorkflowWithOptions(workflows.Locks, workflow.RegisterOptions{Name: access.WorkflowLocks})
+		r.RegisterWorkflowWithOptions(workflows.HostCertificate, workflow.RegisterOptions{Name: access.HostWorkflow})
+		r.RegisterActivity(acts)
+	}}, nil
+}
+
+func openIssuerSSH(_ context.Context, p *parts) (work, error) {
+	key := p.config.Issuers.SSH
+	if key.Key == "" {
+		return work{}, access.Errorf(access.CodeMalformed, "issuers.ssh.key is not configured, and the role %s needs it", RoleIssuerSSH).
+			WithHint("make a CA key with hallpass ca init, or leave the role to another worker with --role %s", RoleWorkflows)
+	}
+	authority, err := p.openCA("the SSH CA", key.Key, key.PassphraseFile)
+	if err != nil {
+		return work{}, err
+	}
+	hosts := &grant.Hosts{
+		Users: authority.PublicKey(), Rulebook: p.book.Rulebook, Ledger: p.audit, NextSerial: p.audit.NextSerial, Now: time.Now,
+	}
+	if key.HostKey != "" {
+		if hosts.CA, err = p.openCA("the SSH CA of hosts", key.HostKey, key.PassphraseFile); err != nil {
+			return work{}, err
+		}
+		if hosts.CA.Fingerprint() == authority.Fingerprint() {
+			return work{}, access.Errorf(access.CodeMalformed, "issuers.ssh.host_key and issuers.ssh.key are the same key: whoever trusts it for hosts would trust it for users").
+				WithHint("hallpass ca init FILE makes another one")
+		}
+	}
+	revoked := &grant.KRL{CA: authority, Store: p.audit, Now: time.Now}
+	issuing := &activities.Issuing{Issuer: &grant.Issuer{
+		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: authority, NextSerial: p.audit.NextSerial, KRL: revoked}},
+		Rulebook: p.book.Rulebook,
+		Ledger:   p.audit,
+		Limits:   p.limits(),
+		Now:      time.Now,
+	}}
+	return work{
+		register: func(r sdkworker.Registry) {
+			r.RegisterActivity(issuing)
+			r.RegisterActivity(&activities.Certifying{Hosts: hosts})
+		},
+		run: func(ctx context.Context) error {
+			revoked.Keep(ctx, func(err error) { p.log.Error("no new key revocation list", "error", err) })
+			return nil
+		},
+	}, nil
+}
+
+// openCA opens the key of a CA.
+func (p *parts) openCA(what, source, passphraseFile string) (*ca.CA, error) {
+	o := ca.OpenOptions{AgentSocket: p.config.getenv("SSH_AUTH_SOCK")}
+	if passphraseFile != "" {
+		o.Passphrase = func(string) ([]byte, error) { return readSecret(passphraseFile) }
+	}
+	signer, err := ca.Open(source, o)
+	if err != nil {
+		return nil, err
+	}
+	authority, err := ca.New(signer, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	p.log.Info("holds "+what, "fingerprint", authority.Fingerprint(), "source", source)
+	return authority, nil
+}
+
+// readSecret reads the first line of a file that is its owner's alone.
+func readSecret(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s has mode %04o, so others can read it; run: chmod 600 %s", path, info.Mode().Perm(), path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	return []byte(strings.TrimSuffix(line, "\r")), nil
+}
+
+// parts is what the roles of one process share, and what each has opened.
+type parts struct {
+	config   *Config
+	log      *slog.Logger
+	audit    *audit.Log
+	book     *book
+	stations []station
+	temporal atomic.Pointer[client.Client] // once there is a connection
+}
+
+// station is one role, ready to be served.
+type station struct {
+	role
+	work
+}
+
+func (p *parts) limits() evidence.Limits {
+	return evidence.Limits{MinGrant: p.config.Limits.MinGrant}
+}
+
+// open opens all that the roles need and records the rulebook. The caller
+// closes the parts.
+func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *parts, err error) {
+	if len(names) == 0 {
+		return nil, access.Errorf(access.CodeMalformed, "no role; there are %s", strings.Join(Roles(), " and "))
+	}
+	for i, name := range names {
+		if !slices.Contains(Roles(), name) {
+			return nil, access.Errorf(access.CodeMalformed, "role %q is unknown; there are %s", name, strings.Join(Roles(), " and "))
+		}
+		if slices.Contains(names[:i], name) {
+			return nil, access.Errorf(access.CodeMalformed, "role %s is there twice", name)
+		}
+	}
+	p := &parts{config: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if err := c.needs("audit.database", "audit.key", "policy", "directory", "catalog"); err != nil {
+		return nil, err
+	}
+	key, err := audit.ReadKey(c.Audit.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass dev makes one; see docs/configuration.md")
+	} else if err != nil {
+		return nil, err
+	}
+	if p.audit, err = audit.Open(ctx, audit.Options{Path: c.Audit.Database, Key: key}); err != nil {
+		return nil, err
+	}
+	if p.book, err = openBook(c, p.audit, log); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		r := roles()[name]
+		w, err := r.open(ctx, p)
+		if err != nil {
+			return nil, fmt.Errorf("open role %s: %w", name, err)
+		}
+		p.stations = append(p.stations, station{role: r, work: w})
+	}
+	d := p.book.Rulebook().Digests()
+	log.Info("rulebook in force", "policy", d.Policy, "directory", d.Directory, "catalog", d.Catalog)
+	return p, nil
+}
+
+// needs fails unless all of these settings have a value.
+func (c *Config) needs(names ...string) error {
+	for _, s := range c.Settings() {
+		if s.Value == "" && slices.Contains(names, s.Name) {
+			return access.Errorf(access.CodeMalformed, "%s is not configured", s.Name).WithHint("name it in hallpass.yaml or in %s", s.Env)
+		}
+	}
+	return nil
+}
+
+func (p *parts) close() error {
+	if p.audit == nil {
+		return nil
+	}
+	return p.audit.Close()
+}
+
+// Run serves the roles until ctx ends, which is no error, or until it can't
+// go on. While Temporal isn't there it waits, and says so.
+func Run(ctx context.Context, c *Config, roles []string, log *slog.Logger) (err error) {
+	p, err := open(ctx, c, roles, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	err = p.serve(ctx, func() {})
+	if ctx.Err() != nil {
+		log.Info("stopped")
+		return nil
+	}
+	return err
+}
+
+// stopTimeout is how long an activity that runs has to finish when the worker
+// stops. Those that don't are repeated elsewhere.
+const stopTimeout = 5 * time.Second
+
+// serve connects to Temporal and serves the roles until ctx ends. It calls
+// ready when they are being served.
+func (p *parts) serve(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	beside := func(run func(context.Context) error) {
+		running.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(err)
+			}
+		})
+	}
+	for _, s := range p.stations {
+		if s.run != nil {
+			beside(s.run)
+		}
+	}
+	if err := p.queues(ctx, cancel, beside, ready); ctx.Err() == nil {
+		return err
+	}
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("worker: %w", err)
+	}
+	p.log.Info("stopping; another interrupt stops at once")
+	return ctx.Err()
+}
+
+// queues serves the roles' task queues until ctx ends.
+func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, beside func(func(context.Context) error), ready func()) error {
+	var cl client.Client
+	err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) (err error) {
+		cl, err = p.config.dial(ctx, warnings(ctx, p.log))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	p.temporal.Store(&cl)
+	defer p.temporal.Store(nil)
+	o, err := p.config.clientOptions()
+	if err != nil {
+		return err
+	}
+	if err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) error {
+		return register(ctx, cl, o.Namespace, p.log)
+	}); err != nil {
+		return err
+	}
+	var queues []string
+	for _, s := range p.stations {
+		if s.queue == "" {
+			continue
+		}
+		s.options.WorkerStopTimeout = stopTimeout
+		s.options.OnFatalError = func(err error) { failed(err) }
+		w := sdkworker.New(cl, s.queue, s.options)
+		s.register(w)
+		if err := w.Start(); err != nil {
+			return fmt.Errorf("serve task queue %s: %w", s.queue, err)
+		}
+		defer w.Stop()
+		queues = append(queues, s.queue)
+	}
+	beside(func(ctx context.Context) error { p.book.watch(ctx); return nil })
+	p.log.Info("serving", "temporal", o.HostPort, "namespace", o.Namespace, "queues", strings.Join(queues, " "))
+	ready()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Roles lists the roles that the configuration has something for: workflows,
+// the issuers that have a key, and the service if it has an address.
+func (c *Config) Roles() []string {
+	roles := []string{RoleWorkflows}
+	if c.Issuers.SSH.Key != "" {
+		roles = append(roles, RoleIssuerSSH)
+	}
+	if c.Service.Address != "" {
+		roles = append(roles, RoleService)
+	}
+	return roles
+}
