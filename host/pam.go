@@ -1,0 +1,165 @@
+//go:build linux
+
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"hallpass/access"
+)
+
+// The lines around our part of a PAM service's file.
+const (
+	pamBegin = "# BEGIN hallpass-host: ends sessions when their grant ends; remove with hallpass-host unenroll"
+	pamEnd   = "# END hallpass-host"
+)
+
+// pamBlock is our part: break-glass accounts go past the hook, whatever state
+// it is in; for everybody else a hook that can't run lets nobody in.
+func pamBlock(hook string, breakGlass []string) string {
+	var b strings.Builder
+	b.WriteString(pamBegin + "\n")
+	if len(breakGlass) > 0 {
+		fmt.Fprintf(&b, "session [success=1 default=ignore] pam_succeed_if.so quiet user in %s\n", strings.Join(breakGlass, ":"))
+	}
+	fmt.Fprintf(&b, "session required pam_exec.so quiet %s\n", hook)
+	b.WriteString(pamEnd + "\n")
+	return b.String()
+}
+
+// installPAM puts the block into the text of a PAM service, in place of one
+// that is there. The place matters in two ways. It comes after the modules
+// that set up the session, of which pam_systemd moves the connection into a
+// cgroup of its own. And it comes before pam_env: where that has
+// user_readenv=1, as in Debian, a user's own ~/.pam_environment could say of
+// SSH_AUTH_INFO_0 what it likes, and the hook would believe it.
+func installPAM(text, block string) string {
+	lines := strings.SplitAfter(removePAM(text), "\n")
+	place := -1
+	for i, line := range lines {
+		f := pamFields(line)
+		switch {
+		case len(f) == 0:
+		case isPamEnv(f):
+			if place < 0 {
+				place = i
+			}
+			return strings.Join(lines[:place], "") + block + strings.Join(lines[place:], "")
+		case setsUp(f):
+			place = i + 1
+		}
+	}
+	if place < 0 {
+		place = len(lines)
+	}
+	before := strings.Join(lines[:place], "")
+	if before != "" && !strings.HasSuffix(before, "\n") {
+		before += "\n"
+	}
+	return before + block + strings.Join(lines[place:], "")
+}
+
+// removePAM takes the block out.
+func removePAM(text string) string {
+	before, rest, ok := strings.Cut(text, pamBegin+"\n")
+	if !ok {
+		return text
+	}
+	_, after, ok := strings.Cut(rest, pamEnd+"\n")
+	if !ok {
+		return text
+	}
+	return before + after
+}
+
+// pamFields are the words of a line, without a comment. A leading "-", which
+// makes a missing module no error, is dropped.
+func pamFields(line string) []string {
+	line, _, _ = strings.Cut(line, "#")
+	f := strings.Fields(line)
+	if len(f) > 0 {
+		f[0] = strings.ToLower(strings.TrimPrefix(f[0], "-"))
+	}
+	return f
+}
+
+func isPamEnv(f []string) bool {
+	return f[0] == "session" && strings.Contains(strings.Join(f, " "), "pam_env.so")
+}
+
+// setsUp says whether a line brings in the modules by which a session begins.
+func setsUp(f []string) bool {
+	if len(f) < 2 {
+		return false
+	}
+	all := strings.Join(f, " ")
+	return f[0] == "@include" && strings.Contains(f[1], "session") ||
+		f[0] == "session" && (strings.Contains(all, "pam_systemd.so") || f[1] == "include" || f[1] == "substack")
+}
+
+// pamSpoof looks for a pam_env that reads the user's own file before the hook
+// runs: in the session part above the block, or anywhere in the auth part.
+// Files that are included are looked at too. The result is empty, or says
+// where.
+func pamSpoof(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	return spoofIn(path, string(data), true, 0)
+}
+
+func spoofIn(path, text string, above bool, depth int) (string, error) {
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) == pamBegin {
+			above = false
+		}
+		f := pamFields(line)
+		if len(f) < 2 {
+			continue
+		}
+		phase := f[0]
+		if (phase == "auth" || phase == "session" && above) &&
+			strings.Contains(line, "pam_env.so") && strings.Contains(line, "user_readenv=1") {
+			return fmt.Sprintf("%s: %s", path, strings.TrimSpace(line)), nil
+		}
+		var included string
+		switch {
+		case phase == "@include":
+			included = f[1]
+		case len(f) > 2 && (f[1] == "include" || f[1] == "substack"):
+			included = f[2]
+		}
+		if included == "" || depth > 8 {
+			continue
+		}
+		if !filepath.IsAbs(included) {
+			included = filepath.Join(filepath.Dir(path), included)
+		}
+		data, err := os.ReadFile(included)
+		if err != nil {
+			continue // PAM has its own opinion on that
+		}
+		if where, err := spoofIn(included, string(data), above, depth+1); err != nil || where != "" {
+			return where, err
+		}
+	}
+	return "", nil
+}
+
+// hasPAM says whether the block is in a PAM service's file.
+func hasPAM(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(data, []byte(pamBegin+"\n")) {
+		return access.Errorf(access.CodeNotFound, "%s doesn't run the hook: open sessions can't be ended", path).
+			WithHint("hallpass-host unenroll, then enroll")
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+//go:build linux
+
+package host
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/statement"
+)
+
+// How often the service is asked for what the host has to know, and again
+// after it couldn't say.
+const (
+	renewEvery = 24 * time.Hour // so that a login that the catalog gains is there the next day
+	renewRetry = time.Minute
+)
+
+// renewing keeps the host certificate, the CA keys and the principals as the
+// service has them.
+func (a *agent) renewing(ctx context.Context) {
+	for {
+		wait := max(0, min(a.config.RenewAfter.Sub(a.now()), renewEvery))
+		a.mu.Lock()
+		if a.renewal != nil {
+			wait = renewRetry
+		}
+		a.mu.Unlock()
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		err := a.renew(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.mu.Lock()
+		a.renewal = err
+		a.mu.Unlock()
+		if err != nil {
+			a.log.Warn("host certificate isn't renewed", "error", err)
+		}
+	}
+}
+
+// renew asks for what Enroll got, by a statement that the agent's key signs,
+// and writes what has changed.
+func (a *agent) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	keys, err := readKeys(a.config.HostKey)
+	if err != nil {
+		return err
+	}
+	st, err := statement.Sign(a.reports.key, access.Renewal{
+		Header:  access.Header{Type: access.TypeRenew, ID: statement.NewID(), Signer: a.config.Host, Time: statement.Time(a.now())},
+		HostKey: statement.MarshalKey(keys[0]),
+	})
+	if err != nil {
+		return err
+	}
+	var j access.Enrolled
+	if err := a.service.post(ctx, "/v1/hosts/renew", access.Enrolment{Statement: st}, &j); err != nil {
+		return err
+	}
+	if err := checkEnrolled(j, keys[0], a.now()); err != nil {
+		return err
+	}
+	if j.Host != a.config.Host {
+		return access.Errorf(access.CodeMismatch, "the service takes this host for %s", j.Host)
+	}
+	return a.adopt(j)
+}
+
+// adopt writes what has changed. A login that the catalog lost loses its file.
+func (a *agent) adopt(j access.Enrolled) error {
+	l, undo := a.layout, &changes{}
+	err := func() error {
+		if err := change(undo, l.userCAs(), lines(j.UserCAs)); err != nil {
+			return err
+		}
+		// Only where there is one: the line in sshd's configuration is
+		// written at enrolment.
+		if _, err := os.Stat(l.hostCert()); err == nil && j.Certificate != "" {
+			if err := errors.Join(change(undo, l.hostCert(), lines([]string{j.Certificate})), change(undo, l.hostCAs(), lines(j.HostCAs))); err != nil {
+				return err
+			}
+		}
+		for login, principals := range j.Principals {
+			if slices.Contains(a.config.BreakGlass, login) {
+				continue
+			}
+			if err := change(undo, filepath.Join(l.principals(), login), lines(principals)); err != nil {
+				return err
+			}
+		}
+		s := sshd{program: a.config.SSHD, config: a.config.SSHDConfig}
+		return s.test(s.config)
+	}()
+	if err != nil {
+		return errors.Join(err, undo.back())
+	}
+	entries, err := os.ReadDir(l.principals())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, ok := j.Principals[e.Name()]; !ok && e.Type().IsRegular() {
+			if err := os.Remove(filepath.Join(l.principals(), e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if len(undo.undo) == 0 && a.config.RenewAfter.Equal(j.RenewAfter) {
+		return nil
+	}
+	a.log.Info("host certificate, CA keys and principals are as the service has them")
+	a.config.RenewAfter = j.RenewAfter
+	if err := a.config.save(l); err != nil {
+		return err
+	}
+	s := sshd{program: a.config.SSHD, config: a.config.SSHDConfig}
+	set, err := s.settings(s.config, anyLogin)
+	if err != nil {
+		return err
+	}
+	_, err = s.reload(set) // a new certificate is shown from the next connection on
+	return err
+}
+
+// change writes a file if that changes it.
+func change(undo *changes, path string, data []byte) error {
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && string(old) == string(data) {
+		return nil
+	}
+	return undo.write(path, data, 0o644)
+}
+
+// readHostCert reads the host certificate that sshd shows.
+func readHostCert(path string) (*ssh.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseHostCert(string(data))
+}
