@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/mock"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	querypb "go.temporal.io/api/query/v1"
+	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/mocks"
+	"go.temporal.io/sdk/temporal"
+
+	"hallpass/access"
+	"hallpass/activities"
+)
+
+const testID = "01990000-0000-7000-8000-000000000000"
+
+func TestSubmitTellsTemporalNothingPrivate(t *testing.T) {
+	var got client.StartWorkflowOptions
+	m := &mocks.Client{}
+	m.On("ExecuteWorkflow", mock.Anything, mock.Anything, access.Workflow, mock.Anything).Run(func(args mock.Arguments) {
+		got = args.Get(1).(client.StartWorkflowOptions)
+	}).Return(nil, nil)
+	req := access.Request{
+		Header:   access.Header{ID: testID, Signer: "alice"},
+		Resource: "ssh/web-1", Login: "deploy", Duration: 1800, Reason: "SECRET", Ticket: "SECRET",
+	}
+	check(t, (&temporalBackend{client: m}).Submit(context.Background(), access.Submission{}, req))
+	if got.ID != "access-"+testID || got.TaskQueue != access.TaskQueue || got.StaticSummary != "alice wants ssh/web-1 as deploy for 30m" ||
+		got.WorkflowIDReusePolicy != enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE || !got.WorkflowExecutionErrorWhenAlreadyStarted {
+		t.Errorf("%+v", got)
+	}
+	attrs := map[string]any{}
+	for k, v := range got.TypedSearchAttributes.GetUntypedValues() {
+		attrs[k.GetName()] = v
+	}
+	want := map[string]any{access.AttrRequester: "alice", access.AttrResource: "ssh/web-1", access.AttrState: "pending"}
+	if diff := cmp.Diff(want, attrs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTranslate(t *testing.T) {
+	b := &temporalBackend{address: "temporal.example:7233"}
+	refusal := access.Errorf(access.CodeForbidden, "nobody decides on a request of his own").WithHint("ask bob")
+	for _, tt := range []struct {
+		name string
+		err  error
+		code access.Code
+		say  string
+	}{
+		{"refusal", activities.Fail(refusal), access.CodeForbidden, "nobody decides"},
+		{"refusal without details", temporal.NewApplicationError("no", string(access.CodeStale)), access.CodeStale, "no"},
+		{"down", serviceerror.NewUnavailable("refused"), access.CodeUnavailable, "can't reach Temporal at temporal.example:7233"},
+		{"no worker", serviceerror.NewDeadlineExceeded("late"), access.CodeUnavailable, "no worker answers on task queue hallpass"},
+		{"no poller", serviceerror.NewFailedPrecondition("no poller"), access.CodeUnavailable, "no worker answers"},
+		{"update timed out", client.NewWorkflowUpdateServiceTimeoutOrCanceledError(context.DeadlineExceeded), access.CodeUnavailable, "no worker answers"},
+		{"other", errors.New("odd"), "", "odd"},
+	} {
+		err := b.translate(context.Background(), tt.err)
+		if access.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.say) {
+			t.Errorf("%s: %v (%s)", tt.name, err, access.CodeOf(err))
+		}
+	}
+	if hintOf(b.translate(context.Background(), activities.Fail(refusal))) != "ask bob" {
+		t.Error("the hint got lost")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := b.translate(ctx, serviceerror.NewCanceled("x")); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+	if err := b.about(context.Background(), testID, serviceerror.NewNotFound("x")); access.CodeOf(err) != access.CodeNotFound {
+		t.Errorf("not found: %v", err)
+	}
+}
+
+func payload(t *testing.T, v any) *commonpb.Payload {
+	t.Helper()
+	p, err := converter.GetDefaultDataConverter().ToPayload(v)
+	check(t, err)
+	return p
+}
+
+func TestStatusOfATerminatedWorkflow(t *testing.T) {
+	m := &mocks.Client{}
+	rejecting := mock.MatchedBy(func(r *client.QueryWorkflowWithOptionsRequest) bool {
+		return r.QueryRejectCondition == enumspb.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY
+	})
+	m.On("QueryWorkflowWithOptions", mock.Anything, rejecting).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryRejected: &querypb.QueryRejected{Status: enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED},
+	}, nil).Once()
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateActive})},
+	}, nil)
+	s, err := (&temporalBackend{client: m}).Status(context.Background(), testID)
+	if access.CodeOf(err) != access.CodeEnded || s.State != access.StateActive || !strings.Contains(err.Error(), "terminated") {
+		t.Errorf("%v, %v", s.State, err)
+	}
+}
+
+// What is decided on is what was asked about: a worker can't have people sign
+// for one request what they meant for another.
+func TestStatusOfAnotherRequest(t *testing.T) {
+	m := &mocks.Client{}
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryResult: encoded{payload(t, access.Status{ID: strings.Replace(testID, "0199", "019a", 1), State: access.StatePending})},
+	}, nil)
+	s, err := (&temporalBackend{client: m}).Status(context.Background(), testID)
+	if access.CodeOf(err) != access.CodeMismatch || s.ID != "" {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+type encoded struct{ p *commonpb.Payload }
+
+func (e encoded) HasValue() bool { return true }
+func (e encoded) Get(v any) error {
+	return converter.GetDefaultDataConverter().FromPayload(e.p, v)
+}
+
+func TestSendToAnEndedRequest(t *testing.T) {
+	m := &mocks.Client{}
+	m.On("UpdateWorkflow", mock.Anything, mock.MatchedBy(func(o client.UpdateWorkflowOptions) bool {
+		return o.UpdateID == "the-decision" && o.UpdateName == access.MessageDecision && o.WorkflowID == "access-"+testID
+	})).Return(nil, serviceerror.NewNotFound("workflow execution already completed"))
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateExpired})},
+	}, nil)
+	_, err := (&temporalBackend{client: m}).Send(context.Background(), testID, access.MessageDecision, "the-decision", access.Statement{})
+	if access.CodeOf(err) != access.CodeEnded || !strings.Contains(err.Error(), "is expired") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestListReadsSearchAttributes(t *testing.T) {
+	m := &mocks.Client{}
+	var queries []string
+	m.On("ListWorkflow", mock.Anything, mock.Anything).Run(func(args mock.Arguments) {
+		queries = append(queries, args.Get(1).(*workflowservice.ListWorkflowExecutionsRequest).Query)
+	}).Return(&workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{{
+		Execution: &commonpb.WorkflowExecution{WorkflowId: "access-" + testID},
+		Status:    enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+		SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{
+			access.AttrRequester: payload(t, "alice"), access.AttrResource: payload(t, "ssh/web-1"),
+			access.AttrState: payload(t, "active"), access.AttrApprovers: payload(t, []string{"bob"}),
+		}},
+	}}}, nil)
+	b := &temporalBackend{client: m}
+	got, err := b.List(context.Background(), filter{Prefix: "0199", Requester: "alice", Resource: "ssh/web-1", States: []access.State{"active", "pending"}})
+	check(t, err)
+	if len(got) != 1 || got[0].ID != testID || got[0].Requester != "alice" || got[0].State != "active" || got[0].Approvers[0] != "bob" || got[0].Workflow != "terminated" {
+		t.Errorf("%+v", got)
+	}
+	want := "WorkflowType = 'AccessRequest' AND WorkflowId STARTS_WITH 'access-0199' AND HallpassRequester = 'alice'" +
+		" AND HallpassResource = 'ssh/web-1' AND HallpassState IN ('active', 'pending')"
+	if queries[0] != want {
+		t.Errorf("query %s", queries[0])
+	}
+	for _, f := range []filter{{Prefix: "' OR 1=1"}, {Requester: "a' OR 'b"}, {Resource: "ssh/x' OR '"}} {
+		if _, err := b.List(context.Background(), f); err == nil || len(queries) != 1 {
+			t.Errorf("%+v was sent", f)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"hallpass/access"
+)
+
+// The exit codes. They are part of the interface.
+const (
+	ExitOK          = 0
+	ExitError       = 1
+	ExitUsage       = 2   // the command line or what it names is malformed
+	ExitDenied      = 3   // by policy, an approver or the issuer
+	ExitTimedOut    = 4   // nobody decided in time
+	ExitUnreachable = 5   // the service isn't there
+	ExitRefused     = 6   // a statement was not accepted
+	ExitNotFound    = 7   // no such thing, or more than one
+	ExitInterrupted = 130 // as a shell reports SIGINT
+)
+
+// failure is an error with an exit code and the next thing to type.
+type failure struct {
+	code int
+	err  error
+	hint string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func (f *failure) withHint(format string, args ...any) *failure {
+	f.hint = fmt.Sprintf(format, args...)
+	return f
+}
+
+// failf makes an error that ends the program with code.
+func failf(code int, format string, args ...any) *failure {
+	return &failure{code: code, err: fmt.Errorf(format, args...)}
+}
+
+// usagef says that the command line is wrong.
+func usagef(format string, args ...any) *failure { return failf(ExitUsage, format, args...) }
+
+// exitCode is the exit code that err ends the program with.
+func exitCode(err error) int {
+	var f *failure
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, &f):
+		return f.code
+	}
+	switch access.CodeOf(err) {
+	case access.CodeMalformed:
+		return ExitUsage
+	case access.CodeDenied:
+		return ExitDenied
+	case access.CodeUnavailable:
+		return ExitUnreachable
+	case access.CodeUnverified, access.CodeStale, access.CodeMismatch, access.CodeDuplicate, access.CodeForbidden, access.CodeEnded:
+		return ExitRefused
+	case access.CodeNotFound:
+		return ExitNotFound
+	}
+	return ExitError
+}
+
+// hintOf is the next thing to do about err, or "".
+func hintOf(err error) string {
+	var f *failure
+	if errors.As(err, &f) && f.hint != "" {
+		return f.hint
+	}
+	var e *access.Error
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
+}
+
+// report writes err as one line and its hint as a second.
+func (a *app) report(err error) {
+	a.err.Printf("hallpass: %s\n", err)
+	if hint := hintOf(err); hint != "" {
+		a.err.Printf("  %s %s\n", a.err.dim("try:"), hint)
+	}
+}

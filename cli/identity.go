@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/term"
+
+	"hallpass/access"
+	"hallpass/statement"
+)
+
+// identity is who is typing, as far as this machine knows. The service takes
+// nobody's word for it: it looks at the signature.
+type identity struct {
+	user   access.User // with groups where the directory is at hand
+	signer *statement.Signer
+}
+
+// identify finds the user's name and signing key. Configuration comes first;
+// where it is silent, the directory says which of the user's keys is known,
+// and whose it is.
+func (a *app) identify() (*identity, error) {
+	cfg, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	name, dir := cfg.Client.User, a.directoryOrNil()
+	home, _ := a.home() // without one, only the agent is looked at
+	o := statement.SignerOptions{
+		Key: cfg.Client.Key, AgentSocket: a.env("SSH_AUTH_SOCK"), Home: home, Passphrase: a.passphrase,
+	}
+	if dir != nil {
+		o.Want = func(k ssh.PublicKey) bool {
+			owner, ok := dir.Owner(k)
+			return ok && (name == "" || owner.Name == name)
+		}
+	}
+	signer, err := statement.FindSigner(o)
+	if err != nil {
+		return nil, fmt.Errorf("find your signing key: %w", err)
+	}
+	if name == "" && dir != nil {
+		if owner, ok := dir.Owner(signer.PublicKey()); ok {
+			name = owner.Name
+		}
+	}
+	if name == "" {
+		_ = signer.Close()
+		return nil, failf(ExitError, "nobody is known to have the key %s", ssh.FingerprintSHA256(signer.PublicKey())).
+			withHint("set HALLPASS_USER to your name in the directory")
+	}
+	me := &identity{user: access.User{Name: name}, signer: signer}
+	if dir != nil {
+		if u, ok := dir.User(name); ok {
+			me.user = u
+		}
+	}
+	return me, nil
+}
+
+// whoami is the user's name and groups without a key, for what isn't signed.
+func (a *app) whoami() (access.User, error) {
+	cfg, err := a.settings()
+	if err != nil {
+		return access.User{}, err
+	}
+	if name := cfg.Client.User; name != "" {
+		if dir := a.directoryOrNil(); dir != nil {
+			if u, ok := dir.User(name); ok {
+				return u, nil
+			}
+		}
+		return access.User{Name: name}, nil
+	}
+	me, err := a.identify()
+	if err != nil {
+		return access.User{}, err
+	}
+	_ = me.signer.Close()
+	return me.user, nil
+}
+
+// sign signs payload and says so where a key may be waiting for a touch.
+func (a *app) sign(me *identity, payload any) (access.Statement, error) {
+	if strings.HasPrefix(me.signer.PublicKey().Type(), "sk-") && a.err.tty {
+		a.err.Printf("Touch your security key to sign.\n")
+	}
+	st, err := statement.Sign(me.signer, payload)
+	if err != nil {
+		return access.Statement{}, fmt.Errorf("sign with %s: %w", me.signer.Source, err)
+	}
+	return st, nil
+}
+
+// console is the user's terminal, beside whatever stdin and stdout are.
+type console interface {
+	io.ReadWriteCloser
+	ReadPassword() ([]byte, error)
+}
+
+type ttyConsole struct{ *os.File }
+
+func (t ttyConsole) ReadPassword() ([]byte, error) { return term.ReadPassword(int(t.Fd())) }
+
+func openConsole() (console, error) {
+	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return ttyConsole{f}, nil
+}
+
+var errNoTerminal = errors.New("there is no terminal to ask on")
+
+func (a *app) passphrase(path string) ([]byte, error) {
+	tty, err := a.console()
+	if err != nil {
+		return nil, errNoTerminal
+	}
+	defer func() { _ = tty.Close() }()
+	newPrinter(tty, a.env).Printf("Passphrase for %s: ", path)
+	secret, err := tty.ReadPassword()
+	_, _ = io.WriteString(tty, "\n")
+	return secret, err
+}
+
+// ask reads one line from the terminal, byte by byte so that nothing of what
+// is typed ahead is swallowed. It ends with ctx.
+func ask(ctx context.Context, tty console, question string) (string, error) {
+	if _, err := io.WriteString(tty, question+" "); err != nil {
+		return "", err
+	}
+	type answer struct {
+		line string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() { // left behind, blocked, if ctx ends first; so is the terminal
+		var line []byte
+		var b [1]byte
+		for {
+			n, err := tty.Read(b[:])
+			if n == 1 && b[0] != '\n' && len(line) <= access.MaxReason { // longer is refused later
+				line = append(line, b[0])
+			}
+			if n == 1 && b[0] == '\n' || err != nil {
+				got <- answer{strings.TrimSpace(string(line)), err}
+				return
+			}
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case a := <-got:
+		return a.line, a.err
+	}
+}
+
+// people names who could give an approval that is missing, the requester and
+// those who have spoken left out; "" where the directory isn't at hand.
+func (a *app) people(s access.Standing, set access.Set) string {
+	dir := a.directoryOrNil()
+	if dir == nil {
+		return ""
+	}
+	var names []string
+	for _, group := range set.Groups {
+		for _, m := range dir.Members(group) {
+			spoken := slices.ContainsFunc(s.Voices, func(v access.Voice) bool { return v.Signer == m })
+			if m != s.Request.Signer && !spoken && !slices.Contains(names, m) {
+				names = append(names, m)
+			}
+		}
+	}
+	slices.Sort(names)
+	const most = 5
+	if n := len(names); n > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), n-most)
+	}
+	return strings.Join(names, ", ")
+}

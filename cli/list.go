@@ -1,0 +1,228 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"hallpass/access"
+	"hallpass/policy"
+)
+
+func filterFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "requester", Usage: "only those of `USER`"},
+		&cli.StringFlag{Name: "resource", Usage: "only those for `KIND/NAME`"},
+		&cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 50},
+	}
+}
+
+func filterFrom(c *cli.Context) (filter, error) {
+	f := filter{Requester: c.String("requester"), Resource: c.String("resource"), Limit: c.Int("limit")}
+	if f.Limit < 1 || f.Limit > 10000 {
+		return f, usagef("--limit is %d, not 1 to 10000", f.Limit)
+	}
+	for _, s := range c.StringSlice("state") {
+		for _, name := range strings.Split(s, ",") {
+			if !slices.Contains(access.States(), access.State(name)) {
+				return f, usagef("--state %s is not a state", name).withHint("%s", stateNames())
+			}
+			f.States = append(f.States, access.State(name))
+		}
+	}
+	return f, nil
+}
+
+func stateNames() string {
+	var names []string
+	for _, s := range access.States() {
+		names = append(names, string(s))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (a *app) listCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "list",
+		Usage:       "list requests, open ones first",
+		Category:    categoryLook,
+		Description: "States: " + stateNames() + ".",
+		Flags: append(filterFlags(),
+			&cli.StringSliceFlag{Name: "state", Usage: "only those in `STATE`; may be repeated"},
+		),
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c); err != nil {
+				return err
+			}
+			f, err := filterFrom(c)
+			if err != nil {
+				return err
+			}
+			return a.withBackend(func(b backend) error {
+				found, err := b.List(a.ctx, f)
+				if err != nil {
+					return err
+				}
+				if found == nil {
+					found = []summary{}
+				}
+				return a.print(found, func(p *printer) { a.listText(p, found) })
+			})
+		},
+	}
+}
+
+func (a *app) listText(p *printer, found []summary) {
+	if len(found) == 0 {
+		a.err.Printf("Nothing found.\n")
+		return
+	}
+	ids := make([]string, len(found))
+	for i, s := range found {
+		ids[i] = s.ID
+	}
+	short, now := shortIDs(ids), a.now()
+	var rows [][]any
+	for _, s := range found {
+		when := ""
+		switch {
+		case s.Ended != nil:
+			when = relative(*s.Ended, now)
+		case s.State == access.StateActive && s.Expires != nil:
+			when = relative(*s.Expires, now)
+		}
+		state := p.state(s.State)
+		if s.Workflow != "" {
+			state += markup(" (workflow " + safe(s.Workflow) + ")")
+		}
+		rows = append(rows, []any{short[s.ID], state, s.Requester, s.Resource, strings.Join(s.Approvers, ", "), relative(s.Asked, now), when})
+	}
+	p.table([]string{"ID", "STATE", "REQUESTER", "RESOURCE", "APPROVED BY", "ASKED", "END"}, rows)
+}
+
+// waiting is a request that waits for approvals, as pending lists it.
+type waiting struct {
+	ID        string         `json:"id"`
+	Mine      bool           `json:"mine"` // the user's decision would count
+	Requester string         `json:"requester"`
+	Resource  string         `json:"resource"`
+	Login     string         `json:"login,omitempty"`
+	Duration  access.Seconds `json:"duration"`
+	Reason    string         `json:"reason,omitempty"`
+	Ticket    string         `json:"ticket,omitempty"`
+	Missing   []access.Set   `json:"missing,omitempty"`
+	Deadline  *time.Time     `json:"deadline,omitempty"`
+}
+
+func (a *app) pendingCommand() *cli.Command {
+	return &cli.Command{
+		Name:     "pending",
+		Usage:    "list what waits for approval, yours to decide first",
+		Category: categoryDecide,
+		Flags:    filterFlags(),
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c); err != nil {
+				return err
+			}
+			f, err := filterFrom(c)
+			if err != nil {
+				return err
+			}
+			f.States = []access.State{access.StatePending}
+			me, err := a.whoami()
+			if err != nil {
+				a.err.Printf("hallpass: %s; nothing is marked as yours\n", err)
+			}
+			return a.withBackend(func(b backend) error {
+				found, err := a.pending(b, f, me)
+				if err != nil {
+					return err
+				}
+				return a.print(found, func(p *printer) { a.pendingText(p, found) })
+			})
+		},
+	}
+}
+
+// pending asks each request itself: what the list says may be older.
+func (a *app) pending(b backend, f filter, me access.User) ([]waiting, error) {
+	found, err := b.List(a.ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	all := []waiting{}
+	for _, one := range found {
+		if one.Workflow != "" {
+			continue
+		}
+		s, err := b.Status(a.ctx, one.ID)
+		switch access.CodeOf(err) {
+		case access.CodeNotFound, access.CodeEnded:
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s.State != access.StatePending || s.Standing.Effect != access.EffectAsk {
+			continue
+		}
+		// What people will decide on is what was signed, and not what the
+		// service makes of it.
+		req, err := a.open(s)
+		if err != nil {
+			a.err.Printf("Left out request %s, which can't be trusted: %s\n", one.ID, err)
+			continue
+		}
+		spoken := slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == me.Name })
+		all = append(all, waiting{
+			ID: s.ID, Requester: req.Signer, Resource: req.Resource, Login: req.Login, Duration: req.Duration,
+			Reason: req.Reason, Ticket: req.Ticket, Missing: s.Standing.Missing, Deadline: s.Deadline,
+			Mine: me.Name != "" && me.Name != req.Signer && !spoken && policy.Eligible(s.Standing.Ruling.Needs, me),
+		})
+	}
+	slices.SortStableFunc(all, func(x, y waiting) int {
+		switch {
+		case x.Mine == y.Mine:
+			return 0
+		case x.Mine:
+			return -1
+		}
+		return 1
+	})
+	return all, nil
+}
+
+func (a *app) pendingText(p *printer, all []waiting) {
+	if len(all) == 0 {
+		a.err.Printf("Nothing waits for approval.\n")
+		return
+	}
+	ids := make([]string, len(all))
+	for i, w := range all {
+		ids[i] = w.ID
+	}
+	short, now := shortIDs(ids), a.now()
+	for i, w := range all {
+		if i == 0 && w.Mine {
+			p.Printf("%s\n\n", p.bold("Yours to decide"))
+		}
+		if !w.Mine && (i == 0 || all[i-1].Mine) {
+			p.Printf("%s\n\n", p.bold("For others to decide"))
+		}
+		as, until := "", ""
+		if w.Login != "" {
+			as = " as " + w.Login
+		}
+		if w.Deadline != nil {
+			until = relative(*w.Deadline, now)
+		}
+		p.Printf("%s  %s wants %s%s for %s\n", short[w.ID], p.bold(w.Requester), p.bold(w.Resource), as, w.Duration)
+		p.fields("reason", w.Reason, "ticket", w.Ticket, "needs", policy.Describe(w.Missing), "times out", until)
+		if w.Mine {
+			p.Printf("  hallpass approve %s\n", short[w.ID])
+		}
+		p.Printf("\n")
+	}
+}

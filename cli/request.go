@@ -1,0 +1,296 @@
+package cli
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/statement"
+)
+
+// defaultDuration is what is asked for when nobody says how long.
+const defaultDuration = 30 * time.Minute
+
+// wish is what the user asks for, before it is checked and signed.
+type wish struct {
+	resource access.Resource
+	login    string
+	actions  []string
+	command  string
+	duration time.Duration // 0: as usual
+	start    *time.Time
+	reason   string
+	ticket   string
+	key      string // file of an existing key to certify; "": a new one
+}
+
+// requestFlags are the flags of every command that may ask for access.
+func requestFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "for", Usage: "for how `LONG`, such as 45m, 8h or 1d12h", DefaultText: access.ShortDuration(defaultDuration) + ", or what policy allows if that is less"},
+		&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`, for approvers and auditors to read"},
+		&cli.StringFlag{Name: "ticket", Aliases: []string{"t"}, Usage: "the `ticket` it is about"},
+	}
+}
+
+// wishFrom fills in what requestFlags say.
+func (a *app) wishFrom(c *cli.Context, w *wish) error {
+	w.reason, w.ticket = c.String("reason"), c.String("ticket")
+	if c.IsSet("for") {
+		d, err := access.ParseDuration(c.String("for"))
+		if err != nil {
+			return usagef("--for: %w", err)
+		}
+		if d <= 0 {
+			return usagef("--for %s is no time at all", c.String("for"))
+		}
+		w.duration = d
+	}
+	return nil
+}
+
+func (a *app) requestCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "request",
+		Usage:     "ask for access to a resource and wait for it",
+		ArgsUsage: "KIND/NAME",
+		Category:  categoryAccess,
+		Description: "Signs a request with your key, waits until it is granted, and puts the\n" +
+			"certificate into ssh-agent, or beside its key in $HALLPASS_HOME/certs.",
+		Flags: append(requestFlags(),
+			&cli.StringFlag{Name: "as", Aliases: []string{"l"}, Usage: "as this `LOGIN`; may be left out where there is only one"},
+			&cli.StringSliceFlag{Name: "action", Usage: "for this `ACTION`; may be repeated"},
+			&cli.StringFlag{Name: "command", Usage: "for this one `COMMAND` alone"},
+			&cli.StringFlag{Name: "at", Usage: "not before `TIME`: 15:04, \"2006-01-02 15:04\", RFC 3339, or +2h"},
+			&cli.StringFlag{Name: "key", Usage: "certify this key instead of a new one: `FILE` of a public key", TakesFile: true},
+			&cli.BoolFlag{Name: "no-wait", Usage: "print the id and leave"},
+		),
+		Action: func(c *cli.Context) error {
+			args, err := arguments(c, "KIND/NAME")
+			if err != nil {
+				return err
+			}
+			w := wish{login: c.String("as"), actions: c.StringSlice("action"), command: c.String("command"), key: c.String("key")}
+			if err := a.wishFrom(c, &w); err != nil {
+				return err
+			}
+			if c.IsSet("at") {
+				if w.start, err = a.parseTime(c.String("at")); err != nil {
+					return err
+				}
+			}
+			if w.resource, w.login, err = a.target(args[0], w.login); err != nil {
+				return err
+			}
+			return a.withBackend(func(b backend) error {
+				id, err := a.submit(b, w)
+				if err != nil {
+					return err
+				}
+				if c.Bool("no-wait") {
+					g := granted{ID: id, State: access.StatePending, Resource: w.resource.Name, Login: w.login}
+					return a.print(g, func(p *printer) {
+						p.Printf("%s\n", id)
+						a.err.Printf("%s hallpass wait %s\n", a.err.dim("To pick it up:"), id)
+					})
+				}
+				g, err := a.finish(b, id)
+				if err != nil {
+					return err
+				}
+				return a.printGranted(g)
+			})
+		},
+	}
+}
+
+// target finds the resource called name, "kind/name" or a host as typed after
+// ssh, and the login on it. Without a catalog on this machine the names are
+// taken as they are: the service knows better.
+func (a *app) target(name, login string) (access.Resource, string, error) {
+	c, err := a.catalog()
+	if errors.Is(err, errNotHere) {
+		if !strings.Contains(name, "/") {
+			name = "ssh/" + name
+		}
+		if err := access.CheckResource(name); err != nil {
+			return access.Resource{}, "", err
+		}
+		r := access.Resource{Name: name}
+		r.Kind, _ = access.SplitResource(name)
+		if login == "" && r.Kind == "ssh" {
+			return r, "", usagef("as whom? this machine has no catalog to look it up in").withHint("add --as LOGIN")
+		}
+		return r, login, nil
+	}
+	if err != nil {
+		return access.Resource{}, "", err
+	}
+	r, ok := c.Resource(name)
+	if !ok && !strings.Contains(name, "/") {
+		found := c.ByHost(name)
+		if r, ok = c.Resource("ssh/" + name); len(found) == 0 && ok {
+			found = []access.Resource{r}
+		}
+		if login != "" && len(found) > 1 {
+			found = slices.DeleteFunc(found, func(r access.Resource) bool { return !slices.Contains(r.Logins, login) })
+		}
+		if len(found) > 1 {
+			return access.Resource{}, "", failf(ExitNotFound, "%s could be %s or %s", name, found[0].Name, found[1].Name).
+				withHint("type the resource's whole name")
+		}
+		if ok = len(found) == 1; ok {
+			r = found[0]
+			if hostWord(name) && !slices.Contains(r.Hosts, name) {
+				r.Hosts = append(slices.Clone(r.Hosts), name) // typed in another case
+			}
+		}
+	}
+	if !ok {
+		return access.Resource{}, "", failf(ExitNotFound, "no resource %s", name).withHint("hallpass resources")
+	}
+	switch {
+	case login == "" && len(r.Logins) == 1:
+		login = r.Logins[0]
+	case login == "" && len(r.Logins) > 1:
+		return r, "", usagef("as whom? %s has %s", r.Name, strings.Join(r.Logins, ", ")).withHint("add --as %s", r.Logins[0])
+	case login != "" && !slices.Contains(r.Logins, login):
+		f := usagef("%s has no login %s", r.Name, login)
+		if len(r.Logins) > 0 {
+			f = f.withHint("its logins: %s", strings.Join(r.Logins, ", "))
+		}
+		return r, "", f
+	}
+	return r, login, nil
+}
+
+// submit signs the wish and starts the request. The key is on disk before
+// anybody can approve it.
+func (a *app) submit(b backend, w wish) (id string, err error) {
+	f, err := a.folder()
+	if err != nil {
+		return "", err
+	}
+	me, err := a.identify()
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = me.signer.Close() }()
+
+	if w.duration == 0 {
+		w.duration = a.usual(me.user, w.resource, w.login)
+	}
+	k := kept{Resource: w.resource}
+	k.request = access.Request{
+		Header:   access.Header{Type: access.TypeRequest, ID: statement.NewID(), Signer: me.user.Name, Time: statement.Time(a.now())},
+		Resource: w.resource.Name,
+		Login:    w.login,
+		Actions:  w.actions,
+		Command:  w.command,
+		Duration: access.InSeconds(w.duration),
+		Start:    w.start,
+		Reason:   w.reason,
+		Ticket:   w.ticket,
+	}
+	var public ssh.PublicKey
+	if w.key != "" {
+		if public, k.Identity, err = existingKey(w.key); err != nil {
+			return "", err
+		}
+	} else {
+		_, k.key, err = ed25519.GenerateKey(nil)
+		if err != nil {
+			return "", err
+		}
+		if public, err = ssh.NewPublicKey(k.key.Public().(ed25519.PublicKey)); err != nil {
+			return "", err
+		}
+	}
+	k.request.PublicKey = marshalKey(public)
+
+	// Whatever the service would find wrong with the words is found here,
+	// before a security key has to be touched.
+	payload, err := json.Marshal(k.request)
+	if err != nil {
+		return "", err
+	}
+	if _, err := statement.ParseRequest(payload); err != nil {
+		return "", err
+	}
+	if k.Statement, err = a.sign(me, k.request); err != nil {
+		return "", err
+	}
+	if err := f.keep(k); err != nil {
+		return "", fmt.Errorf("keep the request's key: %w", err)
+	}
+	if err := b.Submit(a.ctx, access.Submission{Request: k.Statement}, k.request); err != nil {
+		// It may have been started all the same; then the key is still needed.
+		if code := access.CodeOf(err); code == access.CodeUnavailable || errors.Is(err, context.Canceled) {
+			return "", a.resumable(err, k.request.ID)
+		}
+		return "", errors.Join(err, f.forget(k.request.ID))
+	}
+	if !a.json {
+		a.err.Printf("%s %s\n", a.err.dim("request"), k.request.ID)
+	}
+	return k.request.ID, nil
+}
+
+func marshalKey(k ssh.PublicKey) string { return statement.MarshalKey(k) }
+
+// existingKey reads a public key file, or the one beside a private key, and
+// names the private key's file.
+func existingKey(path string) (key ssh.PublicKey, private string, err error) {
+	private = strings.TrimSuffix(path, ".pub")
+	if private, err = filepath.Abs(private); err != nil {
+		return nil, "", err
+	}
+	data, err := os.ReadFile(private + ".pub")
+	if err != nil {
+		return nil, "", fmt.Errorf("--key: %w", err)
+	}
+	if key, _, _, _, err = ssh.ParseAuthorizedKey(data); err != nil {
+		return nil, "", usagef("--key: %s.pub is not a public key", private)
+	}
+	return key, private, statement.CheckKey(key)
+}
+
+// parseTime reads a time as people type it, in the local zone.
+func (a *app) parseTime(s string) (*time.Time, error) {
+	now := a.now()
+	if rest, ok := strings.CutPrefix(s, "+"); ok {
+		d, err := access.ParseDuration(rest)
+		if err != nil || d < 0 {
+			return nil, usagef("--at %s is not like +2h", s)
+		}
+		t := statement.Time(now.Add(d))
+		return &t, nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02T15:04", "15:04"} {
+		t, err := time.ParseInLocation(layout, s, a.out.zone)
+		if err != nil {
+			continue
+		}
+		if layout == "15:04" {
+			y, m, d := now.In(a.out.zone).Date()
+			t = time.Date(y, m, d, t.Hour(), t.Minute(), 0, 0, a.out.zone)
+			if t.Before(now) {
+				t = t.AddDate(0, 0, 1)
+			}
+		}
+		t = statement.Time(t)
+		return &t, nil
+	}
+	return nil, usagef("--at %s is not a time", s).withHint(`15:04, "2006-01-02 15:04", 2006-01-02T15:04:05Z or +2h`)
+}

@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"hallpass/access"
+	"hallpass/statement"
+)
+
+func (a *app) releaseCommand() *cli.Command {
+	return a.stopCommand(access.TypeRelease, access.MessageRelease, "Released", &cli.Command{
+		Name: "release", Usage: "give a grant back before its end", Category: categoryAccess,
+	})
+}
+
+func (a *app) cancelCommand() *cli.Command {
+	return a.stopCommand(access.TypeCancel, access.MessageCancel, "Cancelled", &cli.Command{
+		Name: "cancel", Usage: "withdraw a request that isn't granted yet", Category: categoryAccess,
+	})
+}
+
+func (a *app) revokeCommand() *cli.Command {
+	return a.stopCommand(access.TypeRevoke, access.MessageRevoke, "Revoked", &cli.Command{
+		Name: "revoke", Usage: "take somebody's grant away", Category: categoryDecide,
+	})
+}
+
+func (a *app) stopCommand(typ access.Type, message, said string, c *cli.Command) *cli.Command {
+	c.ArgsUsage = "ID"
+	c.Flags = []cli.Flag{
+		&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`, for auditors to read"},
+		&cli.BoolFlag{Name: "print", Usage: printHelp},
+	}
+	c.Action = func(c *cli.Context) error {
+		args, err := arguments(c, "ID")
+		if err != nil {
+			return err
+		}
+		if typ == access.TypeRevoke && c.String("reason") == "" {
+			return usagef("--reason is missing: say why it is taken away")
+		}
+		return a.withBackend(func(b backend) error {
+			return a.stop(b, args[0], typ, message, said, c.String("reason"), c.Bool("print"))
+		})
+	}
+	return c
+}
+
+// stop signs and sends a release, revoke or cancel. What this machine holds of
+// the request goes with it.
+func (a *app) stop(b backend, id string, typ access.Type, message, said, reason string, print bool) error {
+	s, req, err := a.read(b, id)
+	if err != nil {
+		return err
+	}
+	if s.State.Final() {
+		return tooLate(s)
+	}
+	me, err := a.identify()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = me.signer.Close() }()
+	stop := access.Stop{Header: a.header(typ, me), Request: req.ID, RequestHash: s.Evidence.Request.Hash(), Reason: reason}
+	if err := parses(stop, func(p []byte) error { _, err := statement.ParseStop(p, typ); return err }); err != nil {
+		return err
+	}
+	st, err := a.sign(me, stop)
+	if err != nil {
+		return err
+	}
+	if print {
+		if !a.json {
+			a.showRequest(a.err, s, req)
+		}
+		return a.printStatement(st, s.ID, message)
+	}
+	after, err := b.Send(a.ctx, s.ID, message, stop.ID, st)
+	if err != nil {
+		return a.refusal(err)
+	}
+	f, err := a.folder()
+	if err != nil {
+		return err
+	}
+	if err := f.forget(s.ID); err != nil {
+		return err
+	}
+	if err := f.drop(s.ID); err != nil {
+		return err
+	}
+	return a.printAnswer(a.settled(b, after), said)
+}

@@ -1,0 +1,400 @@
+package cli
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/policy"
+)
+
+// How often a waiting command asks: quickly at first, for what is approved by
+// itself, then so that nobody notices the difference.
+const (
+	firstPoll = 50 * time.Millisecond
+	lastPoll  = 2 * time.Second
+	patience  = time.Minute // how long the service may be gone while waiting
+)
+
+// await asks for the status until the request is active or has ended, and
+// shows what it waits for. It relies on nothing but status: no answer can get
+// lost.
+func (a *app) await(b backend, id string) (access.Status, error) {
+	show := &ticker{p: a.err}
+	defer show.clear()
+	var since time.Time // when the service was first gone
+	for delay := firstPoll; ; delay = min(delay*3/2, lastPoll) {
+		s, err := b.Status(a.ctx, id)
+		now := a.now()
+		switch {
+		case err == nil:
+			since = time.Time{}
+			if s.State == access.StateActive && s.Credential != nil || s.State == access.StateRevoking || s.State.Final() {
+				return s, nil
+			}
+			show.line(a.waitsFor(s), left(s, now))
+		case access.CodeOf(err) == access.CodeUnavailable:
+			if since.IsZero() {
+				since = now
+			}
+			if now.Sub(since) >= patience {
+				return access.Status{}, failf(ExitUnreachable, "%w", err).withHint("the request goes on; hallpass wait %s", id)
+			}
+			show.line("the service is away; trying again", "")
+		default:
+			return access.Status{}, a.resumable(err, id)
+		}
+		if err := a.sleep(a.ctx, delay); err != nil {
+			return access.Status{}, a.resumable(err, id)
+		}
+	}
+}
+
+// resumable adds to an interruption how to come back.
+func (a *app) resumable(err error, id string) error {
+	if errors.Is(err, context.Canceled) {
+		return failf(ExitInterrupted, "%w", err).
+			withHint("hallpass wait %s to go on with it, or hallpass cancel %s", id, id)
+	}
+	return err
+}
+
+// waitsFor says what a request waits for.
+func (a *app) waitsFor(s access.Status) string {
+	switch s.State {
+	case access.StatePending:
+		if len(s.Standing.Missing) == 0 {
+			return "waiting for policy"
+		}
+		parts := make([]string, len(s.Standing.Missing))
+		for i, set := range s.Standing.Missing {
+			parts[i] = policy.Describe([]access.Set{set})
+			if who := a.people(s.Standing, set); who != "" {
+				parts[i] += " (" + who + ")"
+			}
+		}
+		line := "waiting for " + strings.Join(parts, " and ")
+		if by := approvers(s.Standing.Voices); by != "" {
+			line += "; approved by " + by
+		}
+		return line
+	case access.StateScheduled:
+		line := "approved"
+		if by := approvers(s.Standing.Voices); by != "" {
+			line += " by " + by
+		}
+		if s.Starts != nil {
+			line += "; starts at " + a.err.clock(*s.Starts)
+		}
+		return line
+	case access.StateIssuing:
+		return "allowed; waiting for the issuer"
+	}
+	return string(s.State)
+}
+
+func approvers(voices []access.Voice) string {
+	var names []string
+	for _, v := range voices {
+		if v.Verdict == access.Approve {
+			names = append(names, v.Signer)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// left is how long the present state can last.
+func left(s access.Status, now time.Time) string {
+	switch {
+	case s.State == access.StatePending && s.Deadline != nil && s.Deadline.After(now):
+		return coarse(s.Deadline.Sub(now)) + " left"
+	case s.State == access.StateScheduled && s.Starts != nil && s.Starts.After(now):
+		return "in " + coarse(s.Starts.Sub(now))
+	}
+	return ""
+}
+
+// ticker shows one line that changes: in place on a terminal, elsewhere as a
+// new line whenever more than the clock in it has changed.
+type ticker struct {
+	p    *printer
+	last string
+	live bool
+}
+
+func (t *ticker) line(text, clock string) {
+	if t.p.tty {
+		if clock != "" {
+			text += " · " + clock
+		}
+		if width := t.p.width(); utf8.RuneCountInString(text) >= width {
+			text = string([]rune(text)[:width-2]) + "…" // a second line would stay behind
+		}
+		t.p.Printf("%s%s", markup("\r\x1b[K"), text)
+		t.live = true
+		return
+	}
+	if text == t.last {
+		return
+	}
+	t.last = text
+	if clock != "" {
+		text += ", " + clock
+	}
+	t.p.Printf("%s\n", text)
+}
+
+func (t *ticker) clear() {
+	if t.live {
+		t.p.Printf("%s", markup("\r\x1b[K"))
+	}
+}
+
+// ended is the error that a request's end means to whoever waits for it.
+func ended(s access.Status) error {
+	switch s.State {
+	case access.StateDenied:
+		return failf(ExitDenied, "denied%s", adds("denied", s.Why)).withHint("hallpass show %s", s.ID)
+	case access.StateTimedOut:
+		return failf(ExitTimedOut, "timed out%s", adds("timed out", s.Why)).withHint("hallpass show %s", s.ID)
+	}
+	return failf(ExitError, "the request is %s%s", s.State, adds(string(s.State), s.Why)).withHint("hallpass show %s", s.ID)
+}
+
+// adds is what why adds to the word for a state, which it may begin with:
+// " by bob" to denied, of "denied by bob".
+func adds(state, why string) string {
+	if rest, ok := strings.CutPrefix(why, state+" "); ok {
+		return " " + rest
+	}
+	if why == "" || why == state {
+		return ""
+	}
+	return ": " + why
+}
+
+// granted is what request and wait end in.
+type granted struct {
+	ID          string       `json:"id"`
+	State       access.State `json:"state"`
+	Resource    string       `json:"resource"`
+	Login       string       `json:"login,omitempty"`
+	Ends        *time.Time   `json:"ends,omitempty"`
+	Certificate string       `json:"certificate,omitempty"` // file
+	Identity    string       `json:"identity,omitempty"`    // file of the private key; with agent, of the public key
+	Agent       bool         `json:"agent,omitempty"`       // ssh-agent has the private key
+	SSH         []string     `json:"ssh,omitempty"`         // the command that logs in
+}
+
+// finish waits for a request and makes its grant usable. A grant that is
+// installed already is shown again.
+func (a *app) finish(b backend, id string) (granted, error) {
+	f, err := a.folder()
+	if err != nil {
+		return granted{}, err
+	}
+	s, err := a.await(b, id)
+	if err != nil {
+		return granted{}, err
+	}
+	if s.State != access.StateActive {
+		if err := f.forget(id); err != nil {
+			return granted{}, err
+		}
+		if err := f.drop(id); err != nil {
+			return granted{}, err
+		}
+		return granted{}, ended(s)
+	}
+	if err := f.sweep(); err != nil {
+		return granted{}, err
+	}
+	k, err := f.kept(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return a.again(f, s)
+	case err != nil:
+		return granted{}, err
+	}
+	c, err := acceptable(s, k)
+	if err != nil {
+		return granted{}, err
+	}
+	inAgent, err := f.install(grant{
+		certificate: c, key: k.key, identity: k.Identity, login: k.request.Login, hosts: hosts(k.Resource),
+	})
+	if err != nil {
+		return granted{}, fmt.Errorf("keep the certificate: %w", err)
+	}
+	if err := f.forget(id); err != nil {
+		return granted{}, err
+	}
+	return a.grantedAs(f, k.request.ID, k.request.Login, k.Resource, c, inAgent), nil
+}
+
+// acceptable parses the credential and makes sure that it is the one asked
+// for, before anything is put where ssh looks.
+func acceptable(s access.Status, k kept) (*ssh.Certificate, error) {
+	c, err := parseCertificate(s.Credential.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	want := k.request.PublicKey
+	if k.key != nil {
+		public, err := ssh.NewPublicKey(k.key.Public().(ed25519.PublicKey))
+		if err != nil {
+			return nil, err
+		}
+		want = marshalKey(public)
+	}
+	if marshalKey(c.Key) != want {
+		return nil, failf(ExitError, "the certificate of request %s is for another key; it was not kept", k.request.ID)
+	}
+	if request, _, err := ca.ParseKeyID(c.KeyId); err != nil || request != k.request.ID {
+		return nil, failf(ExitError, "the certificate %s belongs to another request; it was not kept", c.KeyId)
+	}
+	return c, nil
+}
+
+// again shows a grant whose files are in place.
+func (a *app) again(f *folder, s access.Status) (granted, error) {
+	res := a.resourceOf(s)
+	for _, host := range hosts(res) {
+		c, ok := f.live(s.Standing.Request.Login, host)
+		if !ok {
+			continue
+		}
+		if request, _, err := ca.ParseKeyID(c.KeyId); err == nil && request == s.ID {
+			_, err := os.Stat(f.base(s.Standing.Request.Login, host))
+			return a.grantedAs(f, s.ID, s.Standing.Request.Login, res, c, err != nil), nil
+		}
+	}
+	return granted{}, failf(ExitError, "request %s is granted, but its private key is not on this machine", s.ID).
+		withHint("run hallpass wait where it was asked for, or ask again: hallpass request %s", s.Standing.Request.Resource)
+}
+
+// grantedAs says how to use a grant that is in the folder. It becomes a command
+// to paste, so it is made of what this machine knows, not of what the service
+// says.
+func (a *app) grantedAs(f *folder, id, login string, res access.Resource, c *ssh.Certificate, inAgent bool) granted {
+	ends := f.end(c).UTC()
+	base := f.base(login, hosts(res)[0])
+	identity := base
+	if inAgent {
+		identity += ".pub" // by which ssh finds the private key in the agent
+	}
+	return granted{
+		ID: id, State: access.StateActive, Resource: res.Name, Login: login, Ends: &ends,
+		Identity: identity, Certificate: base + "-cert.pub", Agent: inAgent, SSH: sshLine(base, identity, login, res),
+	}
+}
+
+// resourceOf is the resource of a request: as this machine's catalog has it,
+// else as the service has it.
+func (a *app) resourceOf(s access.Status) access.Resource {
+	if c, err := a.catalog(); err == nil {
+		if r, ok := c.Resource(s.Standing.Request.Resource); ok {
+			return r
+		}
+	}
+	return s.Standing.Resource
+}
+
+// hosts are the names that people type for a resource, at least one.
+func hosts(r access.Resource) []string {
+	named := slices.DeleteFunc(slices.Clone(r.Hosts), func(h string) bool { return !hostWord(h) })
+	if len(named) == 0 {
+		return []string{r.ShortName()}
+	}
+	return named
+}
+
+// printGranted shows a grant and what to type.
+func (a *app) printGranted(g granted) error {
+	return a.print(g, func(p *printer) {
+		p.Printf("%s %s as %s", p.state(g.State), g.Resource, g.Login)
+		if g.Ends != nil {
+			p.Printf(" until %s", p.at(*g.Ends, a.now()))
+		}
+		where := "The key is in " + g.Identity
+		if g.Agent {
+			where = "The key is in ssh-agent"
+		}
+		p.Printf("\n%s, and goes when the grant does.\n\n  %s\n\n", where, markup(shellLine(g.SSH)))
+		a.err.Printf("%s hallpass release %s\n", a.err.dim("To give it back early:"), g.ID)
+	})
+}
+
+func (a *app) waitCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "wait",
+		Usage:     "take up a request again that was interrupted",
+		ArgsUsage: "ID",
+		Category:  categoryAccess,
+		Action: func(c *cli.Context) error {
+			args, err := arguments(c, "ID")
+			if err != nil {
+				return err
+			}
+			return a.withBackend(func(b backend) error {
+				id, err := a.find(b, args[0])
+				if err != nil {
+					return err
+				}
+				g, err := a.finish(b, id)
+				if err != nil {
+					return err
+				}
+				return a.printGranted(g)
+			})
+		},
+	}
+}
+
+// find completes the beginning of an id. What this machine has just asked for
+// is known before the service lists it.
+func (a *app) find(b backend, id string) (string, error) {
+	id = strings.ToLower(id)
+	if !idPrefix(id) {
+		return "", notAnID(id)
+	}
+	if len(id) == 36 {
+		return id, nil
+	}
+	found, err := b.List(a.ctx, filter{Prefix: id, Limit: 3})
+	if err != nil {
+		return "", err
+	}
+	var ids []string
+	for _, s := range found {
+		if strings.HasPrefix(s.ID, id) { // what was typed is what is meant
+			ids = append(ids, s.ID)
+		}
+	}
+	if f, err := a.folder(); err == nil {
+		for _, k := range f.underWay() {
+			if strings.HasPrefix(k.request.ID, id) && !slices.Contains(ids, k.request.ID) {
+				ids = append(ids, k.request.ID)
+			}
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return "", failf(ExitNotFound, "no request begins with %s", id).withHint("hallpass list")
+	case 1:
+		return ids[0], nil
+	}
+	return "", failf(ExitNotFound, "more than one request begins with %s, such as %s and %s", id, ids[0], ids[1]).withHint("type more of it")
+}
