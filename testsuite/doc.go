@@ -1,0 +1,14 @@
+// Package testsuite holds what is tested from outside: hallpass as people
+// meet it, end to end, and the shape of the code as a whole. Nothing imports
+// it; tests of other packages may use its parts sshdtest and histories.
+//
+// The scripts in testdata/scripts are the end-to-end tests. They run
+// bin/hallpass itself, with a Temporal server of its own for each script, and
+// log in to real sshds with the real ssh:
+//
+//	make e2e             all of them
+//	make e2e E2E=kill    those with kill in their name
+//
+// What commands scripts have beside those of testscript is said in
+// scripts_test.go.
+package testsuite

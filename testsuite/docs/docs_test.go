@@ -1,0 +1,124 @@
+// Package docs holds the documentation to the tree: what it names is there.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const root = "../.."
+
+// pages are all Markdown files, by path from the root.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && name != "." || name == "bin" || name == "dist" || d.Name() == "testdata") {
+			return fs.SkipDir
+		}
+		if !d.IsDir() && strings.HasSuffix(name, ".md") {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			found[filepath.ToSlash(name)] = string(data)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// A promise without its test is a wish: every test and script that the threat
+// model names exists, in the package it says.
+func TestThreatModelNamesWhatIsThere(t *testing.T) {
+	text := pages(t)["docs/design/threat-model.md"]
+	tests := regexp.MustCompile("`([a-z][a-z/]*)\\.((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(text, -1)
+	scripts := regexp.MustCompile("`([a-z-]+)\\.txtar`").FindAllStringSubmatch(text, -1)
+	if len(tests) < 40 || len(scripts) < 8 {
+		t.Fatalf("found %d tests and %d scripts, which can't be all", len(tests), len(scripts))
+	}
+	for _, m := range tests {
+		if !defines(t, m[1], m[2]) {
+			t.Errorf("there is no test %s in %s", m[2], m[1])
+		}
+	}
+	for _, m := range scripts {
+		if _, err := os.Stat(filepath.Join(root, "testsuite/testdata/scripts", m[1]+".txtar")); err != nil {
+			t.Error(err)
+		}
+	}
+	// Written in another way, a name would escape the check.
+	if bare := len(regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(text, -1)); bare != len(tests) {
+		t.Errorf("%d tests are named, %d of them as `package.Test`", bare, len(tests))
+	}
+	for n := 1; n <= 6; n++ {
+		if !strings.Contains(text, "\n## "+string(rune('0'+n))+". ") {
+			t.Errorf("promise %d is missing", n)
+		}
+	}
+}
+
+func defines(t *testing.T, pkg, test string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, pkg, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(data), "\nfunc "+test+"(")
+	})
+}
+
+var (
+	link  = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	fence = regexp.MustCompile("(?ms)^```.*?^```$")
+)
+
+// Links within the repository lead somewhere.
+func TestLinks(t *testing.T) {
+	all := pages(t)
+	if len(all) < 10 {
+		t.Fatalf("found %d pages, which can't be all", len(all))
+	}
+	for page, text := range all {
+		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
+			to, _, _ := strings.Cut(m[1], "#")
+			if to == "" || strings.Contains(to, "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(page), to)); err != nil {
+				t.Errorf("%s: dead link %s", page, m[1])
+			}
+		}
+	}
+}
+
+// Every page has its place in the index.
+func TestIndexIsComplete(t *testing.T) {
+	all := pages(t)
+	for page := range all {
+		name, in := strings.CutPrefix(page, "docs/")
+		if in && name != "README.md" && !strings.Contains(all["docs/README.md"], "]("+name+")") {
+			t.Errorf("docs/README.md doesn't name %s", name)
+		}
+	}
+}

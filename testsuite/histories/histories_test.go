@@ -1,0 +1,110 @@
+package histories
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/log"
+	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/access"
+	"hallpass/workflows"
+)
+
+// Every recorded history replays, and between them they have every ending.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob("*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	endings := map[access.State]bool{}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(file, ".json"), func(t *testing.T) {
+			h := read(t, file)
+			replayer := sdkworker.NewWorkflowReplayer()
+			replayer.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
+			replayer.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
+			quiet := log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+			if err := replayer.ReplayWorkflowHistory(quiet, h); err != nil {
+				t.Fatal(err)
+			}
+			endings[outcome(t, h).State] = true
+		})
+	}
+	for _, state := range access.States() {
+		if state.Final() && !endings[state] {
+			t.Errorf("no recorded history ends as %s", state)
+		}
+	}
+}
+
+// What a request costs on a real server, event for event, so that it can't
+// creep up.
+func TestCost(t *testing.T) {
+	const (
+		task     = " WorkflowTaskScheduled WorkflowTaskStarted WorkflowTaskCompleted "
+		activity = " ActivityTaskScheduled ActivityTaskStarted ActivityTaskCompleted "
+		decide   = "WorkflowExecutionStarted" + task + "MarkerRecorded UpsertWorkflowSearchAttributes "
+		approve  = "TimerStarted WorkflowExecutionSignaled" + task + "MarkerRecorded TimerCanceled UpsertWorkflowSearchAttributes"
+		grant    = activity + task + "UpsertWorkflowSearchAttributes TimerStarted TimerFired" +
+			task + "UpsertWorkflowSearchAttributes" + activity +
+			task + "UpsertWorkflowSearchAttributes WorkflowExecutionCompleted"
+	)
+	for _, test := range []struct {
+		file, want string
+		events     int
+	}{
+		{"expired.json", decide + grant, 27},
+		{"approved-expired.json", decide + approve + grant, 35},
+	} {
+		var got []string
+		for _, event := range read(t, test.file).Events {
+			got = append(got, event.EventType.String())
+		}
+		want := strings.Fields(test.want)
+		if len(want) != test.events {
+			t.Errorf("%s: the test lists %d events, want %d", test.file, len(want), test.events)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.file, diff)
+		}
+	}
+}
+
+func read(t *testing.T, file string) *history.History {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	h, err := client.HistoryFromJSON(f, client.HistoryJSONOptions{})
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return h
+}
+
+// outcome is what the recorded workflow returned.
+func outcome(t *testing.T, h *history.History) access.Outcome {
+	t.Helper()
+	last := h.Events[len(h.Events)-1]
+	if last.EventType != enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED {
+		t.Fatalf("the history ends with %s", last.EventType)
+	}
+	var o access.Outcome
+	payloads := last.GetWorkflowExecutionCompletedEventAttributes().GetResult()
+	if err := converter.GetDefaultDataConverter().FromPayloads(payloads, &o); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}

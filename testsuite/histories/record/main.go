@@ -1,0 +1,449 @@
+// Record plays one real request for each way a request can end, on a real
+// Temporal server in a folder of its own, and writes their histories down.
+//
+//	go run ./testsuite/histories/record -hallpass bin/hallpass
+//
+// It takes about ten seconds.
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/statement"
+	"hallpass/testsuite/histories"
+)
+
+const (
+	config = `issuers: {ssh: {key: "file:ssh_ca"}}
+limits: {min_grant: 1s}
+`
+	policy = `locks: {groups: [security]}
+rules:
+  - {name: open, when: resource.labels.env == "dev", max_duration: 8h, approvals: none}
+  - name: production
+    when: resource.labels.env == "prod"
+    max_duration: 8h
+    approvals: [{count: 1, from: [sre]}]
+    approval_window: 1h
+    revoke: [security]
+  - name: crown
+    when: resource.labels.env == "crown"
+    max_duration: 8h
+    approvals: [{count: 2, from: [sre]}]
+    approval_window: 1h
+  - name: hurried
+    when: resource.labels.env == "hurry"
+    max_duration: 8h
+    approvals: [{count: 1, from: [sre]}]
+    approval_window: 2s
+  - {name: closed, when: resource.labels.env == "closed", deny: nobody logs in here}
+`
+	catalog = `resources:
+  ssh/dev-1: {labels: {env: dev}, logins: [deploy]}
+  ssh/web-1: {labels: {env: prod}, logins: [deploy]}
+  ssh/crown-1: {labels: {env: crown}, logins: [deploy]}
+  ssh/hurry-1: {labels: {env: hurry}, logins: [deploy]}
+  ssh/closed-1: {labels: {env: closed}, logins: [deploy]}
+  ssh/lost-1: {labels: {env: dev}, logins: [deploy]}
+  ssh/lost-2: {labels: {env: prod}, logins: [deploy]}
+`
+)
+
+// groups of the people who play; eve isn't in the directory.
+var groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "sre", "trent": "security", "eve": ""}
+
+// plays are the recordings, by name. Each asks and steers; the end is waited
+// for.
+var plays = []struct {
+	name string
+	play func(*request)
+}{
+	{"expired", func(r *request) { r.ask("alice", "ssh/dev-1", 3*time.Second, nil) }},
+	{"approved-expired", func(r *request) {
+		r.ask("alice", "ssh/web-1", 3*time.Second, nil)
+		r.await(access.StatePending)
+		r.signal(access.MessageDecision, r.decision("bob", access.Approve, 2))
+	}},
+	{"denied", func(r *request) {
+		r.ask("alice", "ssh/web-1", time.Hour, nil)
+		r.update(access.MessageDecision, r.decision("bob", access.Deny, 0))
+	}},
+	{"denied-by-policy", func(r *request) { r.ask("alice", "ssh/closed-1", time.Hour, nil) }},
+	{"denied-unverified", func(r *request) { r.ask("eve", "ssh/dev-1", time.Hour, nil) }},
+	{"timed-out", func(r *request) { r.ask("alice", "ssh/hurry-1", time.Hour, nil) }},
+	{"cancelled", func(r *request) {
+		r.ask("alice", "ssh/web-1", time.Hour, nil)
+		r.signal(access.MessageCancel, r.stop("alice", access.TypeCancel))
+	}},
+	{"scheduled-expired", func(r *request) {
+		start := statement.Time(time.Now().Add(4 * time.Second))
+		r.ask("alice", "ssh/dev-1", 2*time.Second, &start)
+	}},
+	{"scheduled-cancelled", func(r *request) {
+		start := statement.Time(time.Now().Add(time.Hour))
+		r.ask("alice", "ssh/dev-1", time.Hour, &start)
+		r.await(access.StateScheduled)
+		r.update(access.MessageCancel, r.stop("alice", access.TypeCancel))
+	}},
+	{"cancelled-by-operator", func(r *request) {
+		r.ask("alice", "ssh/web-1", time.Hour, nil)
+		r.await(access.StatePending)
+		r.check(r.client.CancelWorkflow(r.ctx, access.WorkflowID(r.req.ID), ""))
+	}},
+	{"released", func(r *request) {
+		r.ask("alice", "ssh/crown-1", time.Hour, nil)
+		r.update(access.MessageDecision, r.decision("bob", access.Approve, 0))
+		r.update(access.MessageDecision, r.decision("carol", access.Approve, 1800))
+		r.await(access.StateActive)
+		r.update(access.MessageRelease, r.stop("alice", access.TypeRelease))
+	}},
+	{"revoked", func(r *request) {
+		r.ask("alice", "ssh/web-1", time.Hour, nil)
+		r.update(access.MessageDecision, r.decision("bob", access.Approve, 0))
+		r.await(access.StateActive)
+		r.signal(access.MessageRevoke, r.stop("trent", access.TypeRevoke))
+	}},
+	{"revoked-by-operator", func(r *request) {
+		r.ask("alice", "ssh/dev-1", time.Hour, nil)
+		r.await(access.StateActive)
+		r.check(r.client.CancelWorkflow(r.ctx, access.WorkflowID(r.req.ID), ""))
+	}},
+	{"locked", func(r *request) {
+		r.ask("alice", "ssh/lost-1", time.Hour, nil)
+		r.await(access.StateActive)
+		r.lock("trent", "ssh/lost-1")
+	}},
+	{"pending-locked", func(r *request) {
+		r.ask("alice", "ssh/lost-2", time.Hour, nil)
+		r.await(access.StatePending)
+		r.lock("trent", "ssh/lost-2")
+	}},
+	{"refused-messages", func(r *request) {
+		r.ask("alice", "ssh/crown-1", time.Hour, nil)
+		approval := r.decision("bob", access.Approve, 0)
+		for range 2 {
+			r.signal(access.MessageDecision, approval)
+			r.signal(access.MessageDecision, r.decision("alice", access.Approve, 0))
+			r.signal(access.MessageDecision, r.decision("eve", access.Approve, 0))
+			r.signal(access.MessageRevoke, access.Statement{})
+			r.signal(access.MessageCancel, "not a statement")
+		}
+		r.until("approved by one", func(s access.Status) bool { return len(s.Standing.Voices) == 1 })
+		r.refused(access.MessageDecision, approval)
+		r.refused(access.MessageRelease, r.stop("carol", access.TypeRelease))
+		r.signal(access.MessageDecision, r.decision("carol", access.Approve, 0))
+		r.await(access.StateActive)
+		r.signal(access.MessageDecision, r.decision("carol", access.Deny, 0))
+		r.signal(access.MessageRelease, r.stop("alice", access.TypeRelease))
+		r.signal(access.MessageRelease, r.stop("alice", access.TypeRelease))
+	}},
+}
+
+func main() {
+	program := flag.String("hallpass", "bin/hallpass", "the program that serves")
+	out := flag.String("out", "testsuite/histories", "folder to write the histories to")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := record(ctx, *program, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "record:", err)
+		os.Exit(1)
+	}
+}
+
+func record(ctx context.Context, program, out string) (err error) {
+	dir, err := os.MkdirTemp("", "hallpass-record-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	signers, err := furnish(dir)
+	if err != nil {
+		return err
+	}
+	c, stop, err := serve(ctx, program, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	done := make(chan error)
+	for _, p := range plays {
+		go func() {
+			r := &request{ctx: ctx, client: c, signers: signers}
+			p.play(r)
+			done <- r.finish(filepath.Join(out, p.name+".json"))
+		}()
+	}
+	for range plays {
+		err = errors.Join(err, <-done)
+	}
+	return err
+}
+
+// furnish writes the folder's files, before the server would write its
+// examples.
+func furnish(dir string) (map[string]ssh.Signer, error) {
+	signers := map[string]ssh.Signer{}
+	var people strings.Builder
+	people.WriteString("users:\n")
+	for name, group := range groups {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		if signers[name], err = ssh.NewSignerFromKey(key); err != nil {
+			return nil, err
+		}
+		if group != "" {
+			fmt.Fprintf(&people, "  %s: {groups: [%s], keys: [%q]}\n", name, group, statement.MarshalKey(signers[name].PublicKey()))
+		}
+	}
+	for name, content := range map[string]string{
+		"hallpass.yaml": config, "policy.yaml": policy, "catalog.yaml": catalog, "directory.yaml": people.String(),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return signers, nil
+}
+
+// serve starts hallpass in dir and connects to its Temporal.
+func serve(ctx context.Context, program, dir string) (client.Client, func() error, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, nil, err
+	}
+	ui, err := freePort()
+	if err != nil {
+		return nil, nil, err
+	}
+	hosts, err := freePort()
+	if err != nil {
+		return nil, nil, err
+	}
+	ready := filepath.Join(dir, "ready")
+	// Not CommandContext: an interrupt reaches it by itself, and stop waits.
+	cmd := exec.Command(program, "dev", "--dir", dir, "--port", port, "--ui-port", ui, "--service-port", hosts, "--ready-file", ready)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	stop := func() error { return errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait()) }
+
+	giveUp := time.Now().Add(time.Minute)
+	for {
+		if _, err := os.Stat(ready); err == nil {
+			break
+		}
+		if time.Now().After(giveUp) || ctx.Err() != nil {
+			return nil, nil, errors.Join(fmt.Errorf("%s dev did not get ready", program), stop())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	c, err := client.DialContext(ctx, client.Options{
+		HostPort: "127.0.0.1:" + port,
+		Identity: "record",
+		Logger:   log.NewStructuredLogger(slog.New(slog.DiscardHandler)),
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	return c, func() error { c.Close(); return stop() }, nil
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, errors.Join(err, l.Close())
+}
+
+// request is one request being played. The first error sticks.
+type request struct {
+	ctx     context.Context
+	client  client.Client
+	signers map[string]ssh.Signer
+	req     access.Request
+	signed  access.Statement
+	run     client.WorkflowRun
+	locked  string // workflow id of the lock that ended it
+	err     error
+}
+
+func (r *request) check(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *request) header(name string, typ access.Type) access.Header {
+	return access.Header{Type: typ, ID: statement.NewID(), Signer: name, Time: statement.Time(time.Now())}
+}
+
+func (r *request) sign(name string, payload any) access.Statement {
+	st, err := statement.Sign(r.signers[name], payload)
+	r.check(err)
+	return st
+}
+
+func (r *request) ask(name, resource string, duration time.Duration, start *time.Time) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	r.check(err)
+	subject, err := ssh.NewSignerFromKey(key)
+	r.check(err)
+	if r.err != nil {
+		return
+	}
+	r.req = access.Request{
+		Header:    r.header(name, access.TypeRequest),
+		Resource:  resource,
+		Login:     "deploy",
+		Duration:  access.InSeconds(duration),
+		Start:     start,
+		Reason:    "to be recorded",
+		PublicKey: statement.MarshalKey(subject.PublicKey()),
+	}
+	r.signed = r.sign(name, r.req)
+	r.run, err = r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{
+		ID:        access.WorkflowID(r.req.ID),
+		TaskQueue: access.TaskQueue,
+	}, access.Workflow, access.Submission{Request: r.signed})
+	r.check(err)
+}
+
+func (r *request) decision(name string, verdict access.Verdict, duration access.Seconds) access.Statement {
+	return r.sign(name, access.Decision{
+		Header: r.header(name, access.TypeDecision), Request: r.req.ID, RequestHash: r.signed.Hash(),
+		Verdict: verdict, Duration: duration,
+	})
+}
+
+func (r *request) stop(name string, typ access.Type) access.Statement {
+	return r.sign(name, access.Stop{Header: r.header(name, typ), Request: r.req.ID, RequestHash: r.signed.Hash()})
+}
+
+// lock locks the resource, and keeps the lock's own history as well.
+func (r *request) lock(name, resource string) {
+	l := access.Lock{Header: r.header(name, access.TypeLock), Action: access.ActionLock, Kind: access.LockResource, Name: resource, Reason: "to be recorded"}
+	st := r.sign(name, l)
+	if r.err != nil {
+		return
+	}
+	r.locked = access.LockWorkflowID(l.ID)
+	run, err := r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{ID: r.locked, TaskQueue: access.TaskQueue},
+		access.WorkflowLock, access.Locking{Statement: st})
+	r.check(err)
+	if r.err == nil {
+		var out access.Locked
+		r.check(run.Get(r.ctx, &out))
+		if len(out.Told) != 1 || out.Refused != nil {
+			r.check(fmt.Errorf("the lock told %v; refused: %w", out.Told, out.Refused))
+		}
+	}
+}
+
+func (r *request) signal(message string, content any) {
+	if r.err == nil {
+		r.check(r.client.SignalWorkflow(r.ctx, access.WorkflowID(r.req.ID), "", message, content))
+	}
+}
+
+// send sends a message as an update and returns what came of it.
+func (r *request) send(message string, st access.Statement) error {
+	handle, err := r.client.UpdateWorkflow(r.ctx, client.UpdateWorkflowOptions{
+		WorkflowID:   access.WorkflowID(r.req.ID),
+		UpdateName:   message,
+		Args:         []any{st},
+		WaitForStage: client.WorkflowUpdateStageCompleted,
+	})
+	if err != nil {
+		return err
+	}
+	var status access.Status
+	return handle.Get(r.ctx, &status)
+}
+
+func (r *request) update(message string, st access.Statement) {
+	if r.err == nil {
+		r.check(r.send(message, st))
+	}
+}
+
+func (r *request) refused(message string, st access.Statement) {
+	if r.err == nil && r.send(message, st) == nil {
+		r.check(fmt.Errorf("%s was not refused", message))
+	}
+}
+
+// await waits until the request is in a state.
+func (r *request) await(state access.State) {
+	r.until("in state "+string(state), func(s access.Status) bool { return s.State == state })
+}
+
+// until waits until the request's status is as it should be.
+func (r *request) until(what string, ok func(access.Status) bool) {
+	for giveUp := time.Now().Add(30 * time.Second); r.err == nil; time.Sleep(20 * time.Millisecond) {
+		var status access.Status
+		value, err := r.client.QueryWorkflow(r.ctx, access.WorkflowID(r.req.ID), "", access.QueryStatus)
+		if err == nil {
+			err = value.Get(&status)
+		}
+		r.check(err)
+		if ok(status) {
+			return
+		}
+		if time.Now().After(giveUp) {
+			r.check(fmt.Errorf("never was %s; it is %s: %s", what, status.State, status.Why))
+		}
+	}
+}
+
+// finish waits for the end and writes the history down.
+func (r *request) finish(path string) error {
+	var outcome access.Outcome
+	if r.err == nil {
+		ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
+		defer cancel()
+		r.check(r.run.Get(ctx, &outcome))
+	}
+	if r.err != nil {
+		return fmt.Errorf("%s: %w", path, r.err)
+	}
+	if r.locked != "" {
+		h, err := histories.Download(r.ctx, r.client, r.locked, "")
+		if err == nil {
+			err = histories.Write(filepath.Join(filepath.Dir(path), "lock-of-"+filepath.Base(path)), h)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	h, err := histories.Download(r.ctx, r.client, access.WorkflowID(r.req.ID), "")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%-28s %3d events  %s: %s\n", filepath.Base(path), len(h.Events), outcome.State, outcome.Why)
+	return histories.Write(path, h)
+}
