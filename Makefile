@@ -1,0 +1,165 @@
+# hallpass: what there is to do. `make help` lists it.
+#
+# The binary holds a whole Temporal server, whose first compilation takes
+# minutes on a small machine. No test binary links it: end-to-end tests run
+# bin/hallpass itself.
+
+.SHELLFLAGS := -o pipefail -c
+SHELL      := /bin/bash
+GO         ?= go
+TAGS       := disable_grpc_modules
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+# Where git doesn't work here, neither does Go's asking it for the revision.
+ifeq ($(VERSION),)
+export GOFLAGS += -buildvcs=false
+endif
+LDFLAGS    := -s -w $(if $(VERSION),-X hallpass/cli.version=$(VERSION))
+BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
+BIN        := bin/hallpass
+TOOLS      := bin/tools
+PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+FUZZTIME   ?= 5s
+E2E        ?= .
+
+# The packages that don't link the Temporal server: all but a few.
+LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
+# Of these, the ones that have tests of their own step below.
+UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/host,$(LIGHT))
+
+comma := ,
+# A step's heading, on a terminal in bold.
+say = @if [ -t 1 ]; then printf '\n\033[1m==> %s\033[0m\n' "$(1)"; else printf '\n==> %s\n' "$(1)"; fi
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# One setting for all but the race detector, so that everything is compiled
+# once: linters, tests and binary share Go's build cache.
+export CGO_ENABLED := 0
+
+.PHONY: build
+build: ## build bin/hallpass and bin/hallpass-host
+	$(call say,$(BIN) (the first time this takes some minutes))
+	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
+	@GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
+	@ls -lh $(BIN) $(BIN)-host | awk '{print $$NF ", " $$5}'
+
+.PHONY: demo
+demo: deps build ## tell the story of one access request, on real parts; KEEP=1 leaves it running
+	@$(BIN) demo $(if $(KEEP),--keep)
+
+# The steps of `make test`, in order: what is quick and what is wrong most
+# often comes first.
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build e2e fuzz vuln
+
+.PHONY: test
+test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
+	@start=$$(date +%s); \
+	for step in $(STEPS); do \
+		$(MAKE) --no-print-directory $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
+	done; \
+	end=$$(date +%s); \
+	printf '\nPASSED: %s, in %dm%02ds\n' '$(STEPS)' $$(((end-start)/60)) $$(((end-start)%60))
+
+.PHONY: fmt
+fmt: ## fail on files that gofmt would change
+	$(call say,gofmt)
+	@files=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*' -not -path './dist/*')); \
+	if [ -n "$$files" ]; then echo "gofmt -w $$files"; exit 1; fi; echo clean
+
+.PHONY: vet
+vet: ## go vet
+	$(call say,go vet (the first time Temporal is compiled for it: some minutes))
+	@$(GO) vet -tags $(TAGS) ./... && echo clean
+
+.PHONY: lint
+lint: $(TOOLS)/.built ## staticcheck and golangci-lint
+	$(call say,staticcheck)
+	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && echo clean
+	$(call say,golangci-lint)
+	@$(TOOLS)/golangci-lint run --allow-parallel-runners
+
+.PHONY: workflowcheck
+workflowcheck: $(TOOLS)/.built ## prove that the workflows are deterministic
+	$(call say,workflowcheck: no clock and no random in workflows)
+	@$(TOOLS)/workflowcheck -config workflows/workflowcheck.yaml ./workflows/... && echo clean
+
+.PHONY: floors
+floors: ## check that imports go down, never up
+	$(call say,floors: who may import whom)
+	@$(GO) test -count=1 -v -run '^TestFloors' ./testsuite | grep -v '^=== '
+
+.PHONY: unit
+unit: ## all package tests, with the race detector, in random order
+	$(call say,tests of the packages with the race detector)
+	@CGO_ENABLED=1 $(GO) test -race -shuffle=on $(UNIT)
+
+.PHONY: hosts
+hosts: ## the host agent with a real sshd, PAM and ssh; as root, and with nothing beside it: it measures time
+	$(call say,the host agent with a real sshd$(comma) PAM and ssh)
+	@$(GO) test -count=1 -shuffle=on ./host
+
+.PHONY: histories-replay
+histories-replay: ## replay the recorded workflow histories
+	$(call say,replay of recorded histories)
+	@$(GO) test -count=1 ./testsuite/histories/...
+
+.PHONY: e2e
+e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh; E2E=name runs one
+	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m -run '^TestScripts$$/$(E2E)' ./testsuite
+	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
+
+.PHONY: histories
+histories: build ## record the workflow histories anew, one per ending
+	$(call say,recording histories)
+	@$(GO) run ./testsuite/histories/record -hallpass $(BIN)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	$(call say,fuzzing)
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+.PHONY: vuln
+vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
+	$(call say,govulncheck)
+	@.ci/vulnerabilities $(TOOLS)/govulncheck -tags $(TAGS)
+
+.PHONY: bench
+bench: ## run the benchmarks
+	$(call say,benchmarks)
+	@$(GO) test -run '^$$' -bench . -benchmem $(UNIT) | grep -Ev '^(PASS|ok|\?)'
+
+.PHONY: screenshot
+screenshot: build ## take the README's picture of the Temporal UI anew; needs chromium
+	$(call say,screenshot)
+	@command -v chromium >/dev/null || { echo "please install, as root: apt-get install chromium"; exit 1; }
+	@$(GO) run ./testsuite/screenshot -hallpass $(BIN) -o docs/images/temporal-ui.png
+
+.PHONY: release
+release: ## build for Linux and macOS, amd64 and arm64, into dist/
+	$(call say,release $(VERSION))
+	@rm -rf dist && mkdir -p dist
+	@for p in $(PLATFORMS); do \
+		out=dist/hallpass-$$(echo $$p | tr / -); echo $$out; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/hallpass || exit 1; \
+		case $$p in linux/*) \
+			GOOS=linux GOARCH=$${p#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/hallpass-host-$$(echo $$p | tr / -) ./cmd/hallpass-host || exit 1;; \
+		esac; \
+	done
+	@cd dist && sha256sum hallpass-* >SHA256SUMS && cat SHA256SUMS
+
+.PHONY: deps
+deps: # what the machine needs beside Go; installed with apt
+	@.ci/install
+
+$(TOOLS)/.built: tools/go.mod tools/go.sum
+	$(call say,linters of tools/go.mod (the first time this takes some minutes))
+	@mkdir -p $(TOOLS) && $(GO) -C tools build -o ../$(TOOLS)/ tool && touch $@
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
+
+.PHONY: help
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
