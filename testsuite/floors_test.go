@@ -87,6 +87,9 @@ func violations(pkgs []pkg) []string {
 	var all []string
 	bad := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	for _, p := range pkgs {
+		if slices.ContainsFunc(p.Deps, isVaultServer) {
+			bad("%s links the Vault server, whose licence doesn't allow it: run the program of testsuite/vault instead", ours(p.ImportPath))
+		}
 		if testBinary(p) {
 			if links(p.Deps, server) {
 				bad("the tests of %s link the Temporal server: run bin/hallpass instead", strings.TrimSuffix(p.ImportPath, ".test"))
@@ -117,7 +120,7 @@ func violations(pkgs []pkg) []string {
 		for _, imp := range slices.Concat(p.TestImports, p.XTestImports) {
 			other := ours(imp)
 			f, ok := floorOf(other)
-			if other == "" || !ok || within(other, "testsuite/sshdtest") || within(other, "testsuite/histories") {
+			if other == "" || !ok || strings.HasPrefix(other, "testsuite/") {
 				continue
 			}
 			if f > floor {
@@ -189,6 +192,13 @@ func links(deps []string, root string) bool {
 	return slices.ContainsFunc(deps, func(d string) bool { return within(d, root) })
 }
 
+// isVaultServer says whether a package is of HashiCorp's Vault and not of its
+// client.
+func isVaultServer(path string) bool {
+	const vault = "github.com/hashicorp/vault"
+	return within(path, vault) && !within(path, vault+"/api")
+}
+
 // TestFloorsViolations shows that the law can be broken, one way a row.
 func TestFloorsViolations(t *testing.T) {
 	t.Parallel()
@@ -205,7 +215,7 @@ func TestFloorsViolations(t *testing.T) {
 			[]string{"ca/krl (floor 1) imports worker/embedded (floor 5)"}},
 		{"testsuite", pkg{ImportPath: "hallpass/cmd/hallpass", Imports: []string{"hallpass/testsuite/sshdtest"}},
 			[]string{"cmd/hallpass (floor 6) imports testsuite/sshdtest (floor 7)"}},
-		{"tests may log in", pkg{ImportPath: "hallpass/ca", XTestImports: []string{"hallpass/testsuite/sshdtest"}}, nil},
+		{"tests may run servers", pkg{ImportPath: "hallpass/ca", XTestImports: []string{"hallpass/testsuite/sshdtest"}, TestImports: []string{"hallpass/testsuite/postgrestest"}}, nil},
 		{"tests go down too", pkg{ImportPath: "hallpass/ca", TestImports: []string{"hallpass/worker"}},
 			[]string{"tests of ca (floor 1) import worker (floor 5)"}},
 		{"no floor", pkg{ImportPath: "hallpass/util"}, []string{"util has no floor: add it to floors"}},
@@ -217,6 +227,9 @@ func TestFloorsViolations(t *testing.T) {
 			[]string{"grant depends on Temporal: what decides and issues can be read and tested without it"}},
 		{"server", pkg{ImportPath: "hallpass/cli", Deps: []string{"go.temporal.io/server/temporal"}},
 			[]string{"cli links the Temporal server: only worker/embedded and cmd/hallpass may"}},
+		{"Vault's client", pkg{ImportPath: "hallpass/grant", Deps: []string{"github.com/hashicorp/vault/api", "github.com/hashicorp/vault/api/auth/approle"}}, nil},
+		{"Vault's server", pkg{ImportPath: "hallpass/testsuite/vaulttest", Deps: []string{"github.com/hashicorp/vault/vault"}},
+			[]string{"testsuite/vaulttest links the Vault server, whose licence doesn't allow it: run the program of testsuite/vault instead"}},
 		{"server in a test", pkg{ImportPath: "hallpass/cli.test", Deps: []string{"go.temporal.io/server/temporal"}},
 			[]string{"the tests of hallpass/cli link the Temporal server: run bin/hallpass instead"}},
 	} {
