@@ -16,6 +16,7 @@ endif
 LDFLAGS    := -s -w $(if $(VERSION),-X hallpass/cli.version=$(VERSION))
 BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
 BIN        := bin/hallpass
+VAULT      := bin/vault-for-tests
 TOOLS      := bin/tools
 PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 FUZZTIME   ?= 5s
@@ -23,8 +24,10 @@ E2E        ?= .
 
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
-# Of these, the ones that have tests of their own step below.
-UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/host,$(LIGHT))
+# Packages whose tests need a Vault server.
+VAULTED = ./testsuite/vaulttest/...
+# Of the light ones, those whose tests have no step of their own below.
+UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/host,$(LIGHT))
 
 comma := ,
 # A step's heading, on a terminal in bold.
@@ -43,13 +46,19 @@ build: ## build bin/hallpass and bin/hallpass-host
 	@GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
 	@ls -lh $(BIN) $(BIN)-host | awk '{print $$NF ", " $$5}'
 
+.PHONY: vault
+vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it gets into hallpass
+	$(call say,$(VAULT) (the first time this takes some minutes))
+	@$(GO) -C testsuite/vault build -ldflags '-s -w' -o $(CURDIR)/$(VAULT) .
+	@ls -lh $(VAULT) | awk '{print $$NF ", " $$5}'
+
 .PHONY: demo
 demo: deps build ## tell the story of one access request, on real parts; KEEP=1 leaves it running
 	@$(BIN) demo $(if $(KEEP),--keep)
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build e2e fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build vault-tests e2e fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
@@ -102,6 +111,12 @@ hosts: ## the host agent with a real sshd, PAM and ssh; as root, and with nothin
 histories-replay: ## replay the recorded workflow histories
 	$(call say,replay of recorded histories)
 	@$(GO) test -count=1 ./testsuite/histories/...
+
+.PHONY: vault-tests
+vault-tests: vault ## the tests that need a real Vault, with the race detector
+	@$(GO) -C testsuite/vault vet ./...
+	$(call say,tests with a real Vault and a real PostgreSQL)
+	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
 
 .PHONY: e2e
 e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh; E2E=name runs one

@@ -1,7 +1,9 @@
 // Package testsuite holds what is tested from outside: hallpass as people
 // meet it, end to end, and the shape of the code as a whole. Nothing imports
-// it; tests of other packages may use what is in the folders below: sshdtest
-// and postgrestest run real servers, histories has recorded workflows.
+// it; tests of other packages may use what is in the folders below: sshdtest,
+// postgrestest and vaulttest run real servers, histories has recorded
+// workflows. The folder vault is a module of its own, the server that
+// vaulttest runs.
 //
 // The scripts in testdata/scripts are the end-to-end tests. They run
 // bin/hallpass itself, with a Temporal server of its own for each script, and
