@@ -128,6 +128,8 @@ func TestParseRefuses(t *testing.T) {
 		"extension touch":   {ruleFile("name: a", "when: true", "approvals: none", "ssh: {extensions: [no-touch-required]}"), []string{`policy.yaml:5:24: unknown extension "no-touch-required"; known are permit-X11-forwarding, permit-agent-forwarding, permit-port-forwarding, permit-pty, permit-user-rc`}},
 		"no extensions":     {ruleFile("name: a", "when: true", "approvals: none", "ssh: {extensions: []}"), nil},
 		"command":           {ruleFile("name: a", "when: true", "approvals: none", `ssh: {force_command: "a\nb"}`), []string{`policy.yaml:5:26: force_command contains the control or invisible character U+000A`}},
+		"blank command":     {ruleFile("name: a", "when: true", "approvals: none", `ssh: {force_command: " "}`), []string{`policy.yaml:5:26: force_command is blank, which would force nothing; leave it out instead`}},
+		"empty command":     {ruleFile("name: a", "when: true", "approvals: none", `ssh: {force_command: ""}`), []string{`policy.yaml:5:26: force_command is blank, which would force nothing; leave it out instead`}},
 		"source":            {ruleFile("name: a", "when: true", "approvals: none", "ssh: {source_address: [10.0.0.0/33]}"), []string{`policy.yaml:5:28: source_address "10.0.0.0/33" is not an address or network such as 10.0.0.0/8`}},
 		"source name":       {ruleFile("name: a", "when: true", "approvals: none", "ssh: {source_address: [office]}"), []string{`policy.yaml:5:28: source_address "office" is not an address or network such as 10.0.0.0/8`}},
 		"source none":       {ruleFile("name: a", "when: true", "approvals: none", "ssh: {source_address: []}"), []string{`policy.yaml:5:27: source_address has 0 networks, not 1 to 64`}},

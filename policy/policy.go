@@ -298,6 +298,9 @@ func (r *reader) ssh(v node, rl *rule) {
 		},
 		"force_command": func(v node) {
 			rl.SSH.ForceCommand = r.text(v, "force_command")
+			if strings.TrimSpace(rl.SSH.ForceCommand) == "" {
+				r.fail(v, "force_command is blank, which would force nothing; leave it out instead")
+			}
 			r.check(v, access.CheckText("force_command", rl.SSH.ForceCommand, access.MaxCommand))
 		},
 		"source_address": func(v node) {
