@@ -40,6 +40,7 @@ type CA struct {
 	marshaled   []byte
 	fingerprint string
 	now         func() time.Time
+	others      []ssh.PublicKey // of CAs: never certified
 }
 
 // New makes a CA of a signer that Open returned, or of any other whose key is
@@ -82,6 +83,11 @@ func New(signer ssh.Signer, now func() time.Time) (*CA, error) {
 		now:         now,
 	}, nil
 }
+
+// Spare names the keys of other CAs, which this one never certifies, as it
+// never certifies its own: a key that is trusted to certify opens nothing
+// itself. Call it before the first Prepare.
+func (c *CA) Spare(keys ...ssh.PublicKey) { c.others = append(c.others, keys...) }
 
 // PublicKey is what hosts name in TrustedUserCAKeys.
 func (c *CA) PublicKey() ssh.PublicKey { return c.key }

@@ -14,7 +14,8 @@ import (
 )
 
 func TestPrepareHost(t *testing.T) {
-	c := hostCA(t)
+	c, users := hostCA(t), hostCA(t)
+	c.Spare(users.PublicKey())
 	many := make([]string, maxHostNames+1)
 	for i := range many {
 		many[i] = "h" + strings.Repeat("x", i)[:i%60] + string(rune('a'+i%26)) + string(rune('a'+i/26))
@@ -37,6 +38,7 @@ func TestPrepareHost(t *testing.T) {
 		{"serial 0", func(s *HostSpec) { s.Serial = 0 }, access.CodeMalformed},
 		{"another kind", func(s *HostSpec) { s.Resource = "db/web-1" }, access.CodeMalformed},
 		{"the CA's own key", func(s *HostSpec) { s.PublicKey = c.PublicKey() }, access.CodeForbidden},
+		{"the key of the CA of users", func(s *HostSpec) { s.PublicKey = users.PublicKey() }, access.CodeForbidden},
 		{"no key", func(s *HostSpec) { s.PublicKey = nil }, access.CodeMalformed},
 		{"as long as can be", func(s *HostSpec) { s.NotAfter = s.NotBefore.Add(MaxHostLifetime) }, ""},
 		{"a second longer", func(s *HostSpec) { s.NotAfter = s.NotBefore.Add(MaxHostLifetime + time.Second) }, access.CodeDenied},

@@ -165,6 +165,11 @@ func (c *CA) checkSubject(key ssh.PublicKey) (ssh.PublicKey, error) {
 	if bytes.Equal(wire, c.marshaled) {
 		return nil, access.Errorf(access.CodeForbidden, "public key to certify is the CA's own")
 	}
+	for _, other := range c.others {
+		if bytes.Equal(wire, other.Marshal()) {
+			return nil, access.Errorf(access.CodeForbidden, "public key to certify is that of another CA")
+		}
+	}
 	if !slices.Contains(subjectTypes, key.Type()) {
 		return nil, access.Errorf(access.CodeForbidden, "public key to certify has type %s", key.Type()).
 			WithHint("make one with: ssh-keygen -t ed25519")

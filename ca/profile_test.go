@@ -177,6 +177,8 @@ func TestPrepare(t *testing.T) {
 		return cert
 	}()
 	uses.uses.Store(0)
+	other, _ := newCA(t, newECDSA(t, elliptic.P384()))
+	authority.Spare(other.PublicKey())
 
 	ahead := access.ClockSkew
 	for _, tt := range []struct {
@@ -222,6 +224,8 @@ func TestPrepare(t *testing.T) {
 		{"key is a certificate in disguise", func(s *Spec) { s.PublicKey = fakeKey{ssh.KeyAlgoED25519, certified.Marshal()} }, access.CodeForbidden, "itself a certificate"},
 		{"key is the CA's", func(s *Spec) { s.PublicKey = authority.PublicKey() }, access.CodeForbidden, "CA's own"},
 		{"key is the CA's in disguise", func(s *Spec) { s.PublicKey = fakeKey{"x", authority.PublicKey().Marshal()} }, access.CodeForbidden, "CA's own"},
+		{"key is another CA's", func(s *Spec) { s.PublicKey = other.PublicKey() }, access.CodeForbidden, "another CA"},
+		{"key is another CA's in disguise", func(s *Spec) { s.PublicKey = fakeKey{"x", other.PublicKey().Marshal()} }, access.CodeForbidden, "another CA"},
 		{"key is garbage", func(s *Spec) { s.PublicKey = fakeKey{ssh.KeyAlgoED25519, []byte("x")} }, access.CodeMalformed, "can't be read"},
 		{"DSA", func(s *Spec) { s.PublicKey = dss(t) }, access.CodeForbidden, "type ssh-dss"},
 		{"FIDO", func(s *Spec) { s.PublicKey = fido(t) }, "", ""},

@@ -113,6 +113,8 @@ func openIssuerSSH(_ context.Context, p *parts) (work, error) {
 			return work{}, access.Errorf(access.CodeMalformed, "issuers.ssh.host_key and issuers.ssh.key are the same key: whoever trusts it for hosts would trust it for users").
 				WithHint("hallpass ca init FILE makes another one")
 		}
+		authority.Spare(hosts.CA.PublicKey())
+		hosts.CA.Spare(authority.PublicKey())
 	}
 	revoked := &grant.KRL{CA: authority, Store: p.audit, Now: time.Now}
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
