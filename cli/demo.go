@@ -267,7 +267,8 @@ func (d *demo) record() error {
 		return err
 	}
 	d.heading("One byte of it is changed",
-		"In a copy, alice's reason becomes another: slow becomes slew.")
+		"In a copy of dev/audit.db, alice's reason becomes another: slow becomes slew. By",
+		"hand: stop hallpass dev, copy it, sed -i 's/logins are slow/logins are slew/'.")
 	forged := d.path("forged.db")
 	if err := d.tamper(forged, "logins are slow", "logins are slew"); err != nil {
 		return err
@@ -279,9 +280,10 @@ func (d *demo) end() error {
 	p := d.p
 	p.Printf("\n%s\n\n", p.bold("That was it."))
 	if !d.keep {
-		d.text("To look around in it, and at the requests in the Temporal UI:")
+		d.text("It stops now, and with it the Temporal UI at "+d.ready.UI+". To have it go on",
+			"running, and look at the requests there:")
 		p.Printf("\n  make demo KEEP=1\n\n")
-		d.text("To have it for yourself:")
+		d.text("To have it for yourself, with the Temporal UI at http://127.0.0.1:"+strconv.Itoa(worker.DefaultUIPort)+":")
 		p.Printf("\n  bin/hallpass dev\n")
 		return nil
 	}
