@@ -118,6 +118,7 @@ func TestFilesChange(t *testing.T) {
 // wants it to go unnoticed. The change time can't be set back, so the stamp is
 // put into what was seen.
 func TestFilesSameStamp(t *testing.T) {
+	began := time.Now()
 	w := watch(t)
 	w.write("policy.yaml", policySaying("two"))
 	var st unix.Stat_t
@@ -125,9 +126,10 @@ func TestFilesSameStamp(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.seen[0].stamp = stampOf(&st)
-	if !w.seen[0].fresh {
+	if !w.seen[0].fresh && time.Since(began) < settle {
 		t.Fatal("a file written just now counts as settled")
 	}
+	w.seen[0].fresh = true // also where the machine was too busy to be quick
 	w.want("two", 1, 0)
 
 	// Once settled, a file is looked into no more while its stamp stays.

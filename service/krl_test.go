@@ -237,7 +237,7 @@ func TestKRLReachesAllWhoWait(t *testing.T) {
 		})
 	}
 	// They wait: the source is being looked at all the time.
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(90 * time.Second); ; {
 		source.mu.Lock()
 		looks := source.looks
 		source.mu.Unlock()
@@ -258,7 +258,7 @@ func TestKRLReachesAllWhoWait(t *testing.T) {
 		last = max(last, at.Sub(published))
 	}
 	t.Logf("%d clients, the last after %s", n, last)
-	if last > 10*time.Second {
+	if last > 40*time.Second { // they would have waited for 50
 		t.Errorf("the last one had it after %s", last)
 	}
 }
@@ -289,7 +289,7 @@ func TestKRLWaitersAreBounded(t *testing.T) {
 	cancel()
 	all.Wait()
 	// Nobody waits, so nobody looks.
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(90 * time.Second); ; {
 		b.mu.Lock()
 		idle := b.changed == nil
 		b.mu.Unlock()

@@ -69,7 +69,7 @@ const policyFile = `rules:
     when: resource.labels.env == "hurry"
     max_duration: 1h
     approvals: [{count: 1, from: [sre]}]
-    approval_window: 3s
+    approval_window: 20s
   - {name: closed, when: resource.labels.env == "closed", deny: nobody logs in here}
 `
 

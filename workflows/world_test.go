@@ -108,7 +108,7 @@ func newWorld(t *testing.T) *world {
 		duration: 30 * time.Minute,
 	}
 	w.env.SetStartTime(w.start)
-	w.env.SetTestTimeout(30 * time.Second)
+	w.env.SetTestTimeout(2 * time.Minute) // of real time without progress, on a busy machine
 
 	var people strings.Builder
 	people.WriteString("users:\n")
