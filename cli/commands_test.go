@@ -428,9 +428,9 @@ func TestParseTime(t *testing.T) {
 		"25:00":                "",
 		"tomorrow":             "",
 	} {
-		got, err := a.parseTime(in)
+		got, err := a.parseTime("--at", in)
 		if want == "" {
-			if exitCode(err) != ExitUsage {
+			if exitCode(err) != ExitUsage || !strings.HasPrefix(err.Error(), "--at "+in) {
 				t.Errorf("%s: %v, %v", in, got, err)
 			}
 			continue

@@ -253,7 +253,7 @@ func (a *app) madeUp(c *cli.Context, resource string, dir policy.Directory, cat 
 	}
 	in.Now = a.now().UTC()
 	if c.IsSet("now") {
-		now, err := a.parseTime(c.String("now"))
+		now, err := a.parseTime("--now", c.String("now"))
 		if err != nil {
 			return in, err
 		}
@@ -269,7 +269,7 @@ func (a *app) madeUp(c *cli.Context, resource string, dir policy.Directory, cat 
 		Duration: access.InSeconds(d), Reason: c.String("reason"), Ticket: c.String("ticket"),
 	}
 	if c.IsSet("at") {
-		if in.Request.Start, err = a.parseTime(c.String("at")); err != nil {
+		if in.Request.Start, err = a.parseTime("--at", c.String("at")); err != nil {
 			return in, err
 		}
 	}

@@ -86,7 +86,7 @@ func (a *app) requestCommand() *cli.Command {
 				return err
 			}
 			if c.IsSet("at") {
-				if w.start, err = a.parseTime(c.String("at")); err != nil {
+				if w.start, err = a.parseTime("--at", c.String("at")); err != nil {
 					return err
 				}
 			}
@@ -266,13 +266,13 @@ func existingKey(path string) (key ssh.PublicKey, private string, err error) {
 	return key, private, statement.CheckKey(key)
 }
 
-// parseTime reads a time as people type it, in the local zone.
-func (a *app) parseTime(s string) (*time.Time, error) {
+// parseTime reads a time as people type it behind a flag, in the local zone.
+func (a *app) parseTime(flag, s string) (*time.Time, error) {
 	now := a.now()
 	if rest, ok := strings.CutPrefix(s, "+"); ok {
 		d, err := access.ParseDuration(rest)
 		if err != nil || d < 0 {
-			return nil, usagef("--at %s is not like +2h", s)
+			return nil, usagef("%s %s is not like +2h", flag, s)
 		}
 		t := statement.Time(now.Add(d))
 		return &t, nil
@@ -292,5 +292,5 @@ func (a *app) parseTime(s string) (*time.Time, error) {
 		t = statement.Time(t)
 		return &t, nil
 	}
-	return nil, usagef("--at %s is not a time", s).withHint(`15:04, "2006-01-02 15:04", 2006-01-02T15:04:05Z or +2h`)
+	return nil, usagef("%s %s is not a time", flag, s).withHint(`15:04, "2006-01-02 15:04", 2006-01-02T15:04:05Z or +2h`)
 }
