@@ -283,7 +283,7 @@ func (d *demo) end() error {
 		d.text("It stops now, and with it the Temporal UI at "+d.ready.UI+". To have it go on",
 			"running, and look at the requests there:")
 		p.Printf("\n  make demo KEEP=1\n\n")
-		d.text("To have it for yourself, with the Temporal UI at http://127.0.0.1:"+strconv.Itoa(worker.DefaultUIPort)+":")
+		d.text("To have it for yourself, with the Temporal UI at http://127.0.0.1:" + strconv.Itoa(worker.DefaultUIPort) + ":")
 		p.Printf("\n  bin/hallpass dev\n")
 		return nil
 	}
@@ -462,6 +462,9 @@ func (d *demo) startSSHD() error {
 		"# What a host needs for hallpass:",
 		"TrustedUserCAKeys " + d.path("dev", "ssh_ca.pub"),
 		"AuthorizedPrincipalsFile " + d.path("principals") + "/%u",
+		"# A bash of sshd's reads the user's .bashrc, unless it is inside another",
+		"# one. The story has no time for what is in there:",
+		"SetEnv SHLVL=1",
 	}, "\n") + "\n"
 	for name, content := range map[string]string{
 		"sshd_config":                        config,

@@ -474,6 +474,8 @@ KbdInteractiveAuthentication no
 PasswordAuthentication no
 AuthorizedKeysFile %[1]s/authorized_keys
 Subsystem sftp internal-sftp
+# bash reads no .bashrc then: it may take long, and leave locks behind when its session is ended.
+SetEnv SHLVL=1
 `, w.dir, w.port, extra), 0o644))
 }
 

@@ -111,6 +111,10 @@ func Start(t testing.TB, c Config) *Server {
 		"AuthorizedKeysFile none",
 		"TrustedUserCAKeys "+s.path("ca.pub"),
 		"AuthorizedPrincipalsFile "+s.path("principals")+"/%u",
+		// A bash that sshd starts reads the user's .bashrc, unless it believes
+		// itself to be inside another one. What is in there may take long, and
+		// leave locks behind when a test ends its session.
+		"SetEnv SHLVL=1",
 	)
 	s.write(t, "sshd_config", []byte(strings.Join(conf, "\n")+"\n"), 0o644)
 	s.check(t)
