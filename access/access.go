@@ -133,8 +133,26 @@ type Resource struct {
 	Logins      []string          `json:"logins,omitempty"`  // kind ssh: accounts that may be asked for
 	Hosts       []string          `json:"hosts,omitempty"`   // kind ssh: host names as people type them
 	Address     string            `json:"address,omitempty"` // kind ssh: where ssh connects, "host" or "host:port"
-	Actions     []string          `json:"actions,omitempty"`
+	Actions     []string          `json:"actions,omitempty"` // what may be asked for, sorted where Roles says what it means
+
+	// Kind vault: where the actions' roles are, and what each action is.
+	Path  string               `json:"path,omitempty"` // such as "database/creds"
+	Roles map[string]VaultRole `json:"roles,omitempty"`
 }
+
+// VaultRole is what one action of a resource of kind vault opens: the one path
+// in Vault that is Resource.Path, a slash, and Role.
+type VaultRole struct {
+	Role string `json:"role"`
+
+	// With makes it a write with exactly these parameters, or with none if it
+	// is empty. Nil: a read.
+	With map[string]string `json:"with,omitzero"`
+}
+
+// VaultPath is the path in Vault that an action of a resource of kind vault
+// opens.
+func (r Resource) VaultPath(action string) string { return r.Path + "/" + r.Roles[action].Role }
 
 // ShortName is the resource's name without its kind.
 func (r Resource) ShortName() string {
@@ -204,6 +222,8 @@ type Handle struct {
 	Serial     uint64    `json:"serial,omitempty"` // kind ssh: certificate serial, from 1
 	CA         string    `json:"ca,omitempty"`     // kind ssh: fingerprint of the CA key, "SHA256:…"
 	Principals []string  `json:"principals,omitempty"`
+	Accessor   string    `json:"accessor,omitempty"` // kind vault: of the request's token; revokes it, and opens nothing
+	Sealed     string    `json:"sealed,omitempty"`   // kind vault: what only the requester can open; Credential.Sealed is the same
 	NotBefore  time.Time `json:"not_before"`
 	NotAfter   time.Time `json:"not_after"` // the credential is dead from here on; the end of the grant
 }
@@ -213,7 +233,7 @@ type Handle struct {
 type Credential struct {
 	Handle      Handle `json:"handle"`
 	Certificate string `json:"certificate,omitempty"` // kind ssh: "type base64 key-id"
-	Sealed      string `json:"sealed,omitempty"`      // armored age file for Request.Recipient
+	Sealed      string `json:"sealed,omitempty"`      // armored age file for Request.Recipient; see package sealed
 }
 
 // State is where a request stands.

@@ -2,7 +2,9 @@ package access
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +21,12 @@ const (
 	MaxCommand  = 1000     // bytes of a forced command
 	MaxActions  = 16       // actions in one request
 	MaxName     = 63       // bytes of a user, group, resource, login or action name
+	MaxPath     = 256      // bytes of a path in Vault
+	MaxWith     = 32       // parameters of a write to Vault
+	MaxValue    = 1000     // bytes of one of their values
 	MinGrant    = time.Minute
 	MaxGrant    = 30 * 24 * time.Hour // any kind; kinds have lower caps of their own
+	MaxVault    = 24 * time.Hour      // kind vault
 	MaxAhead    = 90 * 24 * time.Hour // how far in the future a grant may start
 	ClockSkew   = 5 * time.Minute     // how far clocks of different machines may differ
 	EvidenceAge = 24 * time.Hour      // how long an approval is good for the issuer
@@ -79,6 +85,52 @@ func CheckResource(s string) error {
 	return checkName("resource name", name, "a-z 0-9 . _ -", func(c byte) bool {
 		return lowerOrDigit(c) || strings.IndexByte("._-", c) >= 0
 	})
+}
+
+// CheckPath checks a path in Vault, or a part of one: 1 to 256 bytes, made of
+// parts with a slash between. Each part is letters, digits and ". _ -" and isn't
+// dots alone, so no path leads out of another, none is a pattern, and there is
+// one way to write it.
+func CheckPath(field, s string) error {
+	if len(s) > MaxPath {
+		return Errorf(CodeMalformed, "%s is longer than %d bytes", field, MaxPath)
+	}
+	for part := range strings.SplitSeq(s, "/") {
+		if strings.Trim(part, ".") == "" {
+			return Errorf(CodeMalformed, "%s %q is not a path: it has to be names with one slash between, such as database/creds", field, clip(s))
+		}
+		for i := 0; i < len(part); i++ {
+			if c := part[i]; !lowerOrDigit(c) && (c < 'A' || c > 'Z') && strings.IndexByte("._-", c) < 0 {
+				return Errorf(CodeMalformed, "%s %q has a character outside a-z A-Z 0-9 . _ -", field, clip(s))
+			}
+		}
+	}
+	return nil
+}
+
+// CheckWith checks the parameters of a write to Vault: at most 32, each name 1
+// to 63 bytes of a-z, 0-9 and "_", each value one line of 1 to 1000 bytes
+// without * { } " \, which mean something else in Vault's policies.
+func CheckWith(with map[string]string) error {
+	if len(with) > MaxWith {
+		return Errorf(CodeMalformed, "more than %d parameters", MaxWith)
+	}
+	for _, name := range slices.Sorted(maps.Keys(with)) {
+		if err := checkName("parameter", name, "a-z 0-9 _", func(c byte) bool { return lowerOrDigit(c) || c == '_' }); err != nil {
+			return err
+		}
+		value := with[name]
+		if value == "" {
+			return Errorf(CodeMalformed, "parameter %s is empty; leave it out instead", name)
+		}
+		if err := CheckText("parameter "+name, value, MaxValue); err != nil {
+			return err
+		}
+		if i := strings.IndexAny(value, "*{}\"\\"); i >= 0 {
+			return Errorf(CodeMalformed, "parameter %s contains %q, which means something else in Vault's policies", name, value[i:i+1])
+		}
+	}
+	return nil
 }
 
 // SplitResource splits "kind/name". Both are empty if there is no slash.

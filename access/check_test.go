@@ -116,6 +116,80 @@ func TestCheckNames(t *testing.T) {
 }
 
 // What can't be a name is quoted short in the error.
+func TestCheckPath(t *testing.T) {
+	const notPath = " is not a path: it has to be names with one slash between, such as database/creds"
+	const outside = " has a character outside a-z A-Z 0-9 . _ -"
+	x := strings.Repeat("x", MaxPath)
+	for _, tt := range []struct{ in, want string }{
+		{"database/creds", ""},
+		{"a", ""},
+		{"Team_1/k8s.prod/creds-ro", ""},
+		{x, ""},
+		{x + "x", "path is longer than 256 bytes"},
+		{"", `path ""` + notPath},
+		{"/a", `path "/a"` + notPath},
+		{"a/", `path "a/"` + notPath},
+		{"a//b", `path "a//b"` + notPath},
+		{"a/../b", `path "a/../b"` + notPath},
+		{"a/./b", `path "a/./b"` + notPath},
+		{"a/.../b", `path "a/.../b"` + notPath},
+		{"a/..b", ""},
+		{"a/*", `path "a/*"` + outside},
+		{"a/+/b", `path "a/+/b"` + outside},
+		{"a/{{x}}", `path "a/{{x}}"` + outside},
+		{"a b", `path "a b"` + outside},
+		{"a?b=c", `path "a?b=c"` + outside},
+		{"a%2fb", `path "a%2fb"` + outside},
+		{"a\nb", `path "a\nb"` + outside},
+		{"ä", `path "ä"` + outside},
+	} {
+		wantError(t, CheckPath("path", tt.in), tt.want)
+	}
+}
+
+func TestCheckWith(t *testing.T) {
+	with := func(n int) map[string]string {
+		m := map[string]string{}
+		for i := range n {
+			m[fmt.Sprintf("p%d", i)] = "x"
+		}
+		return m
+	}
+	one := func(name, value string) map[string]string { return map[string]string{name: value} }
+	x := strings.Repeat("x", MaxValue)
+	for _, tt := range []struct {
+		in   map[string]string
+		want string
+	}{
+		{nil, ""},
+		{with(0), ""},
+		{with(MaxWith), ""},
+		{with(MaxWith + 1), "more than 32 parameters"},
+		{one("kubernetes_namespace", "a b,c=d'e"), ""},
+		{one("a", x), ""},
+		{one("a", x+"x"), "parameter a is longer than 1000 bytes"},
+		{one("a", ""), "parameter a is empty; leave it out instead"},
+		{one("", "x"), "parameter is empty"},
+		{one("A", "x"), `parameter "A" has a character outside a-z 0-9 _`},
+		{one("a-b", "x"), `parameter "a-b" has a character outside a-z 0-9 _`},
+		{one("_a", "x"), `parameter "_a" does not begin with a letter or digit`},
+		{one("a", "x\ny"), "parameter a contains the control or invisible character U+000A"},
+		{one("a", "x*"), `parameter a contains "*", which means something else in Vault's policies`},
+		{one("a", "{{identity.entity.name}}"), `parameter a contains "{", which means something else in Vault's policies`},
+		{one("a", `say "x"`), `parameter a contains "\"", which means something else in Vault's policies`},
+		{one("a", `x\y`), `parameter a contains "\\", which means something else in Vault's policies`},
+	} {
+		wantError(t, CheckWith(tt.in), tt.want)
+	}
+}
+
+func TestVaultPath(t *testing.T) {
+	r := Resource{Path: "database/creds", Roles: map[string]VaultRole{"read": {Role: "orders-ro"}}}
+	if got := r.VaultPath("read"); got != "database/creds/orders-ro" {
+		t.Error(got)
+	}
+}
+
 func TestErrorsAreShort(t *testing.T) {
 	for _, err := range []error{
 		CheckResource(strings.Repeat("x", 1<<20)),
