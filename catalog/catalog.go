@@ -30,8 +30,15 @@ const (
 	maxActions     = 64
 )
 
-// KindSSH is the kind whose resources are hosts.
-const KindSSH = "ssh"
+// The kinds whose resources have fields of their own.
+const (
+	KindSSH   = "ssh"   // hosts
+	KindVault = "vault" // roles of an engine in Vault whose secrets have leases
+)
+
+// reserved are the mounts of Vault itself. What is there isn't a secret with a
+// lease, and some of it is power over Vault.
+var reserved = []string{"auth", "cubbyhole", "identity", "sys"}
 
 // Catalog is one version of the file. It is safe for concurrent use.
 type Catalog struct {
@@ -88,13 +95,16 @@ func Parse(name string, data []byte) (*Catalog, error) {
 func parseResource(name string, at, value yamlfile.Node) (access.Resource, error) {
 	kind, short := access.SplitResource(name)
 	r := access.Resource{Name: name, Kind: kind}
-	ssh := func(field string, fn func(yamlfile.Node) error) func(yamlfile.Node) error {
+	only := func(want, field string, fn func(yamlfile.Node) error) func(yamlfile.Node) error {
 		return func(n yamlfile.Node) error {
-			if kind != KindSSH {
-				return n.Errorf("%s is only for resources of kind ssh", field)
+			if kind != want {
+				return n.Errorf("%s is only for resources of kind %s", field, want)
 			}
 			return fn(n)
 		}
+	}
+	ssh := func(field string, fn func(yamlfile.Node) error) func(yamlfile.Node) error {
+		return only(KindSSH, field, fn)
 	}
 	err := value.Fields(map[string]func(yamlfile.Node) error{
 		"description": func(n yamlfile.Node) (err error) {
@@ -106,6 +116,11 @@ func parseResource(name string, at, value yamlfile.Node) (access.Resource, error
 			return err
 		},
 		"actions": func(n yamlfile.Node) (err error) {
+			if kind == KindVault {
+				r.Roles, err = parseRoles(n)
+				r.Actions = slices.Sorted(maps.Keys(r.Roles))
+				return err
+			}
 			r.Actions, err = list(n, maxActions, func(s string) error { return access.CheckName("action", s) })
 			return err
 		},
@@ -121,11 +136,23 @@ func parseResource(name string, at, value yamlfile.Node) (access.Resource, error
 			r.Address, err = n.Checked(checkAddress)
 			return err
 		}),
+		"path": only(KindVault, "path", func(n yamlfile.Node) (err error) {
+			r.Path, err = n.Checked(checkPath)
+			return err
+		}),
 	})
 	if err != nil {
 		return access.Resource{}, err
 	}
-	if kind == KindSSH {
+	switch kind {
+	case KindVault:
+		if r.Path == "" {
+			return access.Resource{}, at.Errorf("%s has no path", name).WithHint("say where its roles are read in Vault, as in: path: database/creds")
+		}
+		if r.Roles == nil {
+			return access.Resource{}, at.Errorf("%s has no actions", name).WithHint("name a role in Vault for each, as in: actions: {read: orders-ro}")
+		}
+	case KindSSH:
 		if r.Logins == nil {
 			return access.Resource{}, at.Errorf("%s has no logins", name).WithHint("name the accounts that may be asked for, as in: logins: [deploy]")
 		}
@@ -153,6 +180,65 @@ func list(n yamlfile.Node, max int, check func(string) error) ([]string, error) 
 		return nil, n.Errorf("list has %d entries, more than %d", len(l), max)
 	}
 	return l, nil
+}
+
+// parseRoles reads actions as a mapping from their names to what they open.
+func parseRoles(n yamlfile.Node) (map[string]access.VaultRole, error) {
+	roles := map[string]access.VaultRole{}
+	err := n.Each(func(action string, at, value yamlfile.Node) error {
+		if err := access.CheckName("action", action); err != nil {
+			return at.Wrap(err)
+		}
+		role, err := parseRole(value)
+		if err != nil {
+			return err
+		}
+		if roles[action] = role; len(roles) > maxActions {
+			return at.Errorf("more than %d actions", maxActions)
+		}
+		return nil
+	})
+	if err == nil && len(roles) == 0 {
+		err = n.Errorf("there are no actions; name a role in Vault for each")
+	}
+	return roles, err
+}
+
+func parseRole(n yamlfile.Node) (access.VaultRole, error) {
+	var role access.VaultRole
+	name := func(n yamlfile.Node) (err error) {
+		role.Role, err = n.Checked(func(s string) error { return access.CheckPath("role", s) })
+		return err
+	}
+	if !n.IsMapping() {
+		return role, name(n)
+	}
+	err := n.Fields(map[string]func(yamlfile.Node) error{
+		"role": name,
+		"with": func(n yamlfile.Node) error {
+			role.With = map[string]string{}
+			return n.Each(func(name string, at, value yamlfile.Node) (err error) {
+				if role.With[name], err = value.Text(); err != nil {
+					return err
+				}
+				return at.Wrap(access.CheckWith(role.With))
+			})
+		},
+	})
+	if err == nil && role.Role == "" {
+		err = n.Errorf("field %q is missing", "role")
+	}
+	return role, err
+}
+
+func checkPath(s string) error {
+	if err := access.CheckPath("path", s); err != nil {
+		return err
+	}
+	if mount, _, _ := strings.Cut(s, "/"); slices.Contains(reserved, mount) {
+		return access.Errorf(access.CodeMalformed, "path %q is Vault's own; name the mount of an engine whose secrets have leases", s)
+	}
+	return nil
 }
 
 func parseLabels(n yamlfile.Node) (map[string]string, error) {
@@ -236,5 +322,10 @@ func view(r access.Resource) access.Resource {
 	r.Logins = slices.Clone(r.Logins)
 	r.Hosts = slices.Clone(r.Hosts)
 	r.Actions = slices.Clone(r.Actions)
+	r.Roles = maps.Clone(r.Roles)
+	for action, role := range r.Roles {
+		role.With = maps.Clone(role.With)
+		r.Roles[action] = role
+	}
 	return r
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	pathpkg "path"
 	"strings"
 	"testing"
 
@@ -28,6 +29,15 @@ const example = `resources:
     logins: [_postgres]
   db/orders:
     actions: [read, write]
+  vault/orders-db:
+    labels: {env: prod}
+    path: database/creds
+    actions:
+      read: orders-ro
+      dump: {role: orders-dump}
+  vault/k8s:
+    path: team/kubernetes/creds
+    actions: {debug: {role: debug, with: {kubernetes_namespace: shop, ttl: 1h}}, check-out: {role: ops/check-out, with: {}}}
 `
 
 func TestCatalog(t *testing.T) {
@@ -41,6 +51,12 @@ func TestCatalog(t *testing.T) {
 		{Name: "ssh/web", Kind: "ssh", Logins: []string{"deploy"}, Hosts: []string{"web-2", "web-1.example.com"}, Address: "web-2"},
 		{Name: "ssh/web-1", Kind: "ssh", Description: "first web server", Labels: map[string]string{"env": "prod", "tier": "1"},
 			Logins: []string{"deploy", "root"}, Hosts: []string{"web-1", "web-1.example.com", "10.0.0.7"}, Address: "10.0.0.7:2222"},
+		{Name: "vault/k8s", Kind: "vault", Path: "team/kubernetes/creds", Actions: []string{"check-out", "debug"}, Roles: map[string]access.VaultRole{
+			"debug":     {Role: "debug", With: map[string]string{"kubernetes_namespace": "shop", "ttl": "1h"}},
+			"check-out": {Role: "ops/check-out", With: map[string]string{}},
+		}},
+		{Name: "vault/orders-db", Kind: "vault", Labels: map[string]string{"env": "prod"}, Path: "database/creds", Actions: []string{"dump", "read"},
+			Roles: map[string]access.VaultRole{"read": {Role: "orders-ro"}, "dump": {Role: "orders-dump"}}},
 	}
 	if d := cmp.Diff(want, c.Resources()); d != "" {
 		t.Error(d)
@@ -81,6 +97,9 @@ func TestCatalogIsNotChangedFromOutside(t *testing.T) {
 	r.Labels["env"], r.Logins[0], r.Hosts[0] = "test", "root", "x"
 	c.Resources()[0].Actions[0] = "drop"
 	c.ByHost("web-2")[0].Logins[0] = "root"
+	k8s, _ := c.Resource("vault/k8s")
+	k8s.Roles["debug"].With["ttl"] = "1000h"
+	k8s.Roles["admin"] = access.VaultRole{Role: "admin"}
 	clear(c.Data())
 	if d := cmp.Diff(before, c.Resources()); d != "" || string(c.Data()) != example {
 		t.Error(d)
@@ -104,6 +123,15 @@ func TestParseBounds(t *testing.T) {
 		return "labels: {" + strings.Join(l, ", ") + "}"
 	}
 	x := func(n int) string { return strings.Repeat("x", n) }
+	vault := func(rest string) string { return "resources:\n  vault/a: " + rest + "\n" }
+	role := func(rest string) string { return vault("{path: p, actions: {read: " + rest + "}}") }
+	roles := func(n int) string {
+		var l []string
+		for i := range n {
+			l = append(l, fmt.Sprintf("x%d: y", i))
+		}
+		return vault("{path: p, actions: {" + strings.Join(l, ", ") + "}}")
+	}
 	host := x(63) + "." + x(63) + "." + x(63) + "." + x(60) // 252 bytes
 	const notHost = " is not a host name in lower case or an IP address"
 	for _, tt := range []struct{ name, in, want string }{
@@ -166,6 +194,30 @@ func TestParseBounds(t *testing.T) {
 		{"address with login", ssh(`address: "root@a"`), `4:14: address "root@a" is not a host or host:port`},
 		{"address as option", ssh(`address: "-oX=y:22"`), `4:14: host "-oX=y"` + notHost},
 		{"empty address", ssh(`address: ""`), `4:14: address "" is not a host or host:port`},
+		{"Vault without a path", vault("{actions: {read: ro}}"), "2:3: vault/a has no path"},
+		{"Vault without actions", vault("{path: p}"), "2:3: vault/a has no actions"},
+		{"Vault with no actions", vault("{path: p, actions: {}}"), "2:31: there are no actions; name a role in Vault for each"},
+		{"actions as a list", vault("{path: p, actions: [read]}"), "2:31: this is a list; it has to be a mapping (name: value)"},
+		{"actions of others as a mapping", "resources:\n  db/a: {actions: {read: ro}}\n", "2:19: this is a mapping; it has to be a list"},
+		{"path of a database", "resources:\n  db/a: {path: b}\n", "2:16: path is only for resources of kind vault"},
+		{"logins of Vault", vault("{logins: [b]}"), "2:21: logins is only for resources of kind ssh"},
+		{"path that leads out", vault("{path: p/../sys}"), `2:19: path "p/../sys" is not a path: it has to be names with one slash between, such as database/creds`},
+		{"Vault's own path", vault("{path: sys/mounts}"), `2:19: path "sys/mounts" is Vault's own; name the mount of an engine whose secrets have leases`},
+		{"Vault's own mount", vault("{path: auth}"), `2:19: path "auth" is Vault's own; name the mount of an engine whose secrets have leases`},
+		{"mount with a name like it", vault("{path: system/creds, actions: {read: ro}}"), ""},
+		{"64 roles", roles(64), ""},
+		{"65 roles", roles(65), "2:534: more than 64 actions"},
+		{"action in upper case", vault("{path: p, actions: {Read: ro}}"), `2:32: action "Read" has a character outside a-z 0-9 . _ @ + -`},
+		{"action without a role", role(""), "2:37: value is missing; it has to be text"},
+		{"role as pattern", role(`"*"`), `2:38: role "*" has a character outside a-z A-Z 0-9 . _ -`},
+		{"role that leads out", role("../sys"), `2:38: role "../sys" is not a path: it has to be names with one slash between, such as database/creds`},
+		{"role with more", role("ops/check-out"), ""},
+		{"role as a number", role("1"), "2:38: 1 is not text for YAML; write it in quotes"},
+		{"parameters without a role", role("{with: {a: b}}"), `2:38: field "role" is missing`},
+		{"unknown field of a role", role("{role: r, ttl: 1h}"), `2:48: unknown field "ttl"`},
+		{"parameter as pattern", role(`{role: r, with: {a: "*"}}`), `2:55: parameter a contains "*", which means something else in Vault's policies`},
+		{"parameter is a number", role("{role: r, with: {a: 1}}"), "2:58: 1 is not text for YAML; write it in quotes"},
+		{"no parameters", role("{role: r, with: {}}"), ""},
 		{"anchor", ssh("labels: &l {a: b}"), "4:13: anchors and aliases are not supported"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -201,7 +253,7 @@ func TestSpecExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, ok := c.Resource("ssh/web-2"); !ok || r.Address != "web-2" || len(c.Resources()) != 2 {
+	if r, ok := c.Resource("ssh/web-2"); !ok || r.Address != "web-2" || len(c.Resources()) != 4 {
 		t.Errorf("%+v", c.Resources())
 	}
 }
@@ -212,6 +264,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(example))
 	f.Add([]byte("resources: {}"))
 	f.Add([]byte("resources: {ssh/a: {logins: [b], hosts: ['::1'], address: '[::1]:22'}}"))
+	f.Add([]byte("resources: {vault/a: {path: p, actions: {b: {role: c/d, with: {e: f}}}}}"))
 	f.Add([]byte("resources:\n  db/a:\n    labels: {a: \"\\u202e\"}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse("catalog.yaml", data)
@@ -222,7 +275,15 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, r := range c.Resources() {
-			texts := append([]string{r.Name, r.Kind, r.Address}, append(r.Hosts, r.Logins...)...)
+			texts := append([]string{r.Name, r.Kind, r.Address, r.Path}, append(r.Hosts, r.Logins...)...)
+			for _, action := range r.Actions {
+				if path := r.VaultPath(action); r.Kind == KindVault {
+					texts = append(texts, path)
+					if clean := pathpkg.Clean("/" + path); clean != "/"+path {
+						t.Errorf("%s opens %q, which is %q", r.Name, path, clean)
+					}
+				}
+			}
 			for _, s := range texts {
 				if strings.HasPrefix(s, "-") || strings.ContainsAny(s, " \t\n,*?!\"'\\$`;&|<>") {
 					t.Errorf("%s has %q", r.Name, s)

@@ -318,6 +318,15 @@ func (n Node) Texts(check func(string) error) ([]string, error) {
 	return list, err
 }
 
+// IsMapping says whether the value is a mapping, where text may stand as well.
+func (n Node) IsMapping() bool {
+	switch n.node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return true
+	}
+	return false
+}
+
 // Text is the value of a string.
 func (n Node) Text() (string, error) {
 	switch v := n.node.(type) {
