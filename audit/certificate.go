@@ -12,6 +12,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/catalog"
 	"hallpass/statement"
 )
 
@@ -33,8 +34,25 @@ func checkCredential(cred access.Credential, st access.Standing, issued time.Tim
 	case h.Kind != st.Resource.Kind:
 		return fmt.Errorf("the credential is of the kind %s, the resource of %s", clip(h.Kind), st.Resource.Kind)
 	}
-	if h.Kind == "ssh" {
+	switch h.Kind {
+	case catalog.KindSSH:
 		return checkCertificate(cred, st)
+	case catalog.KindVault:
+		return checkSealed(cred)
+	}
+	return nil
+}
+
+// checkSealed says whether the credential is what its handle names, and that
+// alone. What is sealed in it only the requester can read.
+func checkSealed(cred access.Credential) error {
+	switch h := cred.Handle; {
+	case h.Accessor == "":
+		return fmt.Errorf("the handle names no accessor to revoke by")
+	case cred.Sealed == "" || cred.Sealed != h.Sealed:
+		return fmt.Errorf("the credential is not the one that its handle names")
+	case cred.Certificate != "":
+		return fmt.Errorf("the credential has a certificate, which nobody asked for")
 	}
 	return nil
 }

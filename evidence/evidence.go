@@ -32,7 +32,9 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/catalog"
 	"hallpass/policy"
+	"hallpass/sealed"
 	"hallpass/statement"
 )
 
@@ -44,8 +46,10 @@ const MaxDecisions = 64
 // isn't here can't be asked for.
 func longest(kind string) (time.Duration, bool) {
 	switch kind {
-	case "ssh":
+	case catalog.KindSSH:
 		return ca.MaxLifetime, true
+	case catalog.KindVault:
+		return access.MaxVault, true
 	}
 	return 0, false
 }
@@ -299,7 +303,9 @@ func (r *Rulebook) checkKind(req access.Request, requester access.User, resource
 		}
 	}
 	switch resource.Kind {
-	case "ssh":
+	case catalog.KindVault:
+		return checkVault(req, resource)
+	case catalog.KindSSH:
 		if req.Login == "" {
 			return access.Errorf(access.CodeMalformed, "request names no login%s", choice(resource.Logins))
 		}
@@ -322,6 +328,22 @@ func (r *Rulebook) checkKind(req access.Request, requester access.User, resource
 		return nil
 	}
 	return access.Errorf(access.CodeMalformed, "there is no issuer for resources of kind %s", resource.Kind)
+}
+
+// checkVault applies what resources of kind vault ask of a request.
+func checkVault(req access.Request, resource access.Resource) error {
+	for _, f := range []struct{ name, value string }{{"login", req.Login}, {"command", req.Command}, {"public_key", req.PublicKey}} {
+		if f.value != "" {
+			return access.Errorf(access.CodeMalformed, "request names a %s, which is only for resources of kind ssh", f.name)
+		}
+	}
+	if len(req.Actions) == 0 {
+		return access.Errorf(access.CodeMalformed, "request names no action%s", choice(resource.Actions))
+	}
+	if req.Recipient == "" {
+		return access.Errorf(access.CodeMalformed, "request has no recipient to encrypt the secret to")
+	}
+	return sealed.CheckRecipient(req.Recipient)
 }
 
 // hear weighs one decision. An error means that it never was valid.

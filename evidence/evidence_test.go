@@ -175,6 +175,7 @@ func (w *world) catalog() []byte {
 	for _, role := range w.roles {
 		fmt.Fprintf(&cat, "  ssh/%s:\n    labels: {role: %s}\n    logins: [deploy, root]\n", role, role)
 	}
+	cat.WriteString("  vault/db:\n    labels: {role: free}\n    path: database/creds\n    actions: {read: orders-ro, dump: orders-dump}\n")
 	return []byte(cat.String())
 }
 
@@ -204,6 +205,20 @@ type requestOption func(*access.Request)
 func on(role string) requestOption {
 	return func(r *access.Request) { r.Resource = "ssh/" + role }
 }
+
+// vault asks for actions of vault/db; for read if none is named.
+func vault(actions ...string) requestOption {
+	return func(r *access.Request) {
+		r.Resource, r.Login, r.PublicKey = "vault/db", "", ""
+		if r.Actions = actions; actions == nil {
+			r.Actions = []string{"read"}
+		}
+		r.Recipient = recipient
+	}
+}
+
+// recipient is one whose key nobody keeps.
+const recipient = "age1my8t3yqc96a07agylmsdjducjj7czmyv3d452hgkudhxpcwlhsuqmm5hd5"
 
 func lasting(d time.Duration) requestOption {
 	return func(r *access.Request) { r.Duration = access.InSeconds(d) }
@@ -437,6 +452,20 @@ func TestJudge(t *testing.T) {
 		"no key":                {evidence(w.ask(func(r *access.Request) { r.PublicKey = "" })), nil, refused(access.CodeMalformed, `request has no public_key to certify`)},
 		"one's own key":         {evidence(w.ask(func(r *access.Request) { r.PublicKey = publicKey("alice2") })), nil, needsBob},
 		"somebody else's key":   {evidence(w.ask(func(r *access.Request) { r.PublicKey = publicKey("bob2") })), nil, refused(access.CodeForbidden, `public_key belongs to bob`)},
+
+		// Kind vault.
+		"a secret":                  {evidence(w.ask(vault())), nil, verdict{effect: access.EffectAllow, why: `allowed by rule "free"`, duration: time.Hour}},
+		"two":                       {evidence(w.ask(vault("dump", "read"))), nil, verdict{effect: access.EffectAllow, why: `allowed by rule "free"`, duration: time.Hour}},
+		"a secret for a day":        {evidence(w.ask(vault(), lasting(day))), nil, verdict{effect: access.EffectAllow, why: `allowed by rule "free"`, duration: day}},
+		"a secret for longer":       {evidence(w.ask(vault(), lasting(day+time.Second))), nil, verdict{effect: access.EffectDeny, why: "1d1s is longer than the 1d that is possible for kind vault"}},
+		"no action":                 {evidence(w.ask(vault(), func(r *access.Request) { r.Actions = nil })), nil, refused(access.CodeMalformed, "request names no action; there is dump, read")},
+		"action not there":          {evidence(w.ask(vault("drop"))), nil, refused(access.CodeNotFound, `vault/db has no action "drop"; there is dump, read`)},
+		"no recipient":              {evidence(w.ask(vault(), func(r *access.Request) { r.Recipient = "" })), nil, refused(access.CodeMalformed, "request has no recipient to encrypt the secret to")},
+		"recipient nobody can have": {evidence(w.ask(vault(), func(r *access.Request) { r.Recipient = "age1" + strings.Repeat("q", 58) })), nil, refused(access.CodeMalformed, "recipient is not an age X25519 recipient")},
+		"a secret with a login":     {evidence(w.ask(vault(), func(r *access.Request) { r.Login = "deploy" })), nil, refused(access.CodeMalformed, "request names a login, which is only for resources of kind ssh")},
+		"a secret with a command":   {evidence(w.ask(vault(), func(r *access.Request) { r.Command = "ls" })), nil, refused(access.CodeMalformed, "request names a command, which is only for resources of kind ssh")},
+		"a secret with an SSH key":  {evidence(w.ask(vault(), func(r *access.Request) { r.PublicKey = publicKey("ephemeral") })), nil, refused(access.CodeMalformed, "request names a public_key, which is only for resources of kind ssh")},
+
 		"a decision as request": {evidence(w.decide(web, "bob")), nil, refused(access.CodeUnverified, `signature is for "decision@hallpass", not for "request@hallpass"`)},
 		"a request as decision": {evidence(web, web), nil, refused(access.CodeUnverified, `signature is for "request@hallpass", not for "decision@hallpass"`)},
 	} {
