@@ -181,6 +181,10 @@ func TestRequestBadInput(t *testing.T) {
 		{"list --resource x", ExitUsage, "resource"},
 		{"revoke 0199", ExitUsage, "--reason is missing"},
 		{"ssh", ExitUsage, "[LOGIN@]NAME is missing"},
+		{"ssh root@", ExitUsage, "[LOGIN@]NAME is missing"},
+		{"ssh-config extra", ExitUsage, "unexpected argument extra\n  try: hallpass ssh-config\n"},
+		{"request ssh/test-1 --action dance", ExitDenied, "ssh/test-1 has no action"},
+		{"request ssh/test-1 --reason " + strings.Repeat("a", 10<<20), ExitUsage, "longer than"},
 		{"ssh nosuch", ExitNotFound, "no resource nosuch"},
 		{"ssh-config --install --print", ExitUsage, "exclude each other"},
 	} {
@@ -196,7 +200,33 @@ func TestRequestBadInput(t *testing.T) {
 			if left, _ := os.ReadDir(filepath.Join(w.home(), "requests")); len(left) != 0 {
 				t.Errorf("left behind: %v", left)
 			}
+			if tt.code != ExitDenied {
+				return
+			}
+			// Nor does who doesn't wait take it for asked.
+			r = w.run(tt.args + " --no-wait")
+			if r.code != tt.code || !strings.Contains(r.stderr, tt.stderr) || r.stdout != "" {
+				t.Errorf("without waiting: exit %d, stdout %q, stderr %q", r.code, r.stdout, r.stderr)
+			}
+			if left, _ := os.ReadDir(filepath.Join(w.home(), "requests")); len(left) != 0 {
+				t.Errorf("left behind without waiting: %v", left)
+			}
 		})
+	}
+}
+
+// Where no worker is there to rule, who doesn't wait isn't kept waiting.
+func TestNoWaitWhileNobodyRules(t *testing.T) {
+	w := newWorld(t)
+	w.service.mute = true
+	began := w.now.Now()
+	id := w.ask("ssh/web-1 --as deploy --reason x")
+	if waited := w.now.Now().Sub(began); waited > ruling+lastPoll {
+		t.Errorf("waited %v", waited)
+	}
+	w.service.mute = false
+	if r := w.must("show " + id); !strings.Contains(r.stdout, "pending") {
+		t.Errorf("the request isn't there: %s", r.stdout)
 	}
 }
 

@@ -40,7 +40,7 @@ func (a *app) ensure(host, login string) error {
 			_ = tty.Close()
 		}
 		return failf(ExitError, "no live grant for %s@%s, and no terminal to ask for one on", login, host).
-			withHint("hallpass ssh %s@%s", login, host)
+			withHint("%s", shellLine([]string{"hallpass", "ssh", login + "@" + host}))
 	}
 	defer func() { _ = tty.Close() }()
 	var w wish

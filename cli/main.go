@@ -208,17 +208,18 @@ func usageError(c *cli.Context, err error, _ bool) error {
 // as many as names has. A name in brackets may be missing.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	got := c.Args().Slice()
+	usage := strings.TrimSpace(c.Command.HelpName + " " + strings.Join(names, " "))
 	for i, name := range names {
-		if i >= len(got) {
-			if strings.HasPrefix(name, "[") {
-				got = append(got, "")
-				continue
-			}
-			return nil, usagef("%s is missing", name).withHint("%s %s", c.Command.HelpName, strings.Join(names, " "))
+		optional := strings.HasPrefix(name, "[")
+		if i >= len(got) && optional {
+			got = append(got, "")
+		}
+		if i >= len(got) || got[i] == "" && !optional {
+			return nil, usagef("%s is missing", name).withHint("%s", usage)
 		}
 	}
 	if len(got) > len(names) {
-		return nil, usagef("unexpected argument %s", got[len(names)]).withHint("%s %s", c.Command.HelpName, strings.Join(names, " "))
+		return nil, usagef("unexpected argument %s", got[len(names)]).withHint("%s", usage)
 	}
 	return got, nil
 }

@@ -74,7 +74,7 @@ func (a *app) requestCommand() *cli.Command {
 			&cli.StringFlag{Name: "command", Usage: "for this one `COMMAND` alone"},
 			&cli.StringFlag{Name: "at", Usage: "not before `TIME`: 15:04, \"2006-01-02 15:04\", RFC 3339, or +2h"},
 			&cli.StringFlag{Name: "key", Usage: "certify this key instead of a new one: `FILE` of a public key", TakesFile: true},
-			&cli.BoolFlag{Name: "no-wait", Usage: "print the id and leave"},
+			&cli.BoolFlag{Name: "no-wait", Usage: "print the id and leave, unless policy says no at once"},
 		),
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "KIND/NAME")
@@ -99,7 +99,11 @@ func (a *app) requestCommand() *cli.Command {
 					return err
 				}
 				if c.Bool("no-wait") {
-					g := granted{ID: id, State: access.StatePending, Resource: w.resource.Name, Login: w.login}
+					state, err := a.ruled(b, id)
+					if err != nil {
+						return err
+					}
+					g := granted{ID: id, State: state, Resource: w.resource.Name, Login: w.login}
 					return a.print(g, func(p *printer) {
 						p.Printf("%s\n", id)
 						a.err.Printf("%s hallpass wait %s\n", a.err.dim("To pick it up:"), id)

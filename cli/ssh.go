@@ -61,7 +61,7 @@ func (a *app) sshCommand() *cli.Command {
 			"or options and a command, such as: hallpass ssh web-1 -- -L 8080:localhost:80 -N",
 		Flags: requestFlags(),
 		Action: func(c *cli.Context) error {
-			if c.Args().Len() == 0 {
+			if name := c.Args().First(); name == "" || strings.HasSuffix(name, "@") {
 				return usagef("[LOGIN@]NAME is missing").withHint("hallpass ssh [LOGIN@]NAME [-- ssh arguments]")
 			}
 			name, login := c.Args().First(), ""

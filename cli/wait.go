@@ -185,6 +185,46 @@ func adds(state, why string) string {
 	return ": " + why
 }
 
+// ruling is how long a request that nobody stays to wait for is given to be
+// ruled on.
+const ruling = 3 * time.Second
+
+// ruled waits for the first ruling on a request, for a moment: where policy
+// says no, or the request can't be right, that is an error to whoever asked.
+// Who is away just rules later.
+func (a *app) ruled(b backend, id string) (access.State, error) {
+	ctx, cancel := context.WithTimeout(a.ctx, ruling)
+	defer cancel()
+	until := a.now().Add(ruling)
+	for delay := firstPoll; ; delay = min(delay*3/2, lastPoll) {
+		s, err := b.Status(ctx, id)
+		switch {
+		case err == nil && s.State.Final():
+			return "", a.over(s)
+		case err == nil && (s.Standing.Effect != "" || s.State != access.StatePending):
+			return s.State, nil
+		case a.ctx.Err() != nil:
+			return "", a.resumable(a.ctx.Err(), id)
+		case a.now().After(until) || a.sleep(ctx, delay) != nil:
+			a.err.Printf("Nobody has ruled on it yet.\n")
+			return access.StatePending, nil
+		}
+	}
+}
+
+// over is the error that a request's end means to whoever asked. What is kept
+// of it goes.
+func (a *app) over(s access.Status) error {
+	f, err := a.folder()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.forget(s.ID), f.drop(s.ID)); err != nil {
+		return err
+	}
+	return ended(s)
+}
+
 // granted is what request and wait end in.
 type granted struct {
 	ID          string       `json:"id"`
@@ -210,13 +250,7 @@ func (a *app) finish(b backend, id string) (granted, error) {
 		return granted{}, err
 	}
 	if s.State != access.StateActive {
-		if err := f.forget(id); err != nil {
-			return granted{}, err
-		}
-		if err := f.drop(id); err != nil {
-			return granted{}, err
-		}
-		return granted{}, ended(s)
+		return granted{}, a.over(s)
 	}
 	if err := f.sweep(); err != nil {
 		return granted{}, err

@@ -236,6 +236,7 @@ type service struct {
 	broken   map[string]bool // ended from outside
 	locks    evidence.Locks
 	slow     bool // what is locked doesn't end
+	mute     bool // nobody answers for requests
 }
 
 var _ backend = (*service)(nil)
@@ -336,7 +337,7 @@ func (s *service) Status(ctx context.Context, id string) (access.Status, error) 
 	if ctx.Err() != nil {
 		return access.Status{}, ctx.Err()
 	}
-	if s.gone {
+	if s.gone || s.mute {
 		return access.Status{}, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
 	}
 	st := s.requests[id]
