@@ -17,6 +17,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -158,9 +159,9 @@ func Because(stop access.Stop) string {
 	return why
 }
 
-// denier is who denied.
+// denier is whose denial came last: the one that was one too many.
 func denier(voices []access.Voice) string {
-	for _, voice := range voices {
+	for _, voice := range slices.Backward(voices) {
 		if voice.Verdict == access.Deny {
 			return voice.Signer
 		}
@@ -168,7 +169,7 @@ func denier(voices []access.Voice) string {
 	return ""
 }
 
-// Hear judges one message and records the approval that counts, the end that a
+// Hear judges one message and records the decision that counts, the end that a
 // denial or a stop brings, or the refusal.
 //
 // A word that ends the request ends it in the ledger before Hear returns. From

@@ -16,7 +16,7 @@ const (
 	RulebookBroken     = "rulebook.broken"     // Why: a changed file that can't be read; the old one stays in force
 	RequestReceived    = "request.received"    // Statement: the request
 	RequestRuled       = "request.ruled"       // Ruling: what policy says of it
-	DecisionAccepted   = "decision.accepted"   // Statement: an approval that counts; a denial is in the end it brings
+	DecisionAccepted   = "decision.accepted"   // Statement: a decision that counts; a denial that ends the request is in that end
 	StatementRefused   = "statement.refused"   // Statement, Code, Why: a message that changed nothing
 	CredentialPrepared = "credential.prepared" // Handle: chosen, in the ledger, nothing granted yet
 	CredentialIssued   = "credential.issued"   // Evidence, Ruling, Credential: durable before the credential leaves the issuer
