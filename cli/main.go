@@ -77,6 +77,7 @@ func (a *app) commands() []*cli.Command {
 		a.workerCommand(),
 		a.configCommand(),
 		a.devCommand(),
+		a.initCommand(),
 		a.demoCommand(),
 		a.completionCommand(),
 		a.versionCommand(),

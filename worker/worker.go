@@ -216,7 +216,7 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 	}
 	key, err := audit.ReadKey(c.Audit.Key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass dev makes one; see docs/configuration.md")
+		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass init --dir FOLDER makes one; see docs/configuration.md")
 	} else if err != nil {
 		return nil, err
 	}
