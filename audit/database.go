@@ -20,7 +20,7 @@ import (
 
 const (
 	applicationID = 0x48504155 // "HPAU": what file(1) and we know the file by
-	schemaVersion = 2
+	schemaVersion = 3
 	busyTimeout   = 10_000 // milliseconds that a writer waits for another process
 )
 
@@ -93,6 +93,9 @@ var schemas = [schemaVersion][]string{{
 	certificate TEXT NOT NULL,
 	at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID`,
+}, {
+	// What is open is found without reading what has ended.
+	`CREATE INDEX ledger_open ON ledger (request) WHERE ended = ''`,
 }}
 
 // dsn names the database for the driver, with everything set that a

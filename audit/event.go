@@ -16,7 +16,7 @@ const (
 	RulebookBroken     = "rulebook.broken"     // Why: a changed file that can't be read; the old one stays in force
 	RequestReceived    = "request.received"    // Statement: the request
 	RequestRuled       = "request.ruled"       // Ruling: what policy says of it
-	DecisionAccepted   = "decision.accepted"   // Statement: a decision that counts; a denial that ends the request is in that end
+	DecisionAccepted   = "decision.accepted"   // Statement: an approval that counts; a denial is in the end it brings
 	StatementRefused   = "statement.refused"   // Statement, Code, Why: a message that changed nothing
 	CredentialPrepared = "credential.prepared" // Handle: chosen, in the ledger, nothing granted yet
 	CredentialIssued   = "credential.issued"   // Evidence, Ruling, Credential: durable before the credential leaves the issuer
@@ -40,7 +40,7 @@ func Types() []string {
 		RequestDenied, RequestTimedOut, RequestCancelled,
 		GrantExpired, GrantReleased, GrantRevoked,
 		LockSet, LockLifted,
-	}, hostTypes()...)
+	}, append(hostTypes(), sweepTypes()...)...)
 }
 
 // ends says which event tells of which end. The final states are its keys.
@@ -62,7 +62,7 @@ func ledgered(typ string) bool {
 		}
 	}
 	return typ == CredentialPrepared || typ == CredentialIssued || typ == LockSet || typ == LockLifted ||
-		typ == HostEnrolled || typ == HostCertified
+		typ == HostEnrolled || typ == HostCertified || typ == SweepOrphan || typ == SweepStray
 }
 
 // Bounds on what one event may hold.

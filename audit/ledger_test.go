@@ -244,7 +244,7 @@ func TestEventsWithTheLedgerOnly(t *testing.T) {
 	for _, typ := range Types() {
 		want := access.Code("")
 		switch typ {
-		case CredentialPrepared, CredentialIssued, RequestDenied, RequestTimedOut, RequestCancelled, GrantExpired, GrantReleased, GrantRevoked, LockSet, LockLifted, HostEnrolled, HostCertified:
+		case CredentialPrepared, CredentialIssued, RequestDenied, RequestTimedOut, RequestCancelled, GrantExpired, GrantReleased, GrantRevoked, LockSet, LockLifted, HostEnrolled, HostCertified, SweepOrphan, SweepStray:
 			want = access.CodeMalformed
 		case RulebookChanged:
 			continue // has a method of its own

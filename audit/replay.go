@@ -159,6 +159,9 @@ func (p *replay) judge(index int64, e *Event) error {
 	if about, err := p.hosts.judge(p, e); about {
 		return err
 	}
+	if about, err := p.swept(e); about {
+		return err
+	}
 	if e.Request == "" || e.Type == CredentialRefused || e.Type == RulebookBroken {
 		return nil // says of itself that nothing in it can be relied on
 	}
