@@ -187,11 +187,10 @@ type Set struct {
 
 // Need is what one rule asks for: every one of its sets, by distinct people.
 // The needs of different rules stand side by side, so one approval may count
-// for several rules, and so may one denial.
+// for several rules.
 type Need struct {
-	Rule   string `json:"rule"`
-	Sets   []Set  `json:"sets"`
-	Denies int    `json:"denies,omitempty"` // so many denials of those who may approve end the request; 0: one
+	Rule string `json:"rule"`
+	Sets []Set  `json:"sets"`
 }
 
 // SSHOptions is what policy puts into an SSH certificate.

@@ -6,6 +6,7 @@ const (
 	Workflow      = "AccessRequest" // workflow type
 	WorkflowLock  = "Lock"          // workflow type: takes a Locking, returns a Locked
 	WorkflowLocks = "Locks"         // workflow type: returns the locks in force
+	WorkflowSweep = "Sweep"         // workflow type: takes a Sweeping, returns a Swept
 	TaskQueue     = "hallpass"      // workflows and their local activities
 
 	// Messages: each a signal, and under the same name an update. Each
@@ -26,6 +27,11 @@ const (
 	AttrState     = "HallpassState"
 	AttrApprovers = "HallpassApprovers"
 	AttrExpires   = "HallpassExpires"
+
+	// SweepSchedule is the id of the schedule that starts the workflow Sweep,
+	// SweepNow that of a Sweep that somebody has asked for.
+	SweepSchedule = "hallpass-sweep"
+	SweepNow      = "sweep-now"
 
 	workflowPrefix = "access-"
 	lockPrefix     = "lock-"

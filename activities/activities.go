@@ -17,7 +17,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,6 +43,11 @@ type Recorder interface {
 	Locks(ctx context.Context) (audit.Locks, error)
 	// Live lists requests that haven't ended.
 	Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]audit.Live, error)
+	// OpenGrants lists the handles of those that the ledger has.
+	OpenGrants(ctx context.Context, after string, limit int) ([]access.Handle, error)
+	// Orphan records that nothing runs for an open grant, and says whether it
+	// still is open.
+	Orphan(ctx context.Context, request, why string) (bool, error)
 }
 
 // Activities are the activities of the workflow worker. They need no key: they
@@ -53,6 +57,11 @@ type Activities struct {
 	Log      Recorder
 	Limits   evidence.Limits
 	Now      func() time.Time
+
+	// For sweeps: who says what runs, and how old a grant has to be for that
+	// to count.
+	Temporal Temporal
+	Grace    time.Duration
 }
 
 // Decide judges a new request by the rulebook of this moment, and records the
@@ -159,9 +168,9 @@ func Because(stop access.Stop) string {
 	return why
 }
 
-// denier is whose denial came last: the one that was one too many.
+// denier is who denied.
 func denier(voices []access.Voice) string {
-	for _, voice := range slices.Backward(voices) {
+	for _, voice := range voices {
 		if voice.Verdict == access.Deny {
 			return voice.Signer
 		}
@@ -169,7 +178,7 @@ func denier(voices []access.Voice) string {
 	return ""
 }
 
-// Hear judges one message and records the decision that counts, the end that a
+// Hear judges one message and records the approval that counts, the end that a
 // denial or a stop brings, or the refusal.
 //
 // A word that ends the request ends it in the ledger before Hear returns. From

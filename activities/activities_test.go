@@ -29,6 +29,7 @@ type notes struct {
 	events []audit.Event
 	ended  map[string]access.State
 	ends   []audit.End
+	open   []access.Handle // in the order of the requests
 	err    error
 }
 
@@ -70,6 +71,24 @@ func (n *notes) Locks(context.Context) (audit.Locks, error) { return audit.Locks
 
 func (n *notes) Live(context.Context, string, []string, string, int) ([]audit.Live, error) {
 	return nil, n.err
+}
+
+func (n *notes) OpenGrants(_ context.Context, after string, limit int) ([]access.Handle, error) {
+	var page []access.Handle
+	for _, h := range n.open {
+		if h.Request > after && n.ended[h.Request] == "" && len(page) < limit {
+			page = append(page, h)
+		}
+	}
+	return page, n.err
+}
+
+func (n *notes) Orphan(ctx context.Context, request, why string) (bool, error) {
+	if n.ended[request] != "" {
+		return false, n.err
+	}
+	_, err := n.Append(ctx, audit.Event{Type: audit.SweepOrphan, Request: request, Step: audit.SweepOrphan, Why: why})
+	return err == nil, err
 }
 
 func (n *notes) types() string {

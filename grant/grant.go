@@ -80,11 +80,13 @@ type Ledger interface {
 	Issued(ctx context.Context, cred access.Credential, e audit.Event) error
 	// End bars a request for ever and returns its entry.
 	End(ctx context.Context, end audit.End) (audit.Entry, error)
-	// Denials are the denials on record that didn't end the request by
-	// themselves, as they were signed.
-	Denials(ctx context.Context, request string) ([]access.Statement, error)
 	// Locks says what is locked, as of now.
 	Locks(ctx context.Context) (audit.Locks, error)
 	// Append records an event, once per request and step.
 	Append(ctx context.Context, e audit.Event) (int64, error)
+	// LiveHandles says which credentials are those of open grants of a kind.
+	LiveHandles(ctx context.Context, kind string) (func(access.Handle) bool, error)
+	// Stray records a credential that no open grant has, and says whether
+	// that is so.
+	Stray(ctx context.Context, h access.Handle, why string) (bool, error)
 }

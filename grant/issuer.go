@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"hallpass/access"
@@ -30,6 +29,7 @@ type Issuer struct {
 	Rulebook func() *evidence.Rulebook // the one of this moment; nil while there is none
 	Ledger   Ledger
 	Limits   evidence.Limits
+	Grace    time.Duration    // how old a credential has to be for Sweep to miss its grant
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -75,7 +75,7 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 		return access.Credential{}, access.Errorf(access.CodeUnavailable, "the issuer has no policy, directory and catalog")
 	}
 	now := i.now()
-	ev, standing, counts, err := i.settle(ctx, book.Under(locks.Held), ev, now)
+	standing, counts, err := book.Under(locks.Held).Settle(ev, now, i.Limits)
 	if err == nil {
 		var cred access.Credential
 		// Only what counts is recorded with a credential.
@@ -94,33 +94,6 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 	return access.Credential{}, err
 }
 
-// settle judges the evidence, and with it the denials on record that whoever
-// carried it has left out. One denial that ends a request has ended it in the
-// ledger; only where it takes several has the ledger no end of the first ones.
-func (i *Issuer) settle(ctx context.Context, book *evidence.Rulebook, ev access.Evidence, now time.Time) (access.Evidence, access.Standing, access.Evidence, error) {
-	standing, counts, err := book.Settle(ev, now, i.Limits)
-	several := func(n access.Need) bool { return n.Denies > 1 }
-	if err != nil || !slices.ContainsFunc(standing.Ruling.Needs, several) {
-		return ev, standing, counts, err
-	}
-	denials, err := i.Ledger.Denials(ctx, standing.Request.ID)
-	if err != nil {
-		return ev, standing, counts, access.Errorf(access.CodeUnavailable, "find out who has denied: %v", err)
-	}
-	all := slices.Clone(ev.Decisions)
-	for _, st := range denials {
-		if !slices.Contains(all, st) {
-			all = append(all, st)
-		}
-	}
-	if len(all) == len(ev.Decisions) {
-		return ev, standing, counts, nil
-	}
-	ev.Decisions = all
-	standing, counts, err = book.Settle(ev, now, i.Limits)
-	return ev, standing, counts, err
-}
-
 // issue does what Issue says, of a request that has been judged.
 func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.Standing, now time.Time, locks int64) (access.Credential, error) {
 	none := access.Credential{}
@@ -137,7 +110,7 @@ func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.
 		return none, ended(ctx, kind, entry)
 	}
 	if standing.Effect != access.EffectAllow || standing.Duration <= 0 {
-		return none, access.Errorf(access.CodeDenied, "not allowed: %s", because(standing))
+		return none, access.Errorf(access.CodeDenied, "not allowed: %s", standing.Why)
 	}
 	if !found {
 		if request.Start != nil && now.Before(*request.Start) {
@@ -203,17 +176,6 @@ func (i *Issuer) fulfil(ctx context.Context, kind Kind, ev access.Evidence, stan
 		return none, fmt.Errorf("record the credential: %w", err)
 	}
 	return cred, nil
-}
-
-// because is why a request isn't allowed, and which decisions have stopped
-// counting since they were made: that is mostly the reason.
-func because(s access.Standing) string {
-	const most = 3
-	why := strings.Join(append([]string{s.Why}, s.Dropped[:min(len(s.Dropped), most)]...), "; ")
-	if n := len(s.Dropped); n > most {
-		why += fmt.Sprintf("; and %d more that don't count", n-most)
-	}
-	return why
 }
 
 // ended refuses a request that is over in the ledger.

@@ -1,0 +1,116 @@
+package grant
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"hallpass/access"
+	"hallpass/audit"
+)
+
+// Sweeper is a Kind that can look where its credentials live. SSH isn't one:
+// a certificate lives nowhere, and what ended is in every key revocation list
+// that is made.
+type Sweeper interface {
+	Kind
+
+	// Look lists some of the kind's credentials that exist, and what is stuck
+	// there, from a cursor on; "" is the beginning. It lists none that anybody
+	// but an issuer of hallpass has made, and may leave out those that live
+	// says are a live grant's.
+	Look(ctx context.Context, cursor string, live func(access.Handle) bool) (Sight, error)
+}
+
+// Sight is what a Sweeper has seen.
+type Sight struct {
+	Looked int    // how many there were to look at
+	Next   string // where to go on; "" if that was all
+
+	// Found are credentials, as far as the place tells: the request that they
+	// were made for, their identity, NotBefore for when they were made, and
+	// NotAfter.
+	Found []access.Handle
+
+	// Stuck says of things there, by a name each, why they can't be taken
+	// back by themselves.
+	Stuck map[string]string
+}
+
+// Swept is what one step of Sweep came to.
+type Swept struct {
+	Looked   int
+	Next     string
+	Findings []access.Finding
+}
+
+// Sweep holds some of the credentials that exist against the ledger, and
+// revokes those that no live grant has: an issuer died before it had written
+// one down, or while it took one back. One that is younger than the grace is
+// left alone, as it may be about to be written down. What it finds is on
+// record before it is revoked, and so is what it can't revoke.
+//
+// A kind that is no Sweeper has nothing to look at.
+func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) {
+	k, ok := i.Kinds[kind]
+	if !ok {
+		return Swept{}, access.Errorf(access.CodeUnavailable, "this issuer has no kind %q", kind)
+	}
+	sweeper, ok := k.(Sweeper)
+	if !ok {
+		return Swept{}, nil
+	}
+	live, err := i.Ledger.LiveHandles(ctx, kind)
+	if err != nil {
+		return Swept{}, fmt.Errorf("find out which grants live: %w", err)
+	}
+	sight, err := sweeper.Look(ctx, cursor, live)
+	if err != nil {
+		return Swept{}, err
+	}
+	out := Swept{Looked: sight.Looked, Next: sight.Next}
+	for _, h := range sight.Found {
+		if i.now().Sub(h.NotBefore) < i.Grace {
+			continue
+		}
+		finding, found, err := i.stray(ctx, k, h)
+		if err != nil {
+			return Swept{}, err
+		}
+		if found {
+			out.Findings = append(out.Findings, finding)
+		}
+	}
+	for name, why := range sight.Stuck {
+		e := audit.Event{Type: audit.SweepStuck, Step: fmt.Sprintf("%s:%x", audit.SweepStuck, sha256.Sum256([]byte(name))), Why: why}
+		if _, err := i.Ledger.Append(ctx, e); err != nil {
+			return Swept{}, fmt.Errorf("record what is stuck: %w", err)
+		}
+		out.Findings = append(out.Findings, access.Finding{What: access.SweptStuck, Kind: kind, Why: why})
+	}
+	return out, nil
+}
+
+// stray revokes a credential that no live grant has, and says whether it was
+// one.
+func (i *Issuer) stray(ctx context.Context, k Kind, h access.Handle) (access.Finding, bool, error) {
+	finding := access.Finding{What: access.SweptRevoked, Kind: h.Kind, Request: h.Request, Why: "no live grant has it; revoked"}
+	still, err := i.Ledger.Stray(ctx, h, "no live grant has this credential, which was made at "+h.NotBefore.UTC().Format(time.RFC3339))
+	if err != nil {
+		return finding, false, fmt.Errorf("record a credential without a grant: %w", err)
+	}
+	if !still {
+		return finding, false, nil
+	}
+	e := audit.Event{Type: audit.SweepRevoked, Request: h.Request, Handle: &h, Why: "revoked by the sweep"}
+	if err := k.Revoke(ctx, h); err != nil {
+		finding.What, finding.Why = access.SweptStuck, fmt.Sprintf("no live grant has it, and it could not be revoked: %v", err)
+		e.Type, e.Why = audit.SweepStuck, finding.Why
+	}
+	e.Step = audit.SweepStep(e.Type, h)
+	if _, err := i.Ledger.Append(ctx, e); err != nil {
+		return finding, false, fmt.Errorf("record what became of a credential without a grant: %w", err)
+	}
+	return finding, true, nil
+}
