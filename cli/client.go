@@ -43,6 +43,10 @@ type backend interface {
 	Lock(ctx context.Context, st access.Statement, l access.Lock) (access.Locked, error)
 	// Locks lists the locks in force.
 	Locks(ctx context.Context) (evidence.Locks, error)
+	// Sweep sweeps once and returns when that is done, or joins a sweep that
+	// somebody else has asked for. An error with a result means that it goes
+	// on, and that this is what it has done so far.
+	Sweep(ctx context.Context) (access.Swept, error)
 	Close()
 }
 

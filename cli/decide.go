@@ -31,7 +31,7 @@ func (a *app) printAnswer(s access.Status, said string) error {
 		p.Printf("%s. The request is %s", said, p.state(s.State))
 		switch {
 		case s.State == access.StatePending && len(s.Standing.Missing) > 0:
-			p.Printf(": still %s", s.Standing.Why) // "needs …", and which denials there are
+			p.Printf(": still needs %s", policy.Describe(s.Standing.Missing))
 		case s.State == access.StateRevoking:
 			p.Printf(": the issuer is taking it back")
 		case s.State.Final():

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"hallpass/access"
 )
 
 var update = flag.Bool("update", false, "write testdata/json anew")
@@ -50,6 +52,10 @@ func TestJSONShapes(t *testing.T) {
 	outputs["show-locked"] = w.must("show -o json " + second).stdout
 	outputs["unlock"] = w.must("unlock -o json " + w.service.locks[0].Lock.ID).stdout
 	outputs["locks-nothing"] = w.must("locks -o json").stdout
+	outputs["sweep-nothing"] = w.must("sweep -o json").stdout
+	w.service.swept = access.Swept{Grants: 3, Credentials: 2}
+	w.service.swept.Add(access.Finding{What: access.SweptEnded, Kind: "ssh", Request: second, Why: "its workflow didn't run any more; revoked"})
+	outputs["sweep"] = w.must("sweep -o json").stdout
 	for name, got := range outputs {
 		if !json.Valid([]byte(got)) {
 			t.Errorf("%s is not JSON: %s", name, got)

@@ -235,8 +235,9 @@ type service struct {
 	sent     int
 	broken   map[string]bool // ended from outside
 	locks    evidence.Locks
-	slow     bool // what is locked doesn't end
 	mute     bool // nobody answers for requests
+	slow     bool // what is locked doesn't end, and no sweep does
+	swept    access.Swept
 }
 
 var _ backend = (*service)(nil)
@@ -433,6 +434,15 @@ func (s *service) Locks(context.Context) (evidence.Locks, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.locks.InForce(s.now()), nil
+}
+
+func (s *service) Sweep(context.Context) (access.Swept, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slow {
+		return s.swept, access.Errorf(access.CodeUnavailable, "no worker answers")
+	}
+	return s.swept, nil
 }
 
 // runWith is runArgs with a service that has answered the door.

@@ -17,9 +17,8 @@
 //
 // What is not: evidence shows what was said, not what was withheld. Whoever
 // carries it can leave a denial out, and then what is left has to satisfy
-// policy by itself. A denial that ends the request does so in the issuer's
-// ledger, which is what keeps it from being left out later; one of several
-// that it takes is on record there, where the issuer looks for it. And evidence says nothing of
+// policy by itself. A denial ends the request in the issuer's ledger, which is
+// what keeps it from being left out later. And evidence says nothing of
 // whether a credential was issued for it before: that is the ledger's too.
 package evidence
 
@@ -76,7 +75,7 @@ func (l Limits) minGrant() time.Duration {
 //
 // A decision whose signer's key, name, group or PIN doesn't suffice (any more)
 // is dropped, with a note in Standing.Dropped. A valid denial by anyone whose
-// approval would count denies, or as many of them as policy asks for.
+// approval would count denies.
 func (r *Rulebook) Judge(ev access.Evidence, now time.Time, lim Limits) (access.Standing, error) {
 	standing, _, err := r.Settle(ev, now, lim)
 	return standing, err
@@ -236,8 +235,7 @@ type check struct {
 	hash     string          // of the request's payload
 	heard    map[string]bool // signers
 	approved []access.User
-	denied   []access.User
-	ended    string    // why the denials end it, "" while they don't
+	denied   *access.Voice
 	last     time.Time // of everything that counts
 	lock     access.Lock
 	locked   bool // by lock
@@ -407,12 +405,8 @@ func (c *check) hear(st access.Statement) error {
 		c.last = d.Time
 	}
 	if d.Verdict == access.Deny {
-		c.denied = append(c.denied, owner)
-		if c.ended == "" && policy.Denied(c.standing.Ruling.Needs, c.denied) {
-			c.ended = "denied by " + strings.Join(names(c.denied), ", ")
-			if d.Comment != "" {
-				c.ended += ": " + d.Comment
-			}
+		if c.denied == nil {
+			c.denied = &voice
 		}
 		return nil
 	}
@@ -447,13 +441,13 @@ func (c *check) close() (access.Standing, error) {
 		s.Effect, s.Why = access.EffectDeny, c.lock.Why()
 	case ruling.Effect == access.EffectDeny:
 		s.Effect, s.Why = access.EffectDeny, ruling.Why
-	case c.ended != "":
-		s.Effect, s.Why = access.EffectDeny, c.ended
+	case c.denied != nil:
+		s.Effect, s.Why = access.EffectDeny, "denied by "+c.denied.Signer
+		if c.denied.Comment != "" {
+			s.Why += ": " + c.denied.Comment
+		}
 	case len(missing) > 0:
 		s.Effect, s.Why, s.Missing = access.EffectAsk, "needs "+policy.Describe(missing), missing
-		if against := policy.Objections(ruling.Needs, c.denied); against != "" {
-			s.Why += "; has " + against
-		}
 	default:
 		s.Effect, s.Why, s.Duration = access.EffectAllow, ruling.Why, s.Request.Duration
 		if len(ruling.Needs) > 0 {

@@ -39,10 +39,6 @@ rules:
   - name: two
     when: resource.labels.role == "two"
     approvals: [{count: 2, from: [sre]}]
-  - name: majority
-    when: resource.labels.role == "majority"
-    approvals: [{count: 1, from: [sre]}, {count: 1, from: [dba]}]
-    denies: 2
   - name: mixed
     when: resource.labels.role == "mixed"
     approvals: [{count: 1, from: [sre]}, {count: 1, from: [dba]}]
@@ -89,7 +85,7 @@ func newWorld(t testing.TB) *world {
 		keys:   map[string][]string{"alice": {"alice", "alice2"}, "bob": {"bob", "bob2"}},
 		pin:    map[string]bool{},
 		policy: testPolicy,
-		roles:  []string{"web", "two", "majority", "mixed", "many", "three", "free", "auto", "none"},
+		roles:  []string{"web", "two", "mixed", "many", "three", "free", "auto", "none"},
 	}
 	for i := range crowd {
 		w.groups[fmt.Sprintf("u%02d", i)] = []string{"crowd"}
@@ -565,8 +561,7 @@ func TestManyDecisions(t *testing.T) {
 
 func TestHear(t *testing.T) {
 	w := newWorld(t)
-	web, two, majority := w.ask(), w.ask(on("two")), w.ask(on("majority"))
-	against := evidence(majority, w.decide(majority, "bob", deny("not today")))
+	web, two := w.ask(), w.ask(on("two"))
 	bobHas := evidence(two, w.decide(two, "bob"))
 	fingerprint := ssh.FingerprintSHA256(signer("ephemeral").PublicKey())
 	saturday := day - 2*time.Minute
@@ -583,17 +578,6 @@ func TestHear(t *testing.T) {
 		"one more than needed": {evidence(web, w.decide(web, "bob")), w.decide(web, "carol", atMost(time.Minute)), 0, verdict{effect: access.EffectAllow, why: "approved by bob, carol", duration: time.Minute, voices: "bob carol"}},
 		"denies what is approved": {evidence(web, w.decide(web, "bob")), w.decide(web, "carol", deny("")), 0,
 			verdict{effect: access.EffectDeny, why: "denied by carol", voices: "bob carol"}},
-
-		"the first denial of two": {evidence(majority), against.Decisions[0], 0,
-			verdict{effect: access.EffectAsk, why: `needs 1 approval from dba and 1 from sre; has 1 of the 2 denials that end it (rule "majority")`, voices: "bob"}},
-		"the second denial of two": {against, w.decide(majority, "dave", deny("nor tomorrow")), 0,
-			verdict{effect: access.EffectDeny, why: "denied by bob, dave: nor tomorrow", voices: "bob dave"}},
-		"the same denial twice": {against, against.Decisions[0], 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
-		"approves after one denial": {against, w.decide(majority, "dave"), 0,
-			verdict{effect: access.EffectAsk, why: `needs 1 approval from sre; has 1 of the 2 denials that end it (rule "majority")`, voices: "bob dave"}},
-		"outvotes one denial": {evidence(majority, against.Decisions[0], w.decide(majority, "dave")), w.decide(majority, "carol"), 0,
-			verdict{effect: access.EffectAllow, why: "approved by dave, carol", duration: time.Hour, voices: "bob dave carol"}},
-		"changes his mind": {against, w.decide(majority, "bob"), 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
 
 		"again":               {bobHas, bobHas.Decisions[0], 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
 		"with another key":    {bobHas, w.decide(two, "bob2", as("bob")), 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},

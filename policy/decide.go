@@ -87,7 +87,7 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 				out.Revokers = append(out.Revokers, s.Groups...)
 			}
 		default:
-			out.Needs = append(out.Needs, access.Need{Rule: r.Name, Sets: cloneSets(r.Approvals), Denies: r.Denies})
+			out.Needs = append(out.Needs, access.Need{Rule: r.Name, Sets: cloneSets(r.Approvals)})
 		}
 		out.MaxDuration = least(out.MaxDuration, access.InSeconds(r.MaxDuration))
 		out.Window = least(out.Window, access.InSeconds(r.Window))

@@ -68,9 +68,6 @@ func (r *rule) takes(req access.Request, waived bool) string {
 		parts = append(parts, "no approval needed, because auto holds")
 	default:
 		what := "needs " + Describe(r.Approvals)
-		if r.Denies > 1 {
-			what += fmt.Sprintf(", and %d denials to end it", r.Denies)
-		}
 		if r.Auto != "" {
 			what += ", because auto doesn't hold"
 		}

@@ -80,17 +80,6 @@ func (l *linter) lintApprovals(r *rule) {
 			alone = false
 		}
 	}
-	if r.Denies > 1 {
-		var may []string
-		for _, s := range r.Approvals {
-			for _, g := range s.Groups {
-				may = append(may, l.dir.Members(g)...)
-			}
-		}
-		if may = sorted(may); len(may) < r.Denies {
-			l.say(r.pos["denies"], "%d denials end a request, but only %d can deny: %s", r.Denies, len(may), strings.Join(may, ", "))
-		}
-	}
 	if !alone || len(r.Approvals) == 0 {
 		return
 	}

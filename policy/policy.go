@@ -87,7 +87,6 @@ type Rule struct {
 	Reason      bool              // a reason must be given
 	Ticket      string            // regular expression that the whole ticket must match; "": none asked for
 	Approvals   []access.Set      // nil: none needed
-	Denies      int               // so many denials end the request; 0: one
 	Auto        string            // CEL; where true, this rule's approvals aren't needed
 	Revoke      []string          // groups whose members may revoke
 	SSH         access.SSHOptions // Extensions nil: none named
@@ -241,14 +240,13 @@ func (r *reader) rule(n node, c *compiler) *rule {
 			}
 			rl.Approvals = r.sets(v, at)
 		}),
-		"denies": at("denies", func(v node) { rl.Denies = r.count(v, "denies", MaxCount) }),
 		"auto":   at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
 		"revoke": at("revoke", func(v node) { rl.Revoke = r.names(v, "revoke") }),
 		"ssh":    at("ssh", func(v node) { r.ssh(v, rl) }),
 	}, "name", "when")
 
 	if rl.pos["deny"] != (position{}) {
-		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "auto", "ssh"} {
+		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "auto", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
 				r.failAt(at, "a rule that denies has no %s", f)
 			}
@@ -258,9 +256,6 @@ func (r *reader) rule(n node, c *compiler) *rule {
 	} else if rl.Approvals == nil {
 		if at, ok := rl.pos["auto"]; ok {
 			r.failAt(at, "auto without approvals has nothing to waive")
-		}
-		if at, ok := rl.pos["denies"]; ok {
-			r.failAt(at, "denies without approvals: nobody is asked who could deny")
 		}
 	}
 	rl.musts = rl.when.musts

@@ -47,40 +47,6 @@ func Eligible(needs []access.Need, u access.User) bool {
 	return false
 }
 
-// Denied says whether the deniers end the request: for one of the needs, as
-// many of them as it names could have approved. A person counts once.
-func Denied(needs []access.Need, deniers []access.User) bool {
-	for _, n := range needs {
-		if denials(n, deniers) >= max(1, n.Denies) {
-			return true
-		}
-	}
-	return false
-}
-
-// Objections writes for people what denials there are and how many of them it
-// takes; "" where there are none that count.
-func Objections(needs []access.Need, deniers []access.User) string {
-	var parts []string
-	for _, n := range needs {
-		if have := denials(n, deniers); have > 0 {
-			part := fmt.Sprintf("%d of the %d denials that end it (rule %q)", have, max(1, n.Denies), n.Rule)
-			parts = append(parts, part)
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
-// denials is how many of the deniers a need hears.
-func denials(n access.Need, deniers []access.User) (have int) {
-	for _, u := range distinct(deniers) {
-		if Eligible([]access.Need{n}, u) {
-			have++
-		}
-	}
-	return have
-}
-
 // unfilled finds the most places in sets that people can fill, one each, and
 // returns the places left over, one set for each group list. It is maximum
 // bipartite matching by augmenting paths: a place, once filled, stays filled,

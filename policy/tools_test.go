@@ -66,23 +66,21 @@ func TestLint(t *testing.T) {
 		rule string
 		want []string
 	}{
-		"nothing":           {`{name: a, when: true, approvals: [{count: 1, from: [sre]}]}`, nil},
-		"two of two":        {`{name: a, when: '"dev" in requester.groups', approvals: [{count: 2, from: [sre]}]}`, nil},
-		"three of two":      {`{name: a, when: true, approvals: [{count: 3, from: [sre]}]}`, []string{"p:2:38: 3 approvals are asked for, but only 2 can give one: bob, carol"}},
-		"nobody there":      {`{name: a, when: true, approvals: [{count: 1, from: [ops]}]}`, []string{"p:2:38: nobody in the directory is in group ops"}},
-		"nobody in one":     {`{name: a, when: true, approvals: [{count: 1, from: [ops, sre]}]}`, []string{"p:2:38: nobody in the directory is in group ops"}},
-		"revokers":          {`{name: a, when: true, approvals: none, revoke: [ops]}`, []string{"p:2:50: nobody in the directory is in group ops"}},
-		"not together":      {`{name: a, when: '"dev" in requester.groups', approvals: [{count: 2, from: [sre]}, {count: 1, from: [dba]}]}`, []string{"p:2:59: the sets can't all be given by different people: 1 approval from dba would be missing"}},
-		"two of two deny":   {`{name: a, when: '"dev" in requester.groups', approvals: [{count: 1, from: [sre]}], denies: 2}`, nil},
-		"three of two deny": {`{name: a, when: true, approvals: [{count: 1, from: [sre]}], denies: 3}`, []string{"p:2:71: 3 denials end a request, but only 2 can deny: bob, carol"}},
-		"not for oneself":   {`{name: a, when: true, approvals: [{count: 2, from: [sre]}]}`, []string{"p:2:36: too few others can approve when one of these asks: bob, carol"}},
-		"unknown user":      {`{name: a, when: requester.name == "zoe", approvals: none}`, []string{"p:2:19: never matches: there is no user zoe in the directory"}},
-		"unknown group":     {`{name: a, when: 'true && "ops" in requester.groups', approvals: none}`, []string{"p:2:19: never matches: nobody in the directory is in group ops"}},
-		"unknown kind":      {`{name: a, when: resource.kind == "db", approvals: none}`, []string{`p:2:19: never matches: no resource in the catalog has resource.kind == "db"`, "p:1:1: no rule lets anybody have ssh/a, ssh/b"}},
-		"unknown resource":  {`{name: a, when: resource.name == "ssh/c", deny: no}`, []string{`p:2:19: never matches: no resource in the catalog has resource.name == "ssh/c"`, "p:1:1: no rule lets anybody have ssh/a, ssh/b"}},
-		"labels apart":      {`{name: a, when: resource.labels.env == "prod" && resource.labels.team == "x", approvals: none}`, []string{"p:2:19: never matches: no resource in the catalog meets all of the condition", "p:1:1: no rule lets anybody have ssh/a, ssh/b"}},
-		"one resource":      {`{name: a, when: resource.labels.env == "prod", approvals: none}`, []string{"p:1:1: no rule lets anybody have ssh/b"}},
-		"only maybe":        {`{name: a, when: resource.kind == "db" || true, approvals: none}`, nil},
+		"nothing":          {`{name: a, when: true, approvals: [{count: 1, from: [sre]}]}`, nil},
+		"two of two":       {`{name: a, when: '"dev" in requester.groups', approvals: [{count: 2, from: [sre]}]}`, nil},
+		"three of two":     {`{name: a, when: true, approvals: [{count: 3, from: [sre]}]}`, []string{"p:2:38: 3 approvals are asked for, but only 2 can give one: bob, carol"}},
+		"nobody there":     {`{name: a, when: true, approvals: [{count: 1, from: [ops]}]}`, []string{"p:2:38: nobody in the directory is in group ops"}},
+		"nobody in one":    {`{name: a, when: true, approvals: [{count: 1, from: [ops, sre]}]}`, []string{"p:2:38: nobody in the directory is in group ops"}},
+		"revokers":         {`{name: a, when: true, approvals: none, revoke: [ops]}`, []string{"p:2:50: nobody in the directory is in group ops"}},
+		"not together":     {`{name: a, when: '"dev" in requester.groups', approvals: [{count: 2, from: [sre]}, {count: 1, from: [dba]}]}`, []string{"p:2:59: the sets can't all be given by different people: 1 approval from dba would be missing"}},
+		"not for oneself":  {`{name: a, when: true, approvals: [{count: 2, from: [sre]}]}`, []string{"p:2:36: too few others can approve when one of these asks: bob, carol"}},
+		"unknown user":     {`{name: a, when: requester.name == "zoe", approvals: none}`, []string{"p:2:19: never matches: there is no user zoe in the directory"}},
+		"unknown group":    {`{name: a, when: 'true && "ops" in requester.groups', approvals: none}`, []string{"p:2:19: never matches: nobody in the directory is in group ops"}},
+		"unknown kind":     {`{name: a, when: resource.kind == "db", approvals: none}`, []string{`p:2:19: never matches: no resource in the catalog has resource.kind == "db"`, "p:1:1: no rule lets anybody have ssh/a, ssh/b"}},
+		"unknown resource": {`{name: a, when: resource.name == "ssh/c", deny: no}`, []string{`p:2:19: never matches: no resource in the catalog has resource.name == "ssh/c"`, "p:1:1: no rule lets anybody have ssh/a, ssh/b"}},
+		"labels apart":     {`{name: a, when: resource.labels.env == "prod" && resource.labels.team == "x", approvals: none}`, []string{"p:2:19: never matches: no resource in the catalog meets all of the condition", "p:1:1: no rule lets anybody have ssh/a, ssh/b"}},
+		"one resource":     {`{name: a, when: resource.labels.env == "prod", approvals: none}`, []string{"p:1:1: no rule lets anybody have ssh/b"}},
+		"only maybe":       {`{name: a, when: resource.kind == "db" || true, approvals: none}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := Parse("p", []byte("rules:\n- "+c.rule+"\n"))

@@ -103,6 +103,7 @@ type house struct {
 //	                        send a signal with a plain SDK client, which knows nothing of hallpass:
 //	                        KIND json takes FILE as the JSON argument, text as a string, bytes as bytes,
 //	                        none sends no argument
+//	terminate ID            terminate the request's workflow in Temporal, with a plain SDK client
 //	flip FILE OLD NEW       change bytes in place
 //	namespace NAME          make a Temporal namespace that no worker serves yet
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
@@ -153,6 +154,7 @@ func TestScripts(t *testing.T) {
 			"eventually": cmdEventually,
 			"json":       cmdJSON,
 			"signal":     cmdSignal,
+			"terminate":  cmdTerminate,
 			"flip":       cmdFlip,
 			"namespace":  cmdNamespace,
 			"rogue":      cmdRogue,
@@ -529,6 +531,11 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Check(worldOf(ts).dial(ts, "default").SignalWorkflow(context.Background(), access.WorkflowID(args[0]), "", args[1], arg))
+}
+
+func cmdTerminate(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "terminate ID")
+	ts.Check(worldOf(ts).dial(ts, "default").TerminateWorkflow(context.Background(), access.WorkflowID(args[0]), "", "by the test"))
 }
 
 func cmdNamespace(ts *testscript.TestScript, neg bool, args []string) {

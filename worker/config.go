@@ -31,6 +31,7 @@ type Config struct {
 	Audit     Audit
 	Issuers   Issuers
 	Service   Service
+	Sweep     Sweep
 	Limits    Limits
 	Client    Client
 
@@ -70,6 +71,12 @@ type Service struct {
 	Names   string // host names and IP addresses that it is reached by, with commas between; beside those of Address and of this machine
 	CA      string // file of the certificate that clients have to know
 	CAKey   string // file of its private key; only the service reads it
+}
+
+// Sweep says how sweeps go about their work.
+type Sweep struct {
+	Every time.Duration // from one to the next
+	Grace time.Duration // how old a grant has to be to be missed in Temporal, and a credential to be missed in the ledger
 }
 
 // Limits are bounds that operators may move within those in package access.
@@ -131,6 +138,10 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Service.CA }, file: absolute},
 		{path: "service.ca_key", env: "HALLPASS_SERVICE_CA_KEY", about: "file of its private key", value: "service_ca.key",
 			at: func(c *Config) any { return &c.Service.CAKey }, file: absolute},
+		{path: "sweep.every", env: "HALLPASS_SWEEP_EVERY", about: "how often what has lost its workflow is swept up", value: "10m",
+			at: func(c *Config) any { return &c.Sweep.Every }},
+		{path: "sweep.grace", env: "HALLPASS_SWEEP_GRACE", about: "how old it has to be", value: "1m",
+			at: func(c *Config) any { return &c.Sweep.Grace }},
 		{path: "limits.min_grant", env: "HALLPASS_LIMITS_MIN_GRANT", about: "the shortest grant", value: access.ShortDuration(access.MinGrant),
 			at: func(c *Config) any { return &c.Limits.MinGrant }},
 		{path: "client.user", env: "HALLPASS_USER", about: "your name in the directory; empty: whose key it is",

@@ -56,6 +56,7 @@ service:
   names: hallpass.example.com, 10.0.0.5
   ca: svc.pem
   ca_key: svc.key
+sweep: {every: 1h, grace: 5m}
 limits: {min_grant: 5s}
 client: {user: alice, key: id}
 `)
@@ -81,6 +82,8 @@ client: {user: alice, key: id}
 		"service.names":               "hallpass.example.com, 10.0.0.5",
 		"service.ca":                  dir + "/svc.pem",
 		"service.ca_key":              dir + "/svc.key",
+		"sweep.every":                 "1h",
+		"sweep.grace":                 "5m",
 		"limits.min_grant":            "5s",
 		"client.user":                 "alice",
 		"client.key":                  dir + "/id",
@@ -105,6 +108,7 @@ func TestLoadDefaultsLieBesideTheFile(t *testing.T) {
 	want := &Config{File: path, Policy: dir + "/policy.yaml", Directory: dir + "/directory.yaml", Catalog: dir + "/catalog.yaml",
 		Audit:   Audit{Database: dir + "/audit.db", Key: dir + "/audit.key", PublicKey: dir + "/audit.pub"},
 		Service: Service{CA: dir + "/service_ca.pub.pem", CAKey: dir + "/service_ca.key"},
+		Sweep:   Sweep{Every: 10 * time.Minute, Grace: time.Minute},
 		Limits:  Limits{MinGrant: time.Minute}, Client: Client{User: "alice"}}
 	if diff := cmp.Diff(values(want), values(c)); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -117,7 +121,7 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 	t.Chdir(work)
 	value := map[string]string{
 		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
-		"limits.min_grant": "1s", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
+		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
 		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com",
 	}
 	for _, s := range settings() {

@@ -52,10 +52,11 @@ type role struct {
 	open    func(context.Context, *parts) (work, error)
 }
 
-// work is what an open role does: register what it serves on its queue, and
-// run beside that, whether Temporal is there or not, until the context ends.
-// Either may be nil.
+// work is what an open role does: arrange what it needs in Temporal, register
+// what it serves on its queue, and run beside that, whether Temporal is there
+// or not, until the context ends. Each may be nil.
 type work struct {
+	arrange  func(context.Context, client.Client) error
 	register func(sdkworker.Registry)
 	run      func(context.Context) error
 }
@@ -82,11 +83,14 @@ func roles() map[string]role {
 func Roles() []string { return []string{RoleWorkflows, RoleIssuerSSH, RoleService} }
 
 func openWorkflows(_ context.Context, p *parts) (work, error) {
-	acts := &activities.Activities{Rulebook: p.book.Rulebook, Log: p.audit, Limits: p.limits(), Now: time.Now}
-	return work{register: func(r sdkworker.Registry) {
+	acts := &activities.Activities{
+		Rulebook: p.book.Rulebook, Log: p.audit, Limits: p.limits(), Now: time.Now, Temporal: p, Grace: p.config.Sweep.Grace,
+	}
+	return work{arrange: p.schedule, register: func(r sdkworker.Registry) {
 		r.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
 		r.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
 		r.RegisterWorkflowWithOptions(workflows.Locks, workflow.RegisterOptions{Name: access.WorkflowLocks})
+		r.RegisterWorkflowWithOptions(workflows.Sweep, workflow.RegisterOptions{Name: access.WorkflowSweep})
 		r.RegisterWorkflowWithOptions(workflows.HostCertificate, workflow.RegisterOptions{Name: access.HostWorkflow})
 		r.RegisterActivity(acts)
 	}}, nil
@@ -122,6 +126,7 @@ func openIssuerSSH(_ context.Context, p *parts) (work, error) {
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		Limits:   p.limits(),
+		Grace:    p.config.Sweep.Grace,
 		Now:      time.Now,
 	}}
 	return work{
@@ -216,7 +221,7 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 	}
 	key, err := audit.ReadKey(c.Audit.Key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass init --dir FOLDER makes one; see docs/configuration.md")
+		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass dev makes one; see docs/configuration.md")
 	} else if err != nil {
 		return nil, err
 	}
@@ -326,6 +331,18 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 		return register(ctx, cl, o.Namespace, p.log)
 	}); err != nil {
 		return err
+	}
+	for _, s := range p.stations {
+		if s.arrange == nil {
+			continue
+		}
+		err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) error { return s.arrange(ctx, cl) })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			// Requests can live without it.
+			p.log.Error("something is not arranged in temporal", "error", err, "hint", hintOf(err))
+		}
 	}
 	var queues []string
 	for _, s := range p.stations {

@@ -3,7 +3,6 @@ package workflows_test
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,26 +94,6 @@ func TestEndings(t *testing.T) {
 		{name: "denied after the grant began", want: access.StateExpired, opened: 1, prepare: func(w *world) {
 			w.at(1*time.Minute, func() { w.approve("bob") })
 			w.at(2*time.Minute, func() { w.deny("carol") })
-		}},
-
-		// Several sets, and more than one denial.
-		{name: "two of sre and one of security", resource: "ssh/council-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
-			w.at(1*time.Minute, func() { w.approve("trent") })
-			w.at(2*time.Minute, func() { w.approve("bob") })
-			w.at(3*time.Minute, func() { w.want(access.StatePending); w.approve("carol") })
-			w.at(4*time.Minute, func() { w.want(access.StateActive) })
-		}},
-		{name: "three of sre, none of security", resource: "ssh/council-1", want: access.StateTimedOut, prepare: func(w *world) {
-			w.at(1*time.Minute, func() { w.approve("bob"); w.approve("carol"); w.approve("erin") })
-		}},
-		{name: "one denial of two", resource: "ssh/council-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
-			w.at(1*time.Minute, func() { w.deny("erin") })
-			w.at(2*time.Minute, func() { w.want(access.StatePending); w.deny("erin"); w.deny("alice") })
-			w.at(3*time.Minute, func() { w.want(access.StatePending); w.approve("trent"); w.approve("bob"); w.approve("carol") })
-		}},
-		{name: "two denials of two", resource: "ssh/council-1", want: access.StateDenied, by: "trent", why: "denied by erin, trent", prepare: func(w *world) {
-			w.at(1*time.Minute, func() { w.deny("erin") })
-			w.at(2*time.Minute, func() { w.approve("bob"); w.want(access.StatePending); w.deny("trent") })
 		}},
 
 		// The start that was asked for.
@@ -672,62 +651,6 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 	w.at(2*time.Minute, func() { w.want(access.StatePending); w.approve("erin") })
 	w.at(3*time.Minute, func() { w.want(access.StateActive) })
 	w.run(access.StateExpired)
-}
-
-// The directory of the moment of issue decides, and it is said why an approval
-// has stopped counting.
-func TestGroupsChangeMeanwhile(t *testing.T) {
-	t.Run("while others are waited for", func(t *testing.T) {
-		w := newWorld(t)
-		w.ask("ssh/crown-1", nil)
-		w.at(1*time.Minute, func() { w.approve("bob") })
-		w.at(2*time.Minute, func() { w.moves("bob", "dev"); w.approve("carol") })
-		w.at(3*time.Minute, func() {
-			w.want(access.StatePending)
-			s := w.status().Standing
-			if want := []string{"approve by bob doesn't count: the signer is in none of the groups that decide on it"}; !slices.Equal(s.Dropped, want) {
-				t.Errorf("dropped: %q, want %q", s.Dropped, want)
-			}
-			w.approve("erin")
-		})
-		w.at(4*time.Minute, func() { w.want(access.StateActive) })
-		w.run(access.StateExpired)
-	})
-	t.Run("before it is issued", func(t *testing.T) {
-		w := newWorld(t)
-		w.acts.Log = &flaky{Recorder: w.log, accepted: func() { w.moves("bob", "dev") }}
-		w.at(time.Minute, func() { w.approve("bob") })
-		const want = "refused by the issuer: not allowed: needs 1 approval from sre; approve by bob doesn't count: the signer is in none of the groups that decide on it"
-		if got := w.run(access.StateDenied); got.Why != want {
-			t.Errorf("why is %q, want %q", got.Why, want)
-		}
-	})
-}
-
-// Whoever carries the evidence can leave out a denial that didn't end the
-// request by itself. The issuer finds it on record.
-func TestDenialLeftOut(t *testing.T) {
-	w := newWorld(t)
-	w.ask("ssh/council-1", nil)
-	w.at(1*time.Minute, func() { w.deny("erin") })
-	w.at(2*time.Minute, func() {
-		second := w.decision("trent", access.Deny) // withheld from the workflow, but not from the issuer's record
-		_, err := w.log.Append(context.Background(), audit.Event{
-			Type: audit.DecisionAccepted, Request: w.req.ID, Step: "decision:second", Actor: "trent", Statement: &second,
-		})
-		if err != nil {
-			t.Error(err)
-		}
-		w.approve("bob")
-		w.approve("carol")
-		rogue := access.Evidence{Request: w.request, Decisions: []access.Statement{
-			w.decision("bob", access.Approve), w.decision("carol", access.Approve),
-		}}
-		if _, err := w.issuer.Issue(context.Background(), rogue); access.CodeOf(err) != access.CodeDenied || !strings.Contains(err.Error(), "denied by erin, trent") {
-			t.Errorf("the issuer says %v", err)
-		}
-	})
-	w.run(access.StateTimedOut)
 }
 
 // What one request costs, so that it can't creep up: each line is one or more
