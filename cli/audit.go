@@ -24,6 +24,15 @@ func (a *app) auditCommand() *cli.Command {
 		Category: categoryLook,
 		Subcommands: []*cli.Command{
 			{
+				Name:      "init",
+				Usage:     "make the key that signs the log",
+				ArgsUsage: "NAME",
+				Description: "NAME is the log's, such as audit.example.com: it is in every checkpoint, and ought to be\n" +
+					"unique among those who compare them. The private key (mode 0600) goes where audit.key\n" +
+					"says, the public one where audit.public_key says. What exists is never overwritten.",
+				Action: a.auditInit,
+			},
+			{
 				Name:  "log",
 				Usage: "list what happened; --grants: who accessed what when",
 				Flags: append(auditFilterFlags(),
@@ -79,6 +88,40 @@ func (a *app) auditCommand() *cli.Command {
 			},
 		},
 	}
+}
+
+// AuditKey is the public side of the log's key.
+type AuditKey struct {
+	Key       string `json:"key"`        // file of the private half
+	File      string `json:"file"`       // of the public half
+	PublicKey string `json:"public_key"` // name+hash+key
+}
+
+func (a *app) auditInit(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	cfg, err := a.settings()
+	if err != nil {
+		return err
+	}
+	out := AuditKey{Key: cfg.Audit.Key, File: cfg.Audit.PublicKey}
+	if out.Key == "" || out.File == "" {
+		return failf(ExitNotFound, "audit.key or audit.public_key is not configured").withHint("name them in hallpass.yaml")
+	}
+	for _, path := range []string{out.Key, out.File} {
+		if _, err := os.Lstat(path); err == nil {
+			return failf(ExitError, "%s exists; nothing was changed", path)
+		}
+	}
+	if out.PublicKey, err = audit.CreateKey(out.Key, out.File, args[0]); err != nil {
+		return err
+	}
+	return a.print(out, func(p *printer) {
+		p.Printf("Made the audit log's key.\n")
+		p.fields("private key", out.Key, "public key", out.File, "for verifiers", out.PublicKey)
+	})
 }
 
 func auditFilterFlags() []cli.Flag {

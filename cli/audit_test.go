@@ -72,6 +72,41 @@ func auditedWorld(t *testing.T) (w *world, id string) {
 	return w, id
 }
 
+func TestAuditInit(t *testing.T) {
+	w := newWorld(t)
+	r := w.must("audit init audit.example.com -o json")
+	var made AuditKey
+	check(t, json.Unmarshal([]byte(r.stdout), &made))
+	private, err := audit.ReadKey(filepath.Join(w.dir, "audit.key"))
+	check(t, err)
+	public, err := audit.ReadPublicKey(filepath.Join(w.dir, "audit.pub"))
+	check(t, err)
+	if made.PublicKey != public || !strings.HasPrefix(public, "audit.example.com+") || strings.Contains(r.stdout+r.stderr, private) {
+		t.Errorf("%s is not about %s", r.stdout, public)
+	}
+	log, err := audit.Open(t.Context(), audit.Options{Path: filepath.Join(w.dir, "audit.db"), Key: private})
+	check(t, err)
+	check(t, log.Close())
+	w.must("audit verify")
+
+	// Once more changes nothing, and neither does half of a pair.
+	for _, gone := range []string{"nothing", "audit.key"} {
+		_ = os.Remove(filepath.Join(w.dir, gone))
+		if r := w.run("audit init other"); r.code != ExitError || !strings.Contains(r.stderr, "exists; nothing was changed") {
+			t.Errorf("without %s: exit %d, %s", gone, r.code, r.stderr)
+		}
+	}
+	check(t, os.Remove(filepath.Join(w.dir, "audit.pub")))
+	for _, line := range []string{"audit init", "audit init a+b", "audit init a_b"} {
+		if r := w.run(line); r.code != ExitUsage {
+			t.Errorf("%s: exit %d, %s", line, r.code, r.stderr)
+		}
+		if _, err := os.Stat(filepath.Join(w.dir, "audit.key")); err == nil {
+			t.Errorf("%s made a key", line)
+		}
+	}
+}
+
 func TestAuditCommands(t *testing.T) {
 	w, id := auditedWorld(t)
 	for _, row := range []struct {

@@ -200,11 +200,11 @@ func (p *parts) limits() evidence.Limits {
 // closes the parts.
 func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *parts, err error) {
 	if len(names) == 0 {
-		return nil, access.Errorf(access.CodeMalformed, "no role; there are %s", strings.Join(Roles(), " and "))
+		return nil, access.Errorf(access.CodeMalformed, "no role; there are %s", strings.Join(Roles(), ", "))
 	}
 	for i, name := range names {
 		if !slices.Contains(Roles(), name) {
-			return nil, access.Errorf(access.CodeMalformed, "role %q is unknown; there are %s", name, strings.Join(Roles(), " and "))
+			return nil, access.Errorf(access.CodeMalformed, "role %q is unknown; there are %s", name, strings.Join(Roles(), ", "))
 		}
 		if slices.Contains(names[:i], name) {
 			return nil, access.Errorf(access.CodeMalformed, "role %s is there twice", name)
@@ -221,7 +221,7 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 	}
 	key, err := audit.ReadKey(c.Audit.Key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass dev makes one; see docs/configuration.md")
+		return nil, access.Errorf(access.CodeNotFound, "there is no audit key at %s", c.Audit.Key).WithHint("hallpass audit init NAME")
 	} else if err != nil {
 		return nil, err
 	}

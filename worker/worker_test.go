@@ -89,7 +89,7 @@ func TestOpenRefuses(t *testing.T) {
 		spoil func(*Folder, *Config) error
 		want  string
 	}{
-		{"no role", nil, nil, "no role; there are workflows and issuer:ssh"},
+		{"no role", nil, nil, "no role; there are workflows, issuer:ssh"},
 		{"unknown role", []string{"issuer:vault"}, nil, `role "issuer:vault" is unknown`},
 		{"role twice", []string{RoleWorkflows, RoleWorkflows}, nil, "role workflows is there twice"},
 		{"issuer without a key", []string{RoleIssuerSSH}, func(_ *Folder, c *Config) error { c.Issuers.SSH.Key = ""; return nil }, "issuers.ssh.key is not configured"},
