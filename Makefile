@@ -114,7 +114,6 @@ histories-replay: ## replay the recorded workflow histories
 
 .PHONY: vault-tests
 vault-tests: vault ## the tests that need a real Vault, with the race detector
-	@$(GO) -C testsuite/vault vet ./...
 	$(call say,tests with a real Vault and a real PostgreSQL)
 	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
 

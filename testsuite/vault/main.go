@@ -53,7 +53,7 @@ func main() {
 	flag.BoolVar(&o.sealed, "sealed", false, "stay sealed after start")
 	flag.StringVar(&o.cert, "cert", "", "TLS certificate `file`; without it the API is plain HTTP")
 	flag.StringVar(&o.key, "key", "", "TLS key `file`")
-	flag.DurationVar(&o.revokeRetry, "revoke-retry", 100*time.Millisecond, "wait before the first retry of a revocation that failed; each further one doubles it (Vault's own value is 10s)")
+	flag.DurationVar(&o.revokeRetry, "revoke-retry", time.Second, "wait before the first retry of a revocation that failed; each further one doubles it (Vault's own value is 10s)")
 	flag.StringVar(&o.logLevel, "log-level", "info", "Vault's log `level`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -146,7 +146,7 @@ func newCore(o options) (*vault.Core, error) {
 		DisableMlock:       true,
 		Logger:             logger,
 
-		// Six attempts, as in production, but within seconds.
+		// Six attempts, as in production, but sooner.
 		ExpirationRevokeRetryBase: o.revokeRetry,
 	})
 }

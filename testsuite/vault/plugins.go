@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	jwt "github.com/hashicorp/vault-plugin-auth-jwt"
+	kubernetes "github.com/hashicorp/vault-plugin-auth-kubernetes"
 	kv "github.com/hashicorp/vault-plugin-secrets-kv"
 	"github.com/hashicorp/vault/builtin/credential/approle"
 	"github.com/hashicorp/vault/builtin/credential/cert"
@@ -23,10 +24,11 @@ import (
 // compile.
 var builtin = map[consts.PluginType]map[string]any{
 	consts.PluginTypeCredential: {
-		"approle":  logical.Factory(approle.Factory),
-		"cert":     logical.Factory(cert.Factory),
-		"jwt":      logical.Factory(jwt.Factory),
-		"userpass": logical.Factory(userpass.Factory),
+		"approle":    logical.Factory(approle.Factory),
+		"cert":       logical.Factory(cert.Factory),
+		"jwt":        logical.Factory(jwt.Factory),
+		"kubernetes": logical.Factory(kubernetes.Factory),
+		"userpass":   logical.Factory(userpass.Factory),
 	},
 	consts.PluginTypeSecrets: {
 		"pki":     logical.Factory(pki.Factory),

