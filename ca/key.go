@@ -39,6 +39,10 @@ type OpenOptions struct {
 	// AgentSocket is the path of ssh-agent's socket, usually the value of
 	// SSH_AUTH_SOCK.
 	AgentSocket string
+
+	// Vault is where keys of Vault's transit engine are. Without it they are
+	// refused.
+	Vault Vault
 }
 
 // Open finds a CA key:
@@ -47,6 +51,8 @@ type OpenOptions struct {
 //     encrypted, that only its owner can read.
 //   - "agent:SHA256:…" is a key that ssh-agent holds, by its fingerprint. The
 //     agent is asked anew for every signature, so it may be restarted.
+//   - "vault:MOUNT/KEY@VERSION" is a key in Vault's transit engine, which is
+//     asked for every signature. Without a version it is version 1.
 func Open(source string, o OpenOptions) (ssh.Signer, error) {
 	scheme, rest, _ := strings.Cut(source, ":")
 	switch {
@@ -54,8 +60,10 @@ func Open(source string, o OpenOptions) (ssh.Signer, error) {
 		return openFile(rest, o.Passphrase)
 	case scheme == "agent" && strings.HasPrefix(rest, "SHA256:"):
 		return openAgent(o.AgentSocket, rest)
+	case scheme == "vault":
+		return openTransit(o.Vault, source)
 	}
-	return nil, fmt.Errorf("CA key source %.80q is not file:PATH or agent:SHA256:FINGERPRINT", source)
+	return nil, fmt.Errorf("CA key source %.80q is not file:PATH, agent:SHA256:FINGERPRINT or vault:MOUNT/KEY", source)
 }
 
 func openFile(path string, passphrase func(string) ([]byte, error)) (ssh.Signer, error) {

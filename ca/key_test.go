@@ -186,7 +186,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"encrypted, no answer", "file:" + locked, say("", errors.New("interrupted")), "interrupted"},
 		{"a bare path", plain, OpenOptions{}, "not file:PATH"},
 		{"no path", "file:", OpenOptions{}, "not file:PATH"},
-		{"another scheme", "vault:x", OpenOptions{}, "not file:PATH"},
+		{"another scheme", "pkcs11:x", OpenOptions{}, "not file:PATH"},
 		{"agent by name", "agent:ssh_ca", OpenOptions{}, "not file:PATH"},
 		{"agent without socket", "agent:SHA256:x", OpenOptions{}, "SSH_AUTH_SOCK"},
 		{"agent that isn't there", "agent:SHA256:x", OpenOptions{AgentSocket: filepath.Join(dir, "socket")}, "no such file"},
