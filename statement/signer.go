@@ -2,6 +2,7 @@ package statement
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"io"
 	"io/fs"
@@ -23,6 +24,9 @@ type SignerOptions struct {
 	// fingerprint "SHA256:…" of a key in the agent. Empty: the first that
 	// fits, of the agent's keys and the usual files below Home/.ssh.
 	Key string
+	// Data is a private key itself, not encrypted: in OpenSSH's or PEM's form,
+	// or either in base64 on one line. It comes before everything else.
+	Data string
 	// AgentSocket is the path of ssh-agent's socket ($SSH_AUTH_SOCK). Empty:
 	// no agent.
 	AgentSocket string
@@ -72,6 +76,9 @@ var usualFiles = []string{"id_ed25519", "id_ecdsa", "id_rsa"}
 // that needs no passphrase, else in its file. Files that others can read are
 // refused, as ssh does.
 func FindSigner(o SignerOptions) (*Signer, error) {
+	if o.Data != "" {
+		return fromData(o.Data)
+	}
 	a, agentErr := dialAgent(o.AgentSocket, agentPatience)
 	s, err := find(o, a, agentErr)
 	if err != nil || s.Source != sourceAgent {
@@ -306,6 +313,40 @@ func fromFile(path string, a *agentKeys, passphrase func(string) ([]byte, error)
 		return nil, access.Errorf(access.CodeMalformed, "private key %s can't choose its signature algorithm", path)
 	}
 	return &Signer{AlgorithmSigner: signer, Source: path, key: private.PublicKey()}, nil
+}
+
+// fromData makes a signer of a private key. What is wrong is told without a
+// byte of it.
+func fromData(data string) (*Signer, error) {
+	const name = "the signing key in the environment"
+	if len(data) > maxKeyFile {
+		return nil, access.Errorf(access.CodeMalformed, "%s is longer than a key file (%d bytes)", name, maxKeyFile)
+	}
+	pem := []byte(strings.TrimSpace(data) + "\n")
+	if !bytes.HasPrefix(pem, []byte("-----BEGIN")) {
+		decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(data))
+		if err != nil {
+			return nil, access.Errorf(access.CodeMalformed, "%s is neither a private key nor one in base64", name)
+		}
+		pem = decoded
+	}
+	private, err := ssh.ParsePrivateKey(pem)
+	var locked *ssh.PassphraseMissingError
+	if errors.As(err, &locked) {
+		return nil, access.Errorf(access.CodeMalformed, "%s is encrypted, and there is nobody to ask for its passphrase", name).
+			WithHint("make one without: ssh-keygen -t ed25519 -N ''")
+	}
+	if err != nil {
+		return nil, access.Errorf(access.CodeMalformed, "%s can't be opened: it is damaged or of an unknown kind", name)
+	}
+	if err := CheckKey(private.PublicKey()); err != nil {
+		return nil, err
+	}
+	signer, ok := private.(ssh.AlgorithmSigner)
+	if !ok {
+		return nil, access.Errorf(access.CodeMalformed, "%s can't choose its signature algorithm", name)
+	}
+	return &Signer{AlgorithmSigner: signer, Source: name, key: private.PublicKey()}, nil
 }
 
 // publicHalf is the key in the .pub file next to a private key, nil if there

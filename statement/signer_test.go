@@ -1,6 +1,7 @@
 package statement
 
 import (
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"net"
@@ -282,6 +283,42 @@ func TestFindSignerFiles(t *testing.T) {
 		_, err := FindSigner(SignerOptions{Home: home, Passphrase: func(string) ([]byte, error) { return nil, errors.New("interrupted") }})
 		wantError(t, err, access.CodeNotFound, filepath.Join(dir, "id_ed25519")+" is encrypted, and its passphrase wasn't given: interrupted")
 	})
+}
+
+// A key in the environment comes as CI systems hand secrets on: with the last
+// line's end or without, with Windows' line ends, in base64 on one line.
+func TestFindSignerData(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, passphrase string) (string, ssh.PublicKey) {
+		path := filepath.Join(dir, name+passphrase)
+		key := writeKey(t, path, name, passphrase)
+		return string(must(os.ReadFile(path))), key
+	}
+	plain, key := file("ed25519", "")
+	for name, data := range map[string]string{
+		"as it is": plain, "without the last line's end": strings.TrimSpace(plain), "with spaces": "\n " + plain + "\n\n",
+		"Windows": strings.ReplaceAll(plain, "\n", "\r\n"), "base64": base64.StdEncoding.EncodeToString([]byte(plain)),
+		"base64 with a line end": base64.StdEncoding.EncodeToString([]byte(plain)) + "\n",
+	} {
+		source, got := found(t, SignerOptions{Data: data, Key: "/nosuch"})
+		same(t, got, key)
+		if source != "the signing key in the environment" {
+			t.Errorf("%s: %s", name, source)
+		}
+	}
+	locked, _ := file("ecdsa-256", "secret")
+	for _, tt := range []struct{ name, data, want string }{
+		{"encrypted", locked, "the signing key in the environment is encrypted, and there is nobody to ask for its passphrase"},
+		{"cut off", plain[:100], "the signing key in the environment can't be opened: it is damaged or of an unknown kind"},
+		{"public", MarshalKey(key), "the signing key in the environment is neither a private key nor one in base64"},
+		{"base64 of something", "aGVsbG8=", "the signing key in the environment can't be opened: it is damaged or of an unknown kind"},
+		{"long", strings.Repeat("A", maxKeyFile+1), "the signing key in the environment is longer than a key file (65536 bytes)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := FindSigner(SignerOptions{Data: tt.data})
+			wantError(t, err, access.CodeMalformed, tt.want)
+		})
+	}
 }
 
 func TestFindSignerRefusesFiles(t *testing.T) {
