@@ -33,6 +33,7 @@ type Config struct {
 	Service   Service
 	Sweep     Sweep
 	Limits    Limits
+	Vault     Vault
 	Client    Client
 
 	env     func(string) string
@@ -82,6 +83,11 @@ type Sweep struct {
 // Limits are bounds that operators may move within those in package access.
 type Limits struct {
 	MinGrant time.Duration
+}
+
+// Vault says where clients find Vault. Issuers have an address of their own.
+type Vault struct {
+	Address string // URL; "" for what the standard VAULT_ADDR says
 }
 
 // Client is about the person at this machine.
@@ -144,6 +150,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Sweep.Grace }},
 		{path: "limits.min_grant", env: "HALLPASS_LIMITS_MIN_GRANT", about: "the shortest grant", value: access.ShortDuration(access.MinGrant),
 			at: func(c *Config) any { return &c.Limits.MinGrant }},
+		{path: "vault.address", env: "HALLPASS_VAULT_ADDRESS", about: "URL of Vault, for clients; empty: VAULT_ADDR",
+			at: func(c *Config) any { return &c.Vault.Address }, check: checkURL},
 		{path: "client.user", env: "HALLPASS_USER", about: "your name in the directory; empty: whose key it is",
 			at: func(c *Config) any { return &c.Client.User }, check: func(s string) error { return access.CheckName("user", s) }},
 		{path: "client.key", env: "HALLPASS_KEY", about: "your signing key: file or SHA256:…; empty: found",

@@ -58,6 +58,7 @@ service:
   ca_key: svc.key
 sweep: {every: 1h, grace: 5m}
 limits: {min_grant: 5s}
+vault: {address: "https://vault.example.com:8200"}
 client: {user: alice, key: id}
 `)
 	dir := filepath.Dir(path)
@@ -69,6 +70,7 @@ client: {user: alice, key: id}
 		"temporal.address":            "temporal.example.com:7233",
 		"temporal.namespace":          "access",
 		"ui":                          "https://temporal.example.com",
+		"vault.address":               "https://vault.example.com:8200",
 		"policy":                      dir + "/rules/policy.yaml",
 		"directory":                   "/etc/hallpass/directory.yaml",
 		"catalog":                     "/home/alice/catalog.yaml",
@@ -123,6 +125,7 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
 		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
 		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com",
+		"vault.address": "http://127.0.0.1:8200",
 	}
 	for _, s := range settings() {
 		t.Run(s.env, func(t *testing.T) {
