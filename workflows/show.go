@@ -100,6 +100,9 @@ func (r *request) what() string {
 	if request.Login != "" {
 		as = " as " + request.Login
 	}
+	if len(request.Actions) > 0 {
+		as += " (" + strings.Join(request.Actions, ", ") + ")"
+	}
 	return fmt.Sprintf("%s%s for %s, %s", request.Resource, as, request.Signer, request.Duration)
 }
 
