@@ -91,11 +91,19 @@ func (b *temporalBackend) Close() { b.client.Close() }
 // summaryLine is what operators see of a request in Temporal's lists. No
 // reason and no ticket: it is never encrypted.
 func summaryLine(r access.Request) string {
-	as := ""
-	if r.Login != "" {
-		as = " as " + r.Login
+	return fmt.Sprintf("%s wants %s%s for %s", r.Signer, r.Resource, asWhat(r.Login, r.Actions), r.Duration)
+}
+
+// asWhat is what stands behind a resource's name: a login, or actions.
+func asWhat(login string, actions []string) string {
+	s := ""
+	if login != "" {
+		s = " as " + login
 	}
-	return fmt.Sprintf("%s wants %s%s for %s", r.Signer, r.Resource, as, r.Duration)
+	if len(actions) > 0 {
+		s += " (" + strings.Join(actions, ", ") + ")"
+	}
+	return s
 }
 
 func (b *temporalBackend) Submit(ctx context.Context, in access.Submission, req access.Request) error {

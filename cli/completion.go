@@ -32,6 +32,10 @@ func (a *app) completed(command, flag string) []string {
 		return strings.Split(stateNames(), ", ")
 	case "--resource":
 		return a.knownResources(func(r access.Resource) []string { return []string{r.Name} })
+	case "--action":
+		return a.knownResources(func(r access.Resource) []string { return r.Actions })
+	case "--template":
+		return formNames()
 	case "--as", "-l":
 		return a.knownResources(func(r access.Resource) []string { return r.Logins })
 	case "":
@@ -41,7 +45,7 @@ func (a *app) completed(command, flag string) []string {
 	switch command {
 	case "hallpass completion":
 		return []string{"bash", "zsh", "fish"}
-	case "hallpass request":
+	case "hallpass request", "hallpass run":
 		return a.knownResources(func(r access.Resource) []string { return []string{r.Name} })
 	case "hallpass ssh":
 		return a.knownResources(hosts)
@@ -49,7 +53,7 @@ func (a *app) completed(command, flag string) []string {
 		return a.knownIDs(access.StatePending, access.StateScheduled)
 	case "hallpass wait", "hallpass cancel":
 		return a.knownIDs(access.StatePending, access.StateScheduled, access.StateIssuing)
-	case "hallpass release", "hallpass revoke":
+	case "hallpass get", "hallpass release", "hallpass revoke":
 		return a.knownIDs(access.StateActive)
 	case "hallpass lock user":
 		return a.knownUsers()

@@ -234,6 +234,9 @@ func (a *app) showRequest(p *printer, s access.Status, req access.Request) {
 	if req.Login != "" {
 		p.Printf(" as %s", p.bold(req.Login))
 	}
+	if len(req.Actions) > 0 {
+		p.Printf(" (%s)", p.bold(strings.Join(req.Actions, ", ")))
+	}
 	p.Printf(" for %s\n", p.bold(req.Duration.String()))
 	p.fields(a.requestFields(p, s, req, now)...)
 }
@@ -254,7 +257,6 @@ func (a *app) requestFields(p *printer, s access.Status, req access.Request, now
 		"request", req.ID,
 		"reason", req.Reason,
 		"ticket", req.Ticket,
-		"actions", strings.Join(req.Actions, ", "),
 		"command", req.Command,
 		"asked", p.at(req.Time, now),
 		"start", start,

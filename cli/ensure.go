@@ -43,8 +43,8 @@ func (a *app) ensure(host, login string) error {
 			withHint("%s", shellLine([]string{"hallpass", "ssh", login + "@" + host}))
 	}
 	defer func() { _ = tty.Close() }()
-	var w wish
-	if w.resource, w.login, err = a.target(host, login); err != nil {
+	w := wish{login: login}
+	if err := a.target(host, &w); err != nil {
 		return err
 	}
 	return a.obtain(f, w, func(w *wish) error {

@@ -17,6 +17,10 @@ const (
 	ExitUnreachable = 5   // the service isn't there
 	ExitRefused     = 6   // a statement was not accepted
 	ExitNotFound    = 7   // no such thing, or more than one
+	ExitGaveUp      = 8   // not granted within --timeout
+	ExitTampered    = 9   // what was issued went through other hands; it was given back
+	ExitNoExec      = 126 // the command that run was given is there, and can't be run
+	ExitNoCommand   = 127 // it isn't there
 	ExitInterrupted = 130 // as a shell reports SIGINT
 )
 
@@ -46,9 +50,15 @@ func usagef(format string, args ...any) *failure { return failf(ExitUsage, forma
 // exitCode is the exit code that err ends the program with.
 func exitCode(err error) int {
 	var f *failure
+	var code exit
+	var t *tampering
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &t):
+		return ExitTampered
 	case errors.As(err, &f):
 		return f.code
 	}

@@ -29,7 +29,9 @@ import (
 // it are 0700 and files 0600.
 //
 //	requests/ID/request.json     a request under way: what was signed, and for which hosts
-//	requests/ID/key              its private key, until the request is granted or has ended
+//	requests/ID/key              its private key, until the request is granted or has ended;
+//	                             for what is in Vault, until that is opened
+//	requests/ID/opened           when that was
 //	certs/LOGIN@HOST-cert.pub    the certificate of a live grant, for each name of the host
 //	certs/LOGIN@HOST.pub         its public key
 //	certs/LOGIN@HOST             its private key; absent while ssh-agent holds it
@@ -108,9 +110,11 @@ type kept struct {
 	Statement access.Statement `json:"statement"`
 	Resource  access.Resource  `json:"resource"`           // as the catalog had it
 	Identity  string           `json:"identity,omitempty"` // file of the private key, where it isn't ours
+	Alone     bool             `json:"alone,omitempty"`    // for one command; nobody else uses the grant
 
 	request access.Request
-	key     ed25519.PrivateKey // nil with Identity
+	key     ed25519.PrivateKey // nil with Identity, and for what is sealed
+	age     string             // the key that opens what is sealed, for that; "" once it is opened
 }
 
 // keep stores k. It is durable when keep returns: the key must outlive a
@@ -129,6 +133,11 @@ func (f *folder) keep(k kept) error {
 	}
 	if k.key != nil {
 		if err := writeKey(filepath.Join(dir, "key"), k.key, k.request.ID); err != nil {
+			return err
+		}
+	}
+	if k.age != "" {
+		if err := writeFile(filepath.Join(dir, "key"), []byte(k.age+"\n")); err != nil {
 			return err
 		}
 	}
@@ -153,8 +162,50 @@ func (f *folder) kept(id string) (kept, error) {
 	if k.Identity != "" {
 		return k, nil
 	}
-	k.key, err = readKey(filepath.Join(dir, "key"))
+	if k.request.Recipient == "" {
+		k.key, err = readKey(filepath.Join(dir, "key"))
+		return k, err
+	}
+	data, err = os.ReadFile(filepath.Join(dir, "key"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // opened, and the key is gone
+	}
+	k.age = strings.TrimSpace(string(data))
 	return k, err
+}
+
+// mark is what is known of the opening of a sealed secret. It is written before
+// the secret is opened, so that who comes after a crash isn't told that
+// somebody else did it.
+type mark struct {
+	At   time.Time `json:"at"` // zero: nobody has begun
+	Done bool      `json:"done"`
+}
+
+func (f *folder) mark(id string) (mark, error) {
+	var m mark
+	data, err := os.ReadFile(filepath.Join(f.requests(), id, "opened"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	return m, err
+}
+
+// setMark writes the mark. With m.Done the key, which opens nothing any more,
+// goes.
+func (f *folder) setMark(id string, m mark) error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(f.requests(), id)
+	if err := writeFile(filepath.Join(dir, "opened"), append(data, '\n')); err != nil || !m.Done {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, "key"))
 }
 
 // underWay lists the requests that the folder keeps, the newest first. What
@@ -389,8 +440,15 @@ func (f *folder) dropWhere(ended func(*ssh.Certificate) bool) error {
 // alone keeps other processes from changing certs until unlock: the files of
 // one name belong together, and two grants for it may arrive at once. Nobody
 // holds it for longer than it takes to write them.
-func (f *folder) alone() (unlock func(), err error) {
-	dir, err := os.Open(f.certs())
+func (f *folder) alone() (unlock func(), err error) { return flock(f.certs()) }
+
+// opening keeps other processes from opening the secret of one request.
+func (f *folder) opening(id string) (unlock func(), err error) {
+	return flock(filepath.Join(f.requests(), id))
+}
+
+func flock(path string) (unlock func(), err error) {
+	dir, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,10 @@ type identity struct {
 	signer *statement.Signer
 }
 
+// envKeyData is the variable with the signing key itself, for pipelines. It is
+// no setting: the configuration holds no secret.
+const envKeyData = "HALLPASS_KEY_DATA"
+
 // identify finds the user's name and signing key. Configuration comes first;
 // where it is silent, the directory says which of the user's keys is known,
 // and whose it is.
@@ -34,7 +38,10 @@ func (a *app) identify() (*identity, error) {
 	name, dir := cfg.Client.User, a.directoryOrNil()
 	home, _ := a.home() // without one, only the agent is looked at
 	o := statement.SignerOptions{
-		Key: cfg.Client.Key, AgentSocket: a.env("SSH_AUTH_SOCK"), Home: home, Passphrase: a.passphrase,
+		Key: cfg.Client.Key, Data: a.env(envKeyData), AgentSocket: a.env("SSH_AUTH_SOCK"), Home: home, Passphrase: a.passphrase,
+	}
+	if o.Data != "" && a.env("HALLPASS_KEY") != "" {
+		return nil, usagef("both HALLPASS_KEY and %s name a signing key", envKeyData).withHint("unset one of them")
 	}
 	if dir != nil {
 		o.Want = func(k ssh.PublicKey) bool {

@@ -109,6 +109,7 @@ type waiting struct {
 	Requester string         `json:"requester"`
 	Resource  string         `json:"resource"`
 	Login     string         `json:"login,omitempty"`
+	Actions   []string       `json:"actions,omitempty"`
 	Duration  access.Seconds `json:"duration"`
 	Reason    string         `json:"reason,omitempty"`
 	Ticket    string         `json:"ticket,omitempty"`
@@ -177,7 +178,7 @@ func (a *app) pending(b backend, f filter, me access.User) ([]waiting, error) {
 		}
 		spoken := slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == me.Name })
 		all = append(all, waiting{
-			ID: s.ID, Requester: req.Signer, Resource: req.Resource, Login: req.Login, Duration: req.Duration,
+			ID: s.ID, Requester: req.Signer, Resource: req.Resource, Login: req.Login, Actions: req.Actions, Duration: req.Duration,
 			Reason: req.Reason, Ticket: req.Ticket, Missing: s.Standing.Missing, Deadline: s.Deadline,
 			Mine: me.Name != "" && me.Name != req.Signer && !spoken && policy.Eligible(s.Standing.Ruling.Needs, me),
 		})
@@ -211,14 +212,11 @@ func (a *app) pendingText(p *printer, all []waiting) {
 		if !w.Mine && (i == 0 || all[i-1].Mine) {
 			p.Printf("%s\n\n", p.bold("For others to decide"))
 		}
-		as, until := "", ""
-		if w.Login != "" {
-			as = " as " + w.Login
-		}
+		until := ""
 		if w.Deadline != nil {
 			until = relative(*w.Deadline, now)
 		}
-		p.Printf("%s  %s wants %s%s for %s\n", short[w.ID], p.bold(w.Requester), p.bold(w.Resource), as, w.Duration)
+		p.Printf("%s  %s wants %s%s for %s\n", short[w.ID], p.bold(w.Requester), p.bold(w.Resource), asWhat(w.Login, w.Actions), w.Duration)
 		p.fields("reason", w.Reason, "ticket", w.Ticket, "needs", policy.Describe(w.Missing), "times out", until)
 		if w.Mine {
 			p.Printf("  hallpass approve %s\n", short[w.ID])

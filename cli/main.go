@@ -45,7 +45,9 @@ type app struct {
 	sleep   func(context.Context, time.Duration) error
 	console func() (console, error)
 	exec    func(path string, argv, env []string) error
-	server  worker.StartServer // nil: dev can't start one
+	after   func(time.Duration) <-chan time.Time
+	signals func() <-chan os.Signal // nil: they aren't ours to take
+	server  worker.StartServer      // nil: dev can't start one
 }
 
 // commands is the table of commands, in the order of the help text.
@@ -53,6 +55,8 @@ func (a *app) commands() []*cli.Command {
 	return []*cli.Command{
 		a.requestCommand(),
 		a.waitCommand(),
+		a.runCommand(),
+		a.getCommand(),
 		a.sshCommand(),
 		a.sshConfigCommand(),
 		a.ensureCommand(),
@@ -96,7 +100,7 @@ const (
 // Main runs hallpass once with args (without the program's name) and returns
 // its exit code. It ends early when ctx is cancelled, with ExitInterrupted.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(string) string, options ...Option) int {
-	a := &app{ctx: ctx, stdin: stdin, env: env, now: time.Now, sleep: pause, console: openConsole, exec: syscall.Exec}
+	a := &app{ctx: ctx, stdin: stdin, env: env, now: time.Now, sleep: pause, console: openConsole, exec: syscall.Exec, after: time.After}
 	a.out = newPrinter(stdout, env)
 	a.err = newPrinter(stderr, env)
 	for _, o := range options {
@@ -118,6 +122,10 @@ func (a *app) main(args []string) int {
 	}
 	if err == nil {
 		return ExitOK
+	}
+	var code exit
+	if errors.As(err, &code) {
+		return int(code)
 	}
 	if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = &failure{code: ExitInterrupted, err: errors.New("interrupted"), hint: hintOf(err)}
@@ -155,7 +163,8 @@ func (a *app) root() *cli.App {
 		Usage:     "access just in time: ask, get approved, log in, and it ends by itself",
 		UsageText: "hallpass COMMAND [flags and arguments in any order]\nhallpass COMMAND --help",
 		Description: "Exit codes: 0 done, 1 error, 2 bad usage, 3 denied, 4 timed out, 5 unreachable,\n" +
-			"6 refused, 7 not found or ambiguous, 130 interrupted.",
+			"6 refused, 7 not found or ambiguous, 8 gave up waiting, 9 tampered with, 130 interrupted.\n" +
+			"hallpass run ends with its command's, 126 if it can't be run, 127 if it isn't there.",
 		Commands: a.commands(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "read configuration from `FILE`", TakesFile: true},

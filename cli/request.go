@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +32,7 @@ type wish struct {
 	reason   string
 	ticket   string
 	key      string // file of an existing key to certify; "": a new one
+	alone    bool   // for one command, whose grant nobody else uses
 }
 
 // requestFlags are the flags of every command that may ask for access.
@@ -66,8 +66,9 @@ func (a *app) requestCommand() *cli.Command {
 		Usage:     "ask for access to a resource and wait for it",
 		ArgsUsage: "KIND/NAME",
 		Category:  categoryAccess,
-		Description: "Signs a request with your key, waits until it is granted, and puts the\n" +
-			"certificate into ssh-agent, or beside its key in $HALLPASS_HOME/certs.",
+		Description: "Signs a request with your key and waits until it is granted. A certificate for\n" +
+			"a host goes into ssh-agent, or beside its key in $HALLPASS_HOME/certs. What is\n" +
+			"in Vault stays there until hallpass get or hallpass run fetches it.",
 		Flags: append(requestFlags(),
 			&cli.StringFlag{Name: "as", Aliases: []string{"l"}, Usage: "as this `LOGIN`; may be left out where there is only one"},
 			&cli.StringSliceFlag{Name: "action", Usage: "for this `ACTION`; may be repeated"},
@@ -75,6 +76,7 @@ func (a *app) requestCommand() *cli.Command {
 			&cli.StringFlag{Name: "at", Usage: "not before `TIME`: 15:04, \"2006-01-02 15:04\", RFC 3339, or +2h"},
 			&cli.StringFlag{Name: "key", Usage: "certify this key instead of a new one: `FILE` of a public key", TakesFile: true},
 			&cli.BoolFlag{Name: "no-wait", Usage: "print the id and leave, unless policy says no at once"},
+			timeoutFlag("print the id and leave"),
 		),
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "KIND/NAME")
@@ -90,7 +92,14 @@ func (a *app) requestCommand() *cli.Command {
 					return err
 				}
 			}
-			if w.resource, w.login, err = a.target(args[0], w.login); err != nil {
+			limit, err := timeout(c)
+			if err != nil {
+				return err
+			}
+			if c.Bool("no-wait") && limit > 0 {
+				return usagef("--no-wait and --timeout exclude each other")
+			}
+			if err := a.target(args[0], &w); err != nil {
 				return err
 			}
 			return a.withBackend(func(b backend) error {
@@ -98,48 +107,39 @@ func (a *app) requestCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
+				g := granted{ID: id, State: access.StatePending, Resource: w.resource.Name, Login: w.login, Actions: w.actions}
 				if c.Bool("no-wait") {
-					state, err := a.ruled(b, id)
-					if err != nil {
+					if g.State, err = a.ruled(b, id); err != nil {
 						return err
 					}
-					g := granted{ID: id, State: state, Resource: w.resource.Name, Login: w.login}
-					return a.print(g, func(p *printer) {
-						p.Printf("%s\n", id)
+					return a.printPending(g, func() {
 						a.err.Printf("%s hallpass wait %s\n", a.err.dim("To pick it up:"), id)
 					})
 				}
-				g, err := a.finish(b, id)
-				if err != nil {
-					return err
-				}
-				return a.printGranted(g)
+				return a.obtained(b, g, limit)
 			})
 		},
 	}
 }
 
-// target finds the resource called name, "kind/name" or a host as typed after
-// ssh, and the login on it. Without a catalog on this machine the names are
-// taken as they are: the service knows better.
-func (a *app) target(name, login string) (access.Resource, string, error) {
+// target finds the resource that the user calls name, "kind/name" or a host as
+// typed after ssh, and what else its kind has to know. Without a catalog on
+// this machine the names are taken as they are: the service knows better.
+func (a *app) target(name string, w *wish) error {
 	c, err := a.catalog()
 	if errors.Is(err, errNotHere) {
 		if !strings.Contains(name, "/") {
 			name = "ssh/" + name
 		}
 		if err := access.CheckResource(name); err != nil {
-			return access.Resource{}, "", err
+			return err
 		}
-		r := access.Resource{Name: name}
-		r.Kind, _ = access.SplitResource(name)
-		if login == "" && r.Kind == "ssh" {
-			return r, "", usagef("as whom? this machine has no catalog to look it up in").withHint("add --as LOGIN")
-		}
-		return r, login, nil
+		w.resource = access.Resource{Name: name}
+		w.resource.Kind, _ = access.SplitResource(name)
+		return kindOf(name).complete(w, false)
 	}
 	if err != nil {
-		return access.Resource{}, "", err
+		return err
 	}
 	r, ok := c.Resource(name)
 	if !ok && !strings.Contains(name, "/") {
@@ -147,11 +147,11 @@ func (a *app) target(name, login string) (access.Resource, string, error) {
 		if r, ok = c.Resource("ssh/" + name); len(found) == 0 && ok {
 			found = []access.Resource{r}
 		}
-		if login != "" && len(found) > 1 {
-			found = slices.DeleteFunc(found, func(r access.Resource) bool { return !slices.Contains(r.Logins, login) })
+		if w.login != "" && len(found) > 1 {
+			found = slices.DeleteFunc(found, func(r access.Resource) bool { return !slices.Contains(r.Logins, w.login) })
 		}
 		if len(found) > 1 {
-			return access.Resource{}, "", failf(ExitNotFound, "%s could be %s or %s", name, found[0].Name, found[1].Name).
+			return failf(ExitNotFound, "%s could be %s or %s", name, found[0].Name, found[1].Name).
 				withHint("type the resource's whole name")
 		}
 		if ok = len(found) == 1; ok {
@@ -162,40 +162,38 @@ func (a *app) target(name, login string) (access.Resource, string, error) {
 		}
 	}
 	if !ok {
-		return access.Resource{}, "", failf(ExitNotFound, "no resource %s", name).withHint("hallpass resources")
+		return failf(ExitNotFound, "no resource %s", name).withHint("hallpass resources")
 	}
-	switch {
-	case login == "" && len(r.Logins) == 1:
-		login = r.Logins[0]
-	case login == "" && len(r.Logins) > 1:
-		return r, "", usagef("as whom? %s has %s", r.Name, strings.Join(r.Logins, ", ")).withHint("add --as %s", r.Logins[0])
-	case login != "" && !slices.Contains(r.Logins, login):
-		f := usagef("%s has no login %s", r.Name, login)
-		if len(r.Logins) > 0 {
-			f = f.withHint("its logins: %s", strings.Join(r.Logins, ", "))
-		}
-		return r, "", f
-	}
-	return r, login, nil
+	w.resource = r
+	return kindOf(r.Name).complete(w, true)
 }
 
-// submit signs the wish and starts the request. The key is on disk before
-// anybody can approve it.
+// submit signs the wish and starts the request.
 func (a *app) submit(b backend, w wish) (id string, err error) {
-	f, err := a.folder()
-	if err != nil {
-		return "", err
-	}
 	me, err := a.identify()
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = me.signer.Close() }()
-
-	if w.duration == 0 {
-		w.duration = a.usual(me.user, w.resource, w.login)
+	k, err := a.submitAs(b, me, w)
+	if err != nil {
+		return "", err
 	}
-	k := kept{Resource: w.resource}
+	return k.request.ID, nil
+}
+
+// submitAs is submit for whoever goes on with the identity. The key is on disk
+// before anybody can approve it. With an error it returns a request as well if
+// that may have been started all the same.
+func (a *app) submitAs(b backend, me *identity, w wish) (kept, error) {
+	f, err := a.folder()
+	if err != nil {
+		return kept{}, err
+	}
+	if w.duration == 0 {
+		w.duration = a.usual(me.user, w)
+	}
+	k := kept{Resource: w.resource, Alone: w.alone}
 	k.request = access.Request{
 		Header:   access.Header{Type: access.TypeRequest, ID: statement.NewID(), Signer: me.user.Name, Time: statement.Time(a.now())},
 		Resource: w.resource.Name,
@@ -207,48 +205,36 @@ func (a *app) submit(b backend, w wish) (id string, err error) {
 		Reason:   w.reason,
 		Ticket:   w.ticket,
 	}
-	var public ssh.PublicKey
-	if w.key != "" {
-		if public, k.Identity, err = existingKey(w.key); err != nil {
-			return "", err
-		}
-	} else {
-		_, k.key, err = ed25519.GenerateKey(nil)
-		if err != nil {
-			return "", err
-		}
-		if public, err = ssh.NewPublicKey(k.key.Public().(ed25519.PublicKey)); err != nil {
-			return "", err
-		}
+	if err := kindOf(w.resource.Name).key(&k, w); err != nil {
+		return kept{}, err
 	}
-	k.request.PublicKey = marshalKey(public)
 
 	// Whatever the service would find wrong with the words is found here,
 	// before a security key has to be touched.
 	payload, err := json.Marshal(k.request)
 	if err != nil {
-		return "", err
+		return kept{}, err
 	}
 	if _, err := statement.ParseRequest(payload); err != nil {
-		return "", err
+		return kept{}, err
 	}
 	if k.Statement, err = a.sign(me, k.request); err != nil {
-		return "", err
+		return kept{}, err
 	}
 	if err := f.keep(k); err != nil {
-		return "", fmt.Errorf("keep the request's key: %w", err)
+		return kept{}, fmt.Errorf("keep the request's key: %w", err)
 	}
 	if err := b.Submit(a.ctx, access.Submission{Request: k.Statement}, k.request); err != nil {
 		// It may have been started all the same; then the key is still needed.
 		if code := access.CodeOf(err); code == access.CodeUnavailable || errors.Is(err, context.Canceled) {
-			return "", a.resumable(err, k.request.ID)
+			return k, a.resumable(err, k.request.ID)
 		}
-		return "", errors.Join(err, f.forget(k.request.ID))
+		return kept{}, errors.Join(err, f.forget(k.request.ID))
 	}
 	if !a.json {
 		a.err.Printf("%s %s\n", a.err.dim("request"), k.request.ID)
 	}
-	return k.request.ID, nil
+	return k, nil
 }
 
 func marshalKey(k ssh.PublicKey) string { return statement.MarshalKey(k) }

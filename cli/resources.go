@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"hallpass/access"
+	"hallpass/catalog"
 	"hallpass/policy"
 )
 
@@ -18,6 +19,7 @@ import (
 type offer struct {
 	Resource    string         `json:"resource"`
 	Login       string         `json:"login,omitempty"`
+	Action      string         `json:"action,omitempty"`
 	Description string         `json:"description,omitempty"`
 	Effect      access.Effect  `json:"effect,omitempty"` // "" where this machine has no policy
 	Takes       string         `json:"takes,omitempty"`
@@ -64,17 +66,20 @@ func (a *app) offers(all bool) ([]offer, error) {
 	}
 	offers := []offer{}
 	for _, r := range cat.Resources() {
-		logins := r.Logins
-		if len(logins) == 0 {
-			logins = []string{""}
-		}
-		for _, login := range logins {
-			o := offer{Resource: r.Name, Login: login, Description: r.Description, Command: "hallpass request " + r.Name}
-			if len(logins) > 1 {
-				o.Command += " --as " + login
+		for _, w := range wishes(r) {
+			o := offer{Resource: r.Name, Login: w.login, Action: strings.Join(w.actions, ""), Description: r.Description, Command: "hallpass request " + r.Name}
+			command := ""
+			switch {
+			case o.Action != "":
+				o.Command, command = "hallpass run "+r.Name+" --action "+o.Action, " -- COMMAND"
+			case len(r.Logins) > 1:
+				o.Command += " --as " + o.Login
 			}
 			if pol != nil {
-				a.weigh(&o, pol, me, r)
+				a.weigh(&o, pol, me, w)
+			}
+			if o.Command != "" {
+				o.Command += command
 			}
 			if all || o.Effect != access.EffectDeny {
 				offers = append(offers, o)
@@ -84,35 +89,51 @@ func (a *app) offers(all bool) ([]offer, error) {
 	return offers, nil
 }
 
+// wishes are what can be asked for of a resource: each login, or each action.
+func wishes(r access.Resource) (all []wish) {
+	for _, login := range r.Logins {
+		all = append(all, wish{resource: r, login: login})
+	}
+	if r.Kind == catalog.KindVault {
+		for _, action := range r.Actions {
+			all = append(all, wish{resource: r, actions: []string{action}})
+		}
+	}
+	if len(all) == 0 {
+		all = []wish{{resource: r}}
+	}
+	return all
+}
+
 // foresee asks this machine's policy about a request: as if asked for now, for
 // as short as can be, with a reason.
-func (a *app) foresee(pol *policy.Policy, me access.User, r access.Resource, login string) access.Ruling {
+func (a *app) foresee(pol *policy.Policy, me access.User, w wish) access.Ruling {
 	now := a.now().UTC()
 	return pol.Decide(policy.Input{
 		Request: access.Request{
 			Header:   access.Header{Type: access.TypeRequest, Signer: me.Name, Time: now},
-			Resource: r.Name, Login: login, Duration: access.InSeconds(access.MinGrant), Reason: "-",
+			Resource: w.resource.Name, Login: w.login, Actions: w.actions, Duration: access.InSeconds(access.MinGrant), Reason: "-",
 		},
-		Requester: me, Resource: r, Now: now,
+		Requester: me, Resource: w.resource, Now: now,
 	})
 }
 
 // usual is how long is asked for when nobody says: half an hour, or as long as
 // this machine's policy allows if that is less.
-func (a *app) usual(me access.User, r access.Resource, login string) time.Duration {
+func (a *app) usual(me access.User, w wish) time.Duration {
 	pol, err := a.policy()
 	if err != nil {
 		return defaultDuration
 	}
-	if longest := a.foresee(pol, me, r, login).MaxDuration.Duration(); longest > 0 {
+	if longest := a.foresee(pol, me, w).MaxDuration.Duration(); longest > 0 {
 		return min(longest, defaultDuration)
 	}
 	return defaultDuration
 }
 
 // weigh says what the offer would take. A ticket is left to the user.
-func (a *app) weigh(o *offer, pol *policy.Policy, me access.User, r access.Resource) {
-	ruling := a.foresee(pol, me, r, o.Login)
+func (a *app) weigh(o *offer, pol *policy.Policy, me access.User, w wish) {
+	ruling := a.foresee(pol, me, w)
 	var words []string
 	closed := false
 	for _, rule := range pol.Rules() {
@@ -157,6 +178,10 @@ func (a *app) offersText(p *printer, offers []offer) {
 		a.err.Printf("Nothing that you may ask for. See why: hallpass resources --all\n")
 		return
 	}
+	as := "LOGIN"
+	if slices.ContainsFunc(offers, func(o offer) bool { return o.Action != "" }) {
+		as = "LOGIN, ACTION"
+	}
 	var rows [][]any
 	for _, o := range offers {
 		longest := ""
@@ -167,7 +192,7 @@ func (a *app) offersText(p *printer, offers []offer) {
 		if o.Effect == access.EffectDeny {
 			takes = p.dim(fmt.Sprintf("not for you: %s", o.Takes))
 		}
-		rows = append(rows, []any{o.Resource, o.Login, takes, longest, o.Command})
+		rows = append(rows, []any{o.Resource, o.Login + o.Action, takes, longest, o.Command})
 	}
-	p.table([]string{"RESOURCE", "LOGIN", "TAKES", "AT MOST", "COMMAND"}, rows)
+	p.table([]string{"RESOURCE", as, "TAKES", "AT MOST", "COMMAND"}, rows)
 }

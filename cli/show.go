@@ -9,6 +9,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/catalog"
 	"hallpass/statement"
 )
 
@@ -98,9 +99,11 @@ func (a *app) showText(p *printer, s shown) {
 		p.Printf(": %s", s.Why)
 	}
 	p.Printf("\n")
-	var handle, principals, refused string
+	name, handle, principals, refused := "certificate", "", "", ""
 	if h := s.Handle; h != nil {
-		handle = "serial " + strconv.FormatUint(h.Serial, 10) + " of " + h.CA
+		if handle = "serial " + strconv.FormatUint(h.Serial, 10) + " of " + h.CA; h.Kind == catalog.KindVault {
+			name, handle = "token", "accessor "+h.Accessor
+		}
 		principals = strings.Join(h.Principals, ", ")
 	}
 	if s.Refused > 0 {
@@ -116,7 +119,7 @@ func (a *app) showText(p *printer, s shown) {
 	if s.EndedAt != nil {
 		fields = append(fields, "ended", p.at(*s.EndedAt, now))
 	}
-	fields = append(fields, "ended by", s.By, "certificate", handle, "opens", principals, "refused", refused,
+	fields = append(fields, "ended by", s.By, name, handle, "opens", principals, "refused", refused,
 		"policy", s.Standing.Ruling.Digests.Policy,
 		"directory", s.Standing.Ruling.Digests.Directory,
 		"catalog", s.Standing.Ruling.Digests.Catalog,

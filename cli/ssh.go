@@ -69,15 +69,15 @@ func (a *app) sshCommand() *cli.Command {
 				login, name = name[:i], name[i+1:]
 			}
 			var w wish
-			err := a.wishFrom(c, &w)
-			if err != nil {
+			if err := a.wishFrom(c, &w); err != nil {
 				return err
 			}
-			if w.resource, w.login, err = a.target(name, login); err != nil {
+			w.login = login
+			if err := a.target(name, &w); err != nil {
 				return err
 			}
 			if w.resource.Kind != "ssh" {
-				return usagef("%s is not a host", w.resource.Name).withHint("hallpass request %s", w.resource.Name)
+				return usagef("%s is not a host", w.resource.Name).withHint("hallpass run %s -- COMMAND", w.resource.Name)
 			}
 			f, err := a.folder()
 			if err != nil {
@@ -91,19 +91,26 @@ func (a *app) sshCommand() *cli.Command {
 	}
 }
 
-// runSSH becomes ssh. The host keeps the name that people know it by, so that
-// their own ssh configuration for it applies; catalog and certificate win.
+// runSSH becomes ssh.
 func (a *app) runSSH(f *folder, w wish, rest []string) error {
 	path, err := exec.LookPath("ssh")
 	if err != nil {
 		return errors.New("ssh is not installed")
 	}
-	name := hosts(w.resource)[0]
-	base := f.base(w.login, name)
+	base := f.base(w.login, hosts(w.resource)[0])
 	identity := base
 	if _, err := os.Stat(base); err != nil {
 		identity += ".pub" // the agent has the private key
 	}
+	return a.exec(path, sshCommandLine(base, identity, w, rest), os.Environ())
+}
+
+// sshCommandLine runs ssh with the certificate beside base. The host keeps the
+// name that people know it by, so that their own ssh configuration for it
+// applies; catalog and certificate win. Options in rest go in front of the
+// host, a command behind it.
+func sshCommandLine(base, identity string, w wish, rest []string) []string {
+	name := hosts(w.resource)[0]
 	argv := []string{"ssh", "-i", literal(identity), "-o", `CertificateFile="` + literal(base+"-cert.pub") + `"`, "-o", "IdentitiesOnly=yes", "-l", w.login}
 	host, port := address(w.resource)
 	if host != name {
@@ -112,10 +119,9 @@ func (a *app) runSSH(f *folder, w wish, rest []string) error {
 	if port != "" {
 		argv = append(argv, "-p", port)
 	}
-	// Options go in front of the host, the command behind it.
 	options, command := splitSSH(rest)
 	argv = append(append(argv, options...), name)
-	return a.exec(path, append(argv, command...), os.Environ())
+	return append(argv, command...)
 }
 
 // literal writes a path for ssh_config(5), where "%" begins a token.
@@ -160,7 +166,7 @@ func (a *app) obtain(f *folder, w wish, fill func(*wish) error) error {
 	}
 	return a.withBackend(func(b backend) error {
 		if id, ok := a.joinable(f, b, w); ok {
-			_, err := a.finish(b, id)
+			_, err := a.finish(b, id, 0)
 			return err
 		}
 		if fill != nil {
@@ -172,7 +178,7 @@ func (a *app) obtain(f *folder, w wish, fill func(*wish) error) error {
 		if err != nil {
 			return err
 		}
-		_, err = a.finish(b, id)
+		_, err = a.finish(b, id, 0)
 		return err
 	})
 }
@@ -181,7 +187,7 @@ func (a *app) obtain(f *folder, w wish, fill func(*wish) error) error {
 // way.
 func (a *app) joinable(f *folder, b backend, w wish) (id string, ok bool) {
 	for _, k := range f.underWay() {
-		if k.request.Resource != w.resource.Name || k.request.Login != w.login || k.request.Start != nil || k.request.Command != "" {
+		if k.request.Resource != w.resource.Name || k.request.Login != w.login || k.request.Start != nil || k.request.Command != "" || k.Alone {
 			continue
 		}
 		s, err := b.Status(a.ctx, k.request.ID)

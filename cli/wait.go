@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -28,13 +27,34 @@ const (
 	patience  = time.Minute // how long the service may be gone while waiting
 )
 
+// timeoutFlag is for the commands that wait.
+func timeoutFlag(then string) cli.Flag {
+	return &cli.StringFlag{Name: "timeout", Usage: "wait no longer than `LONG`, such as 10m, then " + then, DefaultText: "as long as it takes"}
+}
+
+// timeout reads timeoutFlag: zero means no limit.
+func timeout(c *cli.Context) (time.Duration, error) {
+	if !c.IsSet("timeout") {
+		return 0, nil
+	}
+	d, err := access.ParseDuration(c.String("timeout"))
+	if err != nil {
+		return 0, usagef("--timeout: %w", err)
+	}
+	if d <= 0 {
+		return 0, usagef("--timeout %s is no time at all", c.String("timeout")).withHint("--no-wait doesn't wait")
+	}
+	return d, nil
+}
+
 // await asks for the status until the request is active or has ended, and
 // shows what it waits for. It relies on nothing but status: no answer can get
-// lost.
-func (a *app) await(b backend, id string) (access.Status, error) {
+// lost. With a limit it gives up after that long, with ExitGaveUp.
+func (a *app) await(b backend, id string, limit time.Duration) (access.Status, error) {
 	show := &ticker{p: a.err}
 	defer show.clear()
 	var since time.Time // when the service was first gone
+	began := a.now()
 	for delay := firstPoll; ; delay = min(delay*3/2, lastPoll) {
 		s, err := b.Status(a.ctx, id)
 		now := a.now()
@@ -55,6 +75,14 @@ func (a *app) await(b backend, id string) (access.Status, error) {
 			show.line("the service is away; trying again", "")
 		default:
 			return access.Status{}, a.resumable(err, id)
+		}
+		if limit > 0 {
+			rest := limit - a.now().Sub(began)
+			if rest <= 0 {
+				return access.Status{}, failf(ExitGaveUp, "not granted within %s", access.ShortDuration(limit)).
+					withHint("the request goes on: hallpass wait %s, or hallpass cancel %s", id, id)
+			}
+			delay = min(delay, rest)
 		}
 		if err := a.sleep(a.ctx, delay); err != nil {
 			return access.Status{}, a.resumable(err, id)
@@ -231,21 +259,25 @@ type granted struct {
 	State       access.State `json:"state"`
 	Resource    string       `json:"resource"`
 	Login       string       `json:"login,omitempty"`
+	Actions     []string     `json:"actions,omitempty"`
 	Ends        *time.Time   `json:"ends,omitempty"`
 	Certificate string       `json:"certificate,omitempty"` // file
 	Identity    string       `json:"identity,omitempty"`    // file of the private key; with agent, of the public key
 	Agent       bool         `json:"agent,omitempty"`       // ssh-agent has the private key
 	SSH         []string     `json:"ssh,omitempty"`         // the command that logs in
+	Get         []string     `json:"get,omitempty"`         // the command that shows what Vault gives
+	Run         []string     `json:"run,omitempty"`         // the command that runs another with it
+	Opened      *time.Time   `json:"opened,omitempty"`      // when what Vault gave was fetched
 }
 
 // finish waits for a request and makes its grant usable. A grant that is
 // installed already is shown again.
-func (a *app) finish(b backend, id string) (granted, error) {
+func (a *app) finish(b backend, id string, limit time.Duration) (granted, error) {
 	f, err := a.folder()
 	if err != nil {
 		return granted{}, err
 	}
-	s, err := a.await(b, id)
+	s, err := a.await(b, id, limit)
 	if err != nil {
 		return granted{}, err
 	}
@@ -258,24 +290,11 @@ func (a *app) finish(b backend, id string) (granted, error) {
 	k, err := f.kept(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return a.again(f, s)
+		return kindOf(s.Standing.Request.Resource).again(a, f, s)
 	case err != nil:
 		return granted{}, err
 	}
-	c, err := acceptable(s, k)
-	if err != nil {
-		return granted{}, err
-	}
-	inAgent, err := f.install(grant{
-		certificate: c, key: k.key, identity: k.Identity, login: k.request.Login, hosts: hosts(k.Resource),
-	})
-	if err != nil {
-		return granted{}, fmt.Errorf("keep the certificate: %w", err)
-	}
-	if err := f.forget(id); err != nil {
-		return granted{}, err
-	}
-	return a.grantedAs(f, k.request.ID, k.request.Login, k.Resource, c, inAgent), nil
+	return kindOf(k.request.Resource).take(a, f, s, k)
 }
 
 // acceptable parses the credential and makes sure that it is the one asked
@@ -302,8 +321,8 @@ func acceptable(s access.Status, k kept) (*ssh.Certificate, error) {
 	return c, nil
 }
 
-// again shows a grant whose files are in place.
-func (a *app) again(f *folder, s access.Status) (granted, error) {
+// againSSH shows a grant whose files are in place.
+func againSSH(a *app, f *folder, s access.Status) (granted, error) {
 	res := a.resourceOf(s)
 	for _, host := range hosts(res) {
 		c, ok := f.live(s.Standing.Request.Login, host)
@@ -315,8 +334,7 @@ func (a *app) again(f *folder, s access.Status) (granted, error) {
 			return a.grantedAs(f, s.ID, s.Standing.Request.Login, res, c, err != nil), nil
 		}
 	}
-	return granted{}, failf(ExitError, "request %s is granted, but its private key is not on this machine", s.ID).
-		withHint("run hallpass wait where it was asked for, or ask again: hallpass request %s", s.Standing.Request.Resource)
+	return granted{}, elsewhere(s)
 }
 
 // grantedAs says how to use a grant that is in the folder. It becomes a command
@@ -355,18 +373,37 @@ func hosts(r access.Resource) []string {
 	return named
 }
 
+// obtained waits for a request and prints the grant. If that takes longer than
+// limit, it prints the request as it was.
+func (a *app) obtained(b backend, asked granted, limit time.Duration) error {
+	g, err := a.finish(b, asked.ID, limit)
+	if err != nil && exitCode(err) == ExitGaveUp {
+		return errors.Join(err, a.printPending(asked, func() {}))
+	}
+	if err != nil {
+		return err
+	}
+	return a.printGranted(g)
+}
+
+// printPending prints the id of a request that isn't waited for, and a hint on
+// standard error.
+func (a *app) printPending(g granted, hint func()) error {
+	return a.print(g, func(p *printer) {
+		p.Printf("%s\n", g.ID)
+		hint()
+	})
+}
+
 // printGranted shows a grant and what to type.
 func (a *app) printGranted(g granted) error {
 	return a.print(g, func(p *printer) {
-		p.Printf("%s %s as %s", p.state(g.State), g.Resource, g.Login)
+		p.Printf("%s %s%s", p.state(g.State), g.Resource, asWhat(g.Login, g.Actions))
 		if g.Ends != nil {
 			p.Printf(" until %s", p.at(*g.Ends, a.now()))
 		}
-		where := "The key is in " + g.Identity
-		if g.Agent {
-			where = "The key is in ssh-agent"
-		}
-		p.Printf("\n%s, and goes when the grant does.\n\n  %s\n\n", where, markup(shellLine(g.SSH)))
+		p.Printf("\n")
+		kindOf(g.Resource).tell(p, g)
 		a.err.Printf("%s hallpass release %s\n", a.err.dim("To give it back early:"), g.ID)
 	})
 }
@@ -377,8 +414,13 @@ func (a *app) waitCommand() *cli.Command {
 		Usage:     "take up a request again that was interrupted",
 		ArgsUsage: "ID",
 		Category:  categoryAccess,
+		Flags:     []cli.Flag{timeoutFlag("print the id and leave")},
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "ID")
+			if err != nil {
+				return err
+			}
+			limit, err := timeout(c)
 			if err != nil {
 				return err
 			}
@@ -387,11 +429,13 @@ func (a *app) waitCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				g, err := a.finish(b, id)
-				if err != nil {
-					return err
+				asked := granted{ID: id, State: access.StatePending}
+				if f, err := a.folder(); err == nil {
+					if k, err := f.kept(id); err == nil {
+						asked.Resource, asked.Login, asked.Actions = k.request.Resource, k.request.Login, k.request.Actions
+					}
 				}
-				return a.printGranted(g)
+				return a.obtained(b, asked, limit)
 			})
 		},
 	}

@@ -19,6 +19,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/catalog"
 	"hallpass/evidence"
 	"hallpass/statement"
 )
@@ -35,6 +36,10 @@ type world struct {
 	prompts *bytes.Buffer
 	execed  []string
 	tty     bool // stderr is one
+	outTTY  bool // stdout is one
+	vault   *fakeVault
+	signals chan os.Signal
+	after   func(time.Duration) <-chan time.Time
 	dialed  int
 	open    *service // reached before it went away
 	mu      sync.Mutex
@@ -156,6 +161,24 @@ func (w *world) console() (console, error) {
 	return scriptConsole{strings.NewReader(w.typed), w.prompts}, nil
 }
 
+// safeBuffer may be written to by a command and by us at once, as a file may.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
 type result struct {
 	code           int
 	stdout, stderr string
@@ -174,7 +197,7 @@ func (w *world) run(line string) result {
 
 func (w *world) runArgs(ctx context.Context, args ...string) result {
 	w.t.Helper()
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr safeBuffer
 	env := func(name string) string { return w.env[name] }
 	a := &app{
 		ctx: ctx, stdin: strings.NewReader(""), env: env, now: w.now.Now, console: w.console,
@@ -198,7 +221,13 @@ func (w *world) runArgs(ctx context.Context, args ...string) result {
 			return nil
 		},
 	}
-	a.err.tty = w.tty
+	a.err.tty, a.out.tty = w.tty, w.outTTY
+	if a.after = w.after; a.after == nil {
+		a.after = func(time.Duration) <-chan time.Time { return nil }
+	}
+	if w.signals != nil {
+		a.signals = func() <-chan os.Signal { return w.signals }
+	}
 	code := a.main(args)
 	return result{code, stdout.String(), stderr.String()}
 }
@@ -238,6 +267,8 @@ type service struct {
 	mute     bool // nobody answers for requests
 	slow     bool // what is locked doesn't end, and no sweep does
 	swept    access.Swept
+	vault    *fakeVault
+	deaf     bool // Send doesn't get through
 }
 
 var _ backend = (*service)(nil)
@@ -283,6 +314,10 @@ func (s *service) settle(st *access.Status, standing access.Standing) {
 func (s *service) issue(st *access.Status, now time.Time) {
 	now = now.Truncate(time.Second)
 	req := st.Standing.Request
+	if st.Standing.Resource.Kind == catalog.KindVault {
+		s.seal(st, now)
+		return
+	}
 	key, err := statement.ParseKey(req.PublicKey)
 	if err != nil {
 		panic(err)
@@ -381,6 +416,9 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent++
+	if s.deaf {
+		return access.Status{}, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+	}
 	r := s.requests[id]
 	if r == nil {
 		return access.Status{}, access.Errorf(access.CodeNotFound, "no request %s", id)
@@ -394,6 +432,9 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 		r.Evidence = ev
 		s.settle(r, standing)
 		return *r, nil
+	}
+	if r.State.Final() {
+		return *r, tooLate(*r)
 	}
 	stop, _, err := s.book.CheckStop(r.Evidence.Request, st, access.Type(message), now)
 	if err != nil {

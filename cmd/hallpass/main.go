@@ -22,5 +22,15 @@ func main() {
 		<-signals
 		os.Exit(cli.ExitInterrupted)
 	}()
-	os.Exit(cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv, cli.WithServer(embedded.Start)))
+	take := func() <-chan os.Signal {
+		taken := make(chan os.Signal, 16)
+		for _, s := range cli.ForwardedSignals() {
+			if !signal.Ignored(s) { // as nohup has it
+				signal.Notify(taken, s)
+			}
+		}
+		signal.Stop(signals)
+		return taken
+	}
+	os.Exit(cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv, cli.WithServer(embedded.Start), cli.WithSignals(take)))
 }
