@@ -187,10 +187,25 @@ type Set struct {
 
 // Need is what one rule asks for: every one of its sets, by distinct people.
 // The needs of different rules stand side by side, so one approval may count
-// for several rules.
+// for several rules, and so may one denial.
 type Need struct {
-	Rule string `json:"rule"`
-	Sets []Set  `json:"sets"`
+	Rule     string `json:"rule"`
+	Sets     []Set  `json:"sets"`
+	Denies   int    `json:"denies,omitempty"`   // so many denials of those who may approve end the request; 0: one
+	Escalate []Step `json:"escalate,omitempty"` // what happens while nobody answers, in order
+}
+
+// Step is one step of a rule's escalation.
+type Step struct {
+	After  Seconds  `json:"after"`            // the request has waited so long
+	Ask    []string `json:"ask,omitempty"`    // groups that may decide from then on, for any of the rule's sets
+	Notify []string `json:"notify,omitempty"` // groups that are only told
+}
+
+// Asking says who was asked when, beside those who could decide before.
+type Asking struct {
+	Step
+	Time time.Time `json:"time"`
 }
 
 // SSHOptions is what policy puts into an SSH certificate.
@@ -313,6 +328,29 @@ type Status struct {
 	Ends       *time.Time  `json:"ends,omitempty"` // of the grant
 	EndedAt    *time.Time  `json:"ended_at,omitempty"`
 	Refused    int         `json:"refused,omitempty"` // messages that were refused
+	Escalated  []Asking    `json:"escalated,omitempty"`
+	Past       *Past       `json:"past,omitempty"` // where somebody has to decide
+}
+
+// Past is what is on record of a requester's earlier requests, for people to
+// compare a new one with. It decides nothing. At most the last hundred of each
+// are counted.
+type Past struct {
+	Grants  int         `json:"grants"`            // of the same resource
+	Longest Seconds     `json:"longest,omitempty"` // of those
+	Last    []PastGrant `json:"last,omitempty"`    // some of those, the latest first
+	Asked   int         `json:"asked"`             // requests for whatever resource
+	Hours   []int       `json:"hours,omitempty"`   // how many of those were made in each hour of the day, UTC
+}
+
+// PastGrant is one of them.
+type PastGrant struct {
+	Request    string    `json:"request"`
+	Login      string    `json:"login,omitempty"`
+	From       time.Time `json:"from"`
+	Until      time.Time `json:"until"`           // when it ended, or will end
+	Ended      State     `json:"ended,omitempty"` // "" while it runs
+	ApprovedBy []string  `json:"approved_by,omitempty"`
 }
 
 // Outcome is the result of the workflow.

@@ -17,6 +17,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,6 +27,7 @@ import (
 	"hallpass/audit"
 	"hallpass/evidence"
 	"hallpass/grant"
+	"hallpass/policy"
 	"hallpass/statement"
 )
 
@@ -37,6 +39,10 @@ type Recorder interface {
 	Entry(ctx context.Context, request string) (audit.Entry, bool, error)
 	// End records that a request has ended, once, and bars its issue for ever.
 	End(ctx context.Context, e audit.End) (audit.Entry, error)
+	// Received is when a request was first heard of, false if it never was.
+	Received(ctx context.Context, request string) (time.Time, bool, error)
+	// Past is what is on record of the requester's earlier requests.
+	Past(ctx context.Context, requester, resource, request string) (access.Past, error)
 	// Lock judges a lock statement and records it, once.
 	Lock(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.Lock, error)
 	// Locks says what is locked.
@@ -64,28 +70,35 @@ type Activities struct {
 	Grace    time.Duration
 }
 
+// DecideOutput is the first ruling, and for those who are asked what there was
+// before.
+type DecideOutput struct {
+	access.Standing
+	Past *access.Past `json:"past,omitempty"`
+}
+
 // Decide judges a new request by the rulebook of this moment, and records the
 // request and the ruling. That policy says no is not an error: the standing
 // says so. A refusal means that nothing in the submission can be relied on,
 // not even its id, or that the request has ended before.
-func (a *Activities) Decide(ctx context.Context, in access.Submission) (access.Standing, error) {
+func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOutput, error) {
 	standing, err := a.Rulebook().Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits)
 	if err != nil {
-		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
 	request := standing.Request
 	// The workflow's id is what keeps a request from running twice at a time.
 	if id := activity.GetInfo(ctx).WorkflowExecution.ID; id != access.WorkflowID(request.ID) {
 		err := access.Errorf(access.CodeMismatch, "request %s can't run as workflow %q", request.ID, id)
-		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
 	entry, _, err := a.Log.Entry(ctx, request.ID)
 	if err != nil {
-		return access.Standing{}, again(err)
+		return DecideOutput{}, again(err)
 	}
 	if entry.Ended != "" {
 		err := access.Errorf(access.CodeEnded, "request %s has ended before: %s", request.ID, entry.Ended)
-		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
 
 	event := audit.Event{Request: request.ID, RequestHash: in.Request.Hash(), Requester: request.Signer, Resource: request.Resource}
@@ -93,26 +106,34 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (access.S
 	received.Type, received.Step = audit.RequestReceived, "received"
 	received.Actor, received.Statement, received.Digests = request.Signer, &in.Request, &standing.Ruling.Digests
 	if _, err := a.Log.Append(ctx, received); access.CodeOf(err) == access.CodeMismatch {
-		return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	} else if err != nil {
-		return access.Standing{}, again(err)
+		return DecideOutput{}, again(err)
 	}
 	// Not before the request is on record: whatever is locked from here on
 	// finds it there, and tells its workflow.
 	if book, locked, err := a.locked(ctx); err != nil {
-		return access.Standing{}, err
+		return DecideOutput{}, err
 	} else if locked {
 		if standing, err = book.Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits); err != nil {
-			return access.Standing{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 		}
 	}
 	ruled := event
 	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
 	ruled.Ruling, ruled.Why = &standing.Ruling, standing.Why
 	if _, err := a.Log.Append(ctx, ruled); err != nil {
-		return access.Standing{}, again(err)
+		return DecideOutput{}, again(err)
 	}
-	return standing, nil
+	out := DecideOutput{Standing: standing}
+	if standing.Effect == access.EffectAsk {
+		past, err := a.Log.Past(ctx, request.Signer, request.Resource, request.ID)
+		if err != nil {
+			return DecideOutput{}, again(err)
+		}
+		out.Past = &past
+	}
+	return out, nil
 }
 
 // HearInput is one message on one request.
@@ -168,9 +189,9 @@ func Because(stop access.Stop) string {
 	return why
 }
 
-// denier is who denied.
+// denier is whose denial came last: the one that was one too many.
 func denier(voices []access.Voice) string {
-	for _, voice := range voices {
+	for _, voice := range slices.Backward(voices) {
 		if voice.Verdict == access.Deny {
 			return voice.Signer
 		}
@@ -178,7 +199,7 @@ func denier(voices []access.Voice) string {
 	return ""
 }
 
-// Hear judges one message and records the approval that counts, the end that a
+// Hear judges one message and records the decision that counts, the end that a
 // denial or a stop brings, or the refusal.
 //
 // A word that ends the request ends it in the ledger before Hear returns. From
@@ -189,7 +210,11 @@ func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error)
 	if err != nil {
 		return HearOutput{}, err
 	}
-	out, signer, err := a.hear(book, in)
+	limits, err := a.waiting(ctx, in.Evidence)
+	if err != nil {
+		return HearOutput{}, err
+	}
+	out, signer, err := a.hear(book, in, limits)
 	if err != nil {
 		return HearOutput{}, a.refuse(ctx, in.Message, in.Statement, err)
 	}
@@ -230,7 +255,80 @@ func (a *Activities) locked(ctx context.Context) (*evidence.Rulebook, bool, erro
 	return a.Rulebook().Under(locks.Held), len(locks.Held) > 0, nil
 }
 
-func (a *Activities) hear(book *evidence.Rulebook, in HearInput) (out HearOutput, signer string, err error) {
+// waiting are the limits that a request which may have waited is judged by.
+func (a *Activities) waiting(ctx context.Context, ev access.Evidence) (evidence.Limits, error) {
+	limits := a.Limits
+	request, err := statement.ParseRequest([]byte(ev.Request.Payload))
+	if err != nil {
+		return limits, nil // whoever judges it will say so
+	}
+	received, known, err := a.Log.Received(ctx, request.ID)
+	if err != nil {
+		return limits, again(err)
+	}
+	if limits.Asked = received; !known {
+		limits.Asked = a.Now()
+	}
+	return limits, nil
+}
+
+// EscalateInput is a request that nobody has decided on for so long.
+type EscalateInput struct {
+	Evidence access.Evidence `json:"evidence"`
+	After    access.Seconds  `json:"after"` // the step of the escalation
+}
+
+// EscalateOutput is how the request stands now that others may decide, and who
+// they are: nobody, if policy has no such step any more.
+type EscalateOutput struct {
+	Standing access.Standing `json:"standing"`
+	Asked    *access.Asking  `json:"asked,omitempty"`
+}
+
+// Escalate records who is asked from now on, once for each step. Whether the
+// step was reached is judged again with each decision: this only tells.
+func (a *Activities) Escalate(ctx context.Context, in EscalateInput) (EscalateOutput, error) {
+	book, _, err := a.locked(ctx)
+	if err != nil {
+		return EscalateOutput{}, err
+	}
+	limits, err := a.waiting(ctx, in.Evidence)
+	if err != nil {
+		return EscalateOutput{}, err
+	}
+	now := a.Now()
+	if reached := limits.Asked.Add(in.After.Duration()); now.Before(reached) {
+		now = reached // by less than it takes to record a request
+	}
+	standing, err := book.Judge(in.Evidence, now, limits)
+	if err != nil {
+		return EscalateOutput{}, Fail(err)
+	}
+	out := EscalateOutput{Standing: standing}
+	for _, step := range policy.Steps(standing.Ruling.Needs, policy.Ever) {
+		if step.After == in.After && standing.Effect == access.EffectAsk {
+			out.Asked = &access.Asking{Step: step, Time: now.UTC().Truncate(time.Second)}
+		}
+	}
+	if out.Asked == nil {
+		return out, nil
+	}
+	request := standing.Request
+	_, err = a.Log.Append(ctx, audit.Event{
+		Type:        audit.RequestEscalated,
+		Request:     request.ID,
+		RequestHash: in.Evidence.Request.Hash(),
+		Step:        "escalated:" + in.After.String(),
+		Requester:   request.Signer,
+		Resource:    request.Resource,
+		Asked:       out.Asked,
+		Why:         fmt.Sprintf("after %s without an answer: %s", in.After, standing.Why),
+		Digests:     &standing.Ruling.Digests,
+	})
+	return out, again(err)
+}
+
+func (a *Activities) hear(book *evidence.Rulebook, in HearInput, limits evidence.Limits) (out HearOutput, signer string, err error) {
 	if in.Refused != nil {
 		return out, "", in.Refused
 	}
@@ -248,7 +346,7 @@ func (a *Activities) hear(book *evidence.Rulebook, in HearInput) (out HearOutput
 		stop, _, err := book.CheckStop(in.Evidence.Request, in.Statement, access.Type(in.Message), now)
 		return HearOutput{Stop: &stop, Digests: &digests}, stop.Signer, err
 	}
-	out.Standing, out.Evidence, err = book.Hear(in.Evidence, in.Statement, now, a.Limits)
+	out.Standing, out.Evidence, err = book.Hear(in.Evidence, in.Statement, now, limits)
 	if err != nil {
 		return out, "", err
 	}

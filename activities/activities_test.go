@@ -63,6 +63,19 @@ func (n *notes) End(_ context.Context, e audit.End) (audit.Entry, error) {
 }
 
 // Lock has no part in these tests: package audit's own and the workflows' try it.
+func (n *notes) Received(_ context.Context, request string) (time.Time, bool, error) {
+	for _, e := range n.events {
+		if e.Request == request && e.Type == audit.RequestReceived {
+			return e.Time, true, n.err
+		}
+	}
+	return time.Time{}, false, n.err
+}
+
+func (n *notes) Past(context.Context, string, string, string) (access.Past, error) {
+	return access.Past{Grants: 7}, n.err
+}
+
 func (n *notes) Lock(context.Context, *evidence.Rulebook, access.Statement, time.Time) (access.Lock, error) {
 	return access.Lock{}, n.err
 }

@@ -16,7 +16,8 @@ const (
 	RulebookBroken     = "rulebook.broken"     // Why: a changed file that can't be read; the old one stays in force
 	RequestReceived    = "request.received"    // Statement: the request
 	RequestRuled       = "request.ruled"       // Ruling: what policy says of it
-	DecisionAccepted   = "decision.accepted"   // Statement: an approval that counts; a denial is in the end it brings
+	RequestEscalated   = "request.escalated"   // Asked: who was asked or told, because nobody had decided for so long
+	DecisionAccepted   = "decision.accepted"   // Statement: a decision that counts; a denial that ends the request is in that end
 	StatementRefused   = "statement.refused"   // Statement, Code, Why: a message that changed nothing
 	CredentialPrepared = "credential.prepared" // Handle: chosen, in the ledger, nothing granted yet
 	CredentialIssued   = "credential.issued"   // Evidence, Ruling, Credential: durable before the credential leaves the issuer
@@ -35,7 +36,7 @@ const (
 func Types() []string {
 	return append([]string{
 		RulebookChanged, RulebookBroken,
-		RequestReceived, RequestRuled, DecisionAccepted, StatementRefused,
+		RequestReceived, RequestRuled, RequestEscalated, DecisionAccepted, StatementRefused,
 		CredentialPrepared, CredentialIssued, CredentialRefused,
 		RequestDenied, RequestTimedOut, RequestCancelled,
 		GrantExpired, GrantReleased, GrantRevoked,
@@ -105,7 +106,8 @@ type Event struct {
 	Handle      *access.Handle     `json:"handle,omitempty"`
 	Credential  *access.Credential `json:"credential,omitempty"`
 	File        *File              `json:"file,omitempty"`
-	Host        *Host              `json:"host,omitempty"` // with enrolments and host certificates
+	Host        *Host              `json:"host,omitempty"`  // with enrolments and host certificates
+	Asked       *access.Asking     `json:"asked,omitempty"` // with request.escalated
 }
 
 // File is one version of a rulebook file.
@@ -184,6 +186,8 @@ func (e *Event) check() error {
 		return access.Errorf(access.CodeMalformed, "event time %s is out of range", e.Time.Format(time.RFC3339))
 	case e.Type == RulebookChanged && e.File == nil:
 		return access.Errorf(access.CodeMalformed, "%s event without a file", e.Type)
+	case e.Type == RequestEscalated && e.Asked == nil:
+		return access.Errorf(access.CodeMalformed, "%s event without who was asked", e.Type)
 	case e.Type == CredentialPrepared && e.Handle == nil:
 		return access.Errorf(access.CodeMalformed, "%s event without a handle", e.Type)
 	case e.Type == CredentialIssued && (e.Credential == nil || e.Evidence == nil):

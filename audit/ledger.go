@@ -12,6 +12,7 @@ import (
 	"database/sql"
 
 	"hallpass/access"
+	"hallpass/statement"
 )
 
 // Entry is a request in the ledger.
@@ -218,6 +219,42 @@ func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 // Entry looks a request up in the ledger, and says whether it is there.
 func (r *Reader) Entry(ctx context.Context, request string) (Entry, bool, error) {
 	return scanEntry(r.db.QueryRowContext(ctx, entryQuery+" WHERE request = ?", request))
+}
+
+// Received is when a request was first heard of, by the log's own word; false
+// if it never was.
+func (r *Reader) Received(ctx context.Context, request string) (time.Time, bool, error) {
+	if request == "" {
+		return time.Time{}, false, nil
+	}
+	for rec, err := range r.Events(ctx, Query{Request: request, Type: RequestReceived, Limit: 1}) {
+		return rec.Event.Time, err == nil, err
+	}
+	return time.Time{}, false, nil
+}
+
+// Denials are the denials of a request that are on record and didn't end it, as
+// they were signed and in the order in which they were heard.
+func (r *Reader) Denials(ctx context.Context, request string) ([]access.Statement, error) {
+	var out []access.Statement
+	if request == "" {
+		return nil, nil
+	}
+	for rec, err := range r.Events(ctx, Query{Request: request, Type: DecisionAccepted}) {
+		if err != nil {
+			return nil, err
+		}
+		if st := rec.Event.Statement; st != nil {
+			d, err := statement.ParseDecision([]byte(st.Payload))
+			if err != nil {
+				return nil, broken("event %d: %v", rec.Index, err)
+			}
+			if d.Verdict == access.Deny {
+				out = append(out, *st)
+			}
+		}
+	}
+	return out, nil
 }
 
 func ended(e Entry) *access.Error {

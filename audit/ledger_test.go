@@ -249,7 +249,7 @@ func TestEventsWithTheLedgerOnly(t *testing.T) {
 		case RulebookChanged:
 			continue // has a method of its own
 		}
-		if _, err := l.Append(context.Background(), Event{Type: typ}); access.CodeOf(err) != want {
+		if _, err := l.Append(context.Background(), Event{Type: typ, Asked: &access.Asking{}}); access.CodeOf(err) != want {
 			t.Errorf("Append of %s: %v, want %q", typ, err, want)
 		}
 	}

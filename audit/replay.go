@@ -42,6 +42,7 @@ type serial struct {
 type story struct {
 	hash      string
 	requester string
+	received  time.Time // when it was first heard of; zero if the log doesn't say
 	request   access.Statement
 	ruled     *access.Digests // by the last event of the request that cites files
 	handle    *access.Handle
@@ -316,7 +317,7 @@ func (p *replay) received(e *Event, s *story) error {
 	case e.Resource != request.Resource:
 		return fmt.Errorf("the request is for %s, not %s", request.Resource, clip(e.Resource))
 	}
-	s.requester, s.request = user.Name, *e.Statement
+	s.requester, s.request, s.received = user.Name, *e.Statement, e.Time
 	return nil
 }
 
@@ -404,7 +405,11 @@ func (p *replay) issued(e *Event, s *story) error {
 	if !p.partial && e.Locks != p.locks.Words {
 		return fmt.Errorf("it was judged under %d lock statements, there were %d before it", e.Locks, p.locks.Words)
 	}
-	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second})
+	asked := s.received
+	if asked.IsZero() {
+		asked = judgedAt(e) // so it has waited for nobody
+	}
+	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked})
 	if err != nil {
 		return fmt.Errorf("the evidence doesn't hold: %w", err)
 	}

@@ -31,7 +31,7 @@ func (a *app) printAnswer(s access.Status, said string) error {
 		p.Printf("%s. The request is %s", said, p.state(s.State))
 		switch {
 		case s.State == access.StatePending && len(s.Standing.Missing) > 0:
-			p.Printf(": still needs %s", policy.Describe(s.Standing.Missing))
+			p.Printf(": still %s", s.Standing.Why) // "needs …", and which denials there are
 		case s.State == access.StateRevoking:
 			p.Printf(": the issuer is taking it back")
 		case s.State.Final():
@@ -104,6 +104,7 @@ func (a *app) decide(b backend, id string, d access.Decision, print bool) error 
 		shown = a.err
 	}
 	a.showRequest(shown, s, req)
+	a.brief(shown, s, req, d)
 	me, err := a.identify()
 	if err != nil {
 		return err

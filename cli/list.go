@@ -180,7 +180,7 @@ func (a *app) pending(b backend, f filter, me access.User) ([]waiting, error) {
 		all = append(all, waiting{
 			ID: s.ID, Requester: req.Signer, Resource: req.Resource, Login: req.Login, Actions: req.Actions, Duration: req.Duration,
 			Reason: req.Reason, Ticket: req.Ticket, Missing: s.Standing.Missing, Deadline: s.Deadline,
-			Mine: me.Name != "" && me.Name != req.Signer && !spoken && policy.Eligible(s.Standing.Ruling.Needs, me),
+			Mine: me.Name != "" && me.Name != req.Signer && !spoken && policy.Eligible(s.Standing.Ruling.Needs, policy.Voter{User: me, Waited: a.now().Sub(req.Time)}),
 		})
 	}
 	slices.SortStableFunc(all, func(x, y waiting) int {

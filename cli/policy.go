@@ -55,6 +55,7 @@ func (a *app) policyCommand() *cli.Command {
 					&cli.StringFlag{Name: "reason", Usage: "`TEXT`"},
 					&cli.StringFlag{Name: "ticket", Usage: "`REFERENCE`"},
 					&cli.StringSliceFlag{Name: "approved-by", Usage: "as if `USER` had approved"},
+					&cli.StringFlag{Name: "waited", Usage: "as if it had waited so `LONG`: by then others may be asked"},
 				),
 				Action: a.policyExplain,
 			},
@@ -218,8 +219,14 @@ func (a *app) policyExplain(c *cli.Context) error {
 		}
 		approvers = append(approvers, u)
 	}
+	var waited time.Duration
+	if c.IsSet("waited") {
+		if waited, err = access.ParseDuration(c.String("waited")); err != nil || waited < 0 {
+			return usagef("--waited %s is not how long a request waits, such as 10m", c.String("waited"))
+		}
+	}
 	if out.Ruling.Effect == access.EffectAsk {
-		out.Missing = policy.Missing(out.Ruling.Needs, approvers)
+		out.Missing = policy.Missing(out.Ruling.Needs, waited, policy.Voters(approvers, waited))
 		out.Approvers = whoCan(out.Missing, dir, append(approvers, in.Requester))
 	}
 	return a.print(out, func(p *printer) { explainText(p, out, in) })

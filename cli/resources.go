@@ -164,7 +164,7 @@ func (a *app) weigh(o *offer, pol *policy.Policy, me access.User, w wish) {
 		o.Takes, o.Command = ruling.Why, ""
 		return
 	case access.EffectAsk:
-		words = append([]string{policy.Describe(policy.Missing(ruling.Needs, nil))}, words...)
+		words = append([]string{policy.Describe(policy.Missing(ruling.Needs, 0, nil))}, words...)
 	case access.EffectAllow:
 		if len(words) == 0 {
 			words = []string{"nothing"}

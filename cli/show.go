@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/catalog"
+	"hallpass/policy"
 	"hallpass/statement"
 )
 
@@ -58,6 +60,31 @@ func (a *app) showCommand() *cli.Command {
 			})
 		},
 	}
+}
+
+// askedText says who was asked when.
+func (a *app) askedText(p *printer, s access.Status) {
+	var first []string
+	for _, set := range policy.Missing(s.Standing.Ruling.Needs, 0, nil) {
+		first = append(first, set.Groups...)
+	}
+	if len(first) == 0 {
+		return
+	}
+	slices.Sort(first)
+	now := a.now()
+	fields := []any{"first asked", strings.Join(slices.Compact(first), ", ") + ", " + p.at(s.Standing.Ruling.At, now)}
+	for _, e := range s.Escalated {
+		var who []string
+		if len(e.Ask) > 0 {
+			who = append(who, strings.Join(e.Ask, ", "))
+		}
+		if len(e.Notify) > 0 {
+			who = append(who, strings.Join(e.Notify, ", ")+" (told)")
+		}
+		fields = append(fields, "after "+e.After.String(), strings.Join(who, "; ")+", "+p.at(e.Time, now))
+	}
+	p.fields(fields...)
 }
 
 func (a *app) statements(s access.Status) []checked {
@@ -109,6 +136,7 @@ func (a *app) showText(p *printer, s shown) {
 	if s.Refused > 0 {
 		refused = strconv.Itoa(s.Refused) + " of the messages to it"
 	}
+	a.askedText(p, s.Status)
 	fields := []any{"longest", s.Standing.Ruling.MaxDuration.String()}
 	if s.Granted != nil {
 		fields = append(fields, "granted", p.at(*s.Granted, now))

@@ -17,8 +17,9 @@
 //
 // What is not: evidence shows what was said, not what was withheld. Whoever
 // carries it can leave a denial out, and then what is left has to satisfy
-// policy by itself. A denial ends the request in the issuer's ledger, which is
-// what keeps it from being left out later. And evidence says nothing of
+// policy by itself. A denial that ends the request does so in the issuer's
+// ledger, which is what keeps it from being left out later; one of several
+// that it takes is on record there, where the issuer looks for it. And evidence says nothing of
 // whether a credential was issued for it before: that is the ledger's too.
 package evidence
 
@@ -57,6 +58,11 @@ func longest(kind string) (time.Duration, bool) {
 // Limits are bounds that tests lower.
 type Limits struct {
 	MinGrant time.Duration // the shortest grant; zero is access.MinGrant
+
+	// Asked is when the request was first heard of, zero if nobody knows. A
+	// rule's escalation counts from then, or from the time in the request if
+	// that is later: nobody reaches a step sooner by dating a request back.
+	Asked time.Time
 }
 
 func (l Limits) minGrant() time.Duration {
@@ -75,7 +81,7 @@ func (l Limits) minGrant() time.Duration {
 //
 // A decision whose signer's key, name, group or PIN doesn't suffice (any more)
 // is dropped, with a note in Standing.Dropped. A valid denial by anyone whose
-// approval would count denies.
+// approval would count denies, or as many of them as policy asks for.
 func (r *Rulebook) Judge(ev access.Evidence, now time.Time, lim Limits) (access.Standing, error) {
 	standing, _, err := r.Settle(ev, now, lim)
 	return standing, err
@@ -141,7 +147,13 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 			return fail(access.Errorf(access.CodeForbidden, "%s, so his word doesn't count", lock.Why()))
 		}
 		// The signature is good and the signer is known, so what dropped
-		// the decision is that he has no say in this.
+		// the decision is that he has no say in this, or not yet.
+		if u, _ := r.Directory.User(d.Signer); len(standing.Dropped) > 0 {
+			if first, ok := firstAsked(standing.Ruling.Needs, u); ok {
+				return fail(access.Errorf(access.CodeForbidden, "%s, when it has waited for %s",
+					standing.Dropped[len(standing.Dropped)-1], access.ShortDuration(first)))
+			}
+		}
 		return fail(forbidden(standing.Ruling))
 	}
 	return standing, after, nil
@@ -223,7 +235,7 @@ func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) b
 	if len(ruling.Needs) == 0 && len(groups) == 0 {
 		groups = r.Policy.Groups()
 	}
-	return policy.Eligible(ruling.Needs, u) ||
+	return policy.Eligible(ruling.Needs, policy.Voter{User: u, Waited: policy.Ever}) ||
 		slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(groups, g) })
 }
 
@@ -234,8 +246,10 @@ type check struct {
 	lim      Limits
 	hash     string          // of the request's payload
 	heard    map[string]bool // signers
-	approved []access.User
-	denied   *access.Voice
+	asked    time.Time       // what waiting counts from
+	approved []policy.Voter
+	denied   []policy.Voter
+	ended    string    // why the denials end it, "" while they don't
 	last     time.Time // of everything that counts
 	lock     access.Lock
 	locked   bool // by lock
@@ -272,12 +286,16 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 		ruling.Why = fmt.Sprintf("%s is longer than the %s that is possible for kind %s", req.Duration, access.ShortDuration(most), resource.Kind)
 	}
 	lock, locked := r.lockOn(req.Signer, resource, now)
+	asked := req.Time
+	if heard := lim.Asked.UTC().Truncate(time.Second); heard.After(asked) {
+		asked = heard
+	}
 	last := req.Time
 	if req.Start != nil && req.Start.After(last) {
 		last = *req.Start
 	}
 	return &check{
-		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]bool{}, last: last,
+		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]bool{}, asked: asked, last: last,
 		lock: lock, locked: locked,
 		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource},
 	}, nil
@@ -396,7 +414,12 @@ func (c *check) hear(st access.Statement) error {
 			WithHint("to take an approval back: hallpass revoke %s", req.ID)
 	}
 	c.heard[owner.Name] = true
-	if !policy.Eligible(c.standing.Ruling.Needs, owner) {
+	// It has to have waited by both clocks, the signer's and ours.
+	voter := policy.Voter{User: owner, Waited: min(d.Time.Sub(c.asked), c.now.Sub(c.asked))}
+	if needs := c.standing.Ruling.Needs; !policy.Eligible(needs, voter) {
+		if first, ok := firstAsked(needs, owner); ok {
+			return c.drop(d, "the signer's groups are not asked before "+c.asked.Add(first).Format(time.RFC3339))
+		}
 		return c.drop(d, "the signer is in none of the groups that decide on it")
 	}
 	voice := access.Voice{Signer: owner.Name, Verdict: d.Verdict, Duration: d.Duration, Comment: d.Comment, Time: d.Time}
@@ -405,13 +428,28 @@ func (c *check) hear(st access.Statement) error {
 		c.last = d.Time
 	}
 	if d.Verdict == access.Deny {
-		if c.denied == nil {
-			c.denied = &voice
+		c.denied = append(c.denied, voter)
+		if c.ended == "" && policy.Denied(c.standing.Ruling.Needs, c.denied) {
+			c.ended = "denied by " + strings.Join(names(c.denied), ", ")
+			if d.Comment != "" {
+				c.ended += ": " + d.Comment
+			}
 		}
 		return nil
 	}
-	c.approved = append(c.approved, owner)
+	c.approved = append(c.approved, voter)
 	return nil
+}
+
+// firstAsked is the first step of the escalation that lets u decide, if there
+// is one.
+func firstAsked(needs []access.Need, u access.User) (time.Duration, bool) {
+	for _, step := range policy.Steps(needs, policy.Ever) {
+		if policy.Eligible(needs, policy.Voter{User: u, Waited: step.After.Duration()}) {
+			return step.After.Duration(), true
+		}
+	}
+	return 0, false
 }
 
 // owner finds whose key signed. It is asked before the payload is believed in
@@ -436,18 +474,18 @@ func (c *check) close() (access.Standing, error) {
 		return access.Standing{}, access.Errorf(access.CodeStale, "the evidence is older than %s", access.ShortDuration(access.EvidenceAge)).
 			WithHint("ask again")
 	}
-	switch missing := policy.Missing(ruling.Needs, c.approved); {
+	switch missing := policy.Missing(ruling.Needs, c.now.Sub(c.asked), c.approved); {
 	case c.locked:
 		s.Effect, s.Why = access.EffectDeny, c.lock.Why()
 	case ruling.Effect == access.EffectDeny:
 		s.Effect, s.Why = access.EffectDeny, ruling.Why
-	case c.denied != nil:
-		s.Effect, s.Why = access.EffectDeny, "denied by "+c.denied.Signer
-		if c.denied.Comment != "" {
-			s.Why += ": " + c.denied.Comment
-		}
+	case c.ended != "":
+		s.Effect, s.Why = access.EffectDeny, c.ended
 	case len(missing) > 0:
 		s.Effect, s.Why, s.Missing = access.EffectAsk, "needs "+policy.Describe(missing), missing
+		if against := policy.Objections(ruling.Needs, c.denied); against != "" {
+			s.Why += "; has " + against
+		}
 	default:
 		s.Effect, s.Why, s.Duration = access.EffectAllow, ruling.Why, s.Request.Duration
 		if len(ruling.Needs) > 0 {
@@ -495,9 +533,9 @@ func choice(of []string) string {
 	return "; there is " + strings.Join(of, ", ")
 }
 
-func names(users []access.User) []string {
+func names(voters []policy.Voter) []string {
 	var out []string
-	for _, u := range users {
+	for _, u := range voters {
 		out = append(out, u.Name)
 	}
 	return out

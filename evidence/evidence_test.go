@@ -39,6 +39,14 @@ rules:
   - name: two
     when: resource.labels.role == "two"
     approvals: [{count: 2, from: [sre]}]
+  - name: majority
+    when: resource.labels.role == "majority"
+    approvals: [{count: 1, from: [sre]}, {count: 1, from: [dba]}]
+    denies: 2
+  - name: slow
+    when: resource.labels.role == "slow"
+    approvals: [{count: 2, from: [sre]}]
+    escalate: [{after: 10m, ask: [dba]}, {after: 20m, notify: [sec]}]
   - name: mixed
     when: resource.labels.role == "mixed"
     approvals: [{count: 1, from: [sre]}, {count: 1, from: [dba]}]
@@ -85,7 +93,7 @@ func newWorld(t testing.TB) *world {
 		keys:   map[string][]string{"alice": {"alice", "alice2"}, "bob": {"bob", "bob2"}},
 		pin:    map[string]bool{},
 		policy: testPolicy,
-		roles:  []string{"web", "two", "mixed", "many", "three", "free", "auto", "none"},
+		roles:  []string{"web", "two", "majority", "slow", "mixed", "many", "three", "free", "auto", "none"},
 	}
 	for i := range crowd {
 		w.groups[fmt.Sprintf("u%02d", i)] = []string{"crowd"}
@@ -561,7 +569,8 @@ func TestManyDecisions(t *testing.T) {
 
 func TestHear(t *testing.T) {
 	w := newWorld(t)
-	web, two := w.ask(), w.ask(on("two"))
+	web, two, majority := w.ask(), w.ask(on("two")), w.ask(on("majority"))
+	against := evidence(majority, w.decide(majority, "bob", deny("not today")))
 	bobHas := evidence(two, w.decide(two, "bob"))
 	fingerprint := ssh.FingerprintSHA256(signer("ephemeral").PublicKey())
 	saturday := day - 2*time.Minute
@@ -578,6 +587,17 @@ func TestHear(t *testing.T) {
 		"one more than needed": {evidence(web, w.decide(web, "bob")), w.decide(web, "carol", atMost(time.Minute)), 0, verdict{effect: access.EffectAllow, why: "approved by bob, carol", duration: time.Minute, voices: "bob carol"}},
 		"denies what is approved": {evidence(web, w.decide(web, "bob")), w.decide(web, "carol", deny("")), 0,
 			verdict{effect: access.EffectDeny, why: "denied by carol", voices: "bob carol"}},
+
+		"the first denial of two": {evidence(majority), against.Decisions[0], 0,
+			verdict{effect: access.EffectAsk, why: `needs 1 approval from dba and 1 from sre; has 1 of the 2 denials that end it (rule "majority")`, voices: "bob"}},
+		"the second denial of two": {against, w.decide(majority, "dave", deny("nor tomorrow")), 0,
+			verdict{effect: access.EffectDeny, why: "denied by bob, dave: nor tomorrow", voices: "bob dave"}},
+		"the same denial twice": {against, against.Decisions[0], 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
+		"approves after one denial": {against, w.decide(majority, "dave"), 0,
+			verdict{effect: access.EffectAsk, why: `needs 1 approval from sre; has 1 of the 2 denials that end it (rule "majority")`, voices: "bob dave"}},
+		"outvotes one denial": {evidence(majority, against.Decisions[0], w.decide(majority, "dave")), w.decide(majority, "carol"), 0,
+			verdict{effect: access.EffectAllow, why: "approved by dave, carol", duration: time.Hour, voices: "bob dave carol"}},
+		"changes his mind": {against, w.decide(majority, "bob"), 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
 
 		"again":               {bobHas, bobHas.Decisions[0], 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
 		"with another key":    {bobHas, w.decide(two, "bob2", as("bob")), 0, verdict{code: access.CodeDuplicate, why: "bob has decided on this request already"}},
@@ -632,6 +652,66 @@ func TestHear(t *testing.T) {
 }
 
 // Evidence that is handed out isn't written to by the next hearing.
+// Those whom a step of the escalation asks decide from then on: by their own
+// clock, by the judge's, and by when the request was first heard of.
+func TestEscalation(t *testing.T) {
+	w := newWorld(t)
+	slow := w.ask(on("slow"))
+	const ten = 10 * time.Minute
+	bob := w.decide(slow, "bob")
+	early := "%s by dave doesn't count: the signer's groups are not asked before 2026-11-20T10:10:00Z"
+	for name, c := range map[string]struct {
+		decisions []access.Statement
+		now       time.Duration
+		heard     time.Duration // after the request's own time; 0: nobody knows
+		want      verdict
+	}{
+		"nobody yet": {nil, ten - time.Second, 0, verdict{effect: access.EffectAsk, why: "needs 2 approvals from sre"}},
+		"asked":      {nil, ten, 0, verdict{effect: access.EffectAsk, why: "needs 2 approvals from dba or sre"}},
+		"told":       {nil, 2 * ten, 0, verdict{effect: access.EffectAsk, why: "needs 2 approvals from dba or sre"}},
+		"a second early": {[]access.Statement{bob, w.decide(slow, "dave", at(ten-time.Second))}, 2 * ten, 0,
+			verdict{effect: access.EffectAsk, why: "needs 1 approval from dba or sre", voices: "bob", dropped: []string{fmt.Sprintf(early, "approve")}}},
+		"in time": {[]access.Statement{bob, w.decide(slow, "dave", at(ten))}, ten, 0,
+			verdict{effect: access.EffectAllow, why: "approved by bob, dave", voices: "bob dave", duration: time.Hour}},
+		"by a clock that is ahead": {[]access.Statement{bob, w.decide(slow, "dave", at(ten))}, ten - time.Second, 0,
+			verdict{effect: access.EffectAsk, why: "needs 1 approval from sre", voices: "bob", dropped: []string{fmt.Sprintf(early, "approve")}}},
+		"denied early": {[]access.Statement{w.decide(slow, "dave", deny("no"), at(time.Minute))}, 2 * ten, 0,
+			verdict{effect: access.EffectAsk, why: "needs 2 approvals from dba or sre", dropped: []string{fmt.Sprintf(early, "deny")}}},
+		"denied in time": {[]access.Statement{w.decide(slow, "dave", deny("no"), at(ten))}, 2 * ten, 0,
+			verdict{effect: access.EffectDeny, why: "denied by dave: no", voices: "dave"}},
+		"those who are only told": {[]access.Statement{w.decide(slow, "erin", at(2*ten))}, 2 * ten, 0,
+			verdict{effect: access.EffectAsk, why: "needs 2 approvals from dba or sre", dropped: []string{"approve by erin doesn't count: the signer is in none of the groups that decide on it"}}},
+		"dated back": {[]access.Statement{bob, w.decide(slow, "dave", at(ten))}, ten, time.Second,
+			verdict{effect: access.EffectAsk, why: "needs 1 approval from sre", voices: "bob",
+				dropped: []string{"approve by dave doesn't count: the signer's groups are not asked before 2026-11-20T10:10:01Z"}}},
+		"heard within the second": {[]access.Statement{bob, w.decide(slow, "dave", at(ten))}, ten, 999 * time.Millisecond,
+			verdict{effect: access.EffectAllow, why: "approved by bob, dave", voices: "bob dave", duration: time.Hour}},
+		"dated ahead": {[]access.Statement{bob, w.decide(slow, "dave", at(ten-time.Second))}, 2 * ten, -time.Minute,
+			verdict{effect: access.EffectAsk, why: "needs 1 approval from dba or sre", voices: "bob", dropped: []string{fmt.Sprintf(early, "approve")}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lim Limits
+			if c.heard != 0 {
+				lim.Asked = asked.Add(c.heard)
+			}
+			got, err := w.book().Judge(evidence(slow, c.decisions...), asked.Add(c.now), lim)
+			c.want.check(t, got, err)
+		})
+	}
+	_, _, err := w.book().Hear(evidence(slow), w.decide(slow, "dave"), asked.Add(time.Minute), Limits{})
+	if want := fmt.Sprintf(early, "approve") + ", when it has waited for 10m"; err == nil || err.Error() != want {
+		t.Errorf("heard too early: %v, want %s", err, want)
+	}
+	// Whoever may approve some day may revoke at once.
+	stop := sign(t, "dave", access.Stop{
+		Header:  access.Header{Type: access.TypeRevoke, ID: otherID, Signer: "dave", Time: asked},
+		Request: someID, RequestHash: slow.Hash(),
+	})
+	if _, _, err := w.book().CheckStop(slow, stop, access.TypeRevoke, asked.Add(time.Minute)); err != nil {
+		t.Errorf("revoked by one who would be asked later: %v", err)
+	}
+}
+
 func TestHearDoesNotShare(t *testing.T) {
 	w := newWorld(t)
 	two := w.ask(on("two"))

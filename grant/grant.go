@@ -80,6 +80,11 @@ type Ledger interface {
 	Issued(ctx context.Context, cred access.Credential, e audit.Event) error
 	// End bars a request for ever and returns its entry.
 	End(ctx context.Context, end audit.End) (audit.Entry, error)
+	// Received is when a request was first heard of, by the log's own word.
+	Received(ctx context.Context, request string) (time.Time, bool, error)
+	// Denials are the denials on record that didn't end the request by
+	// themselves, as they were signed.
+	Denials(ctx context.Context, request string) ([]access.Statement, error)
 	// Locks says what is locked, as of now.
 	Locks(ctx context.Context) (audit.Locks, error)
 	// Append records an event, once per request and step.

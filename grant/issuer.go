@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"hallpass/access"
@@ -75,7 +76,7 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 		return access.Credential{}, access.Errorf(access.CodeUnavailable, "the issuer has no policy, directory and catalog")
 	}
 	now := i.now()
-	standing, counts, err := book.Under(locks.Held).Settle(ev, now, i.Limits)
+	ev, standing, counts, err := i.settle(ctx, book.Under(locks.Held), ev, now)
 	if err == nil {
 		var cred access.Credential
 		// Only what counts is recorded with a credential.
@@ -94,6 +95,40 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 	return access.Credential{}, err
 }
 
+// settle judges the evidence, and where policy makes more of it than what is
+// in the evidence, asks the record for that: since when the request waits, which
+// its requester could have dated back, and which denials whoever carried the
+// evidence has left out. One denial that ends a request has ended it in the
+// ledger; only where it takes several has the ledger no end of the first ones.
+func (i *Issuer) settle(ctx context.Context, book *evidence.Rulebook, ev access.Evidence, now time.Time) (access.Evidence, access.Standing, access.Evidence, error) {
+	standing, counts, err := book.Settle(ev, now, i.Limits)
+	waits := func(n access.Need) bool { return n.Denies > 1 || len(n.Escalate) > 0 }
+	if err != nil || !slices.ContainsFunc(standing.Ruling.Needs, waits) {
+		return ev, standing, counts, err
+	}
+	limits := i.Limits
+	received, known, err := i.Ledger.Received(ctx, standing.Request.ID)
+	if limits.Asked = received; !known {
+		limits.Asked = now // it has waited for nobody
+	}
+	var denials []access.Statement
+	if err == nil {
+		denials, err = i.Ledger.Denials(ctx, standing.Request.ID)
+	}
+	if err != nil {
+		return ev, standing, counts, access.Errorf(access.CodeUnavailable, "find out what is on record of the request: %v", err)
+	}
+	all := slices.Clone(ev.Decisions)
+	for _, st := range denials {
+		if !slices.Contains(all, st) {
+			all = append(all, st)
+		}
+	}
+	ev.Decisions = all
+	standing, counts, err = book.Settle(ev, now, limits)
+	return ev, standing, counts, err
+}
+
 // issue does what Issue says, of a request that has been judged.
 func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.Standing, now time.Time, locks int64) (access.Credential, error) {
 	none := access.Credential{}
@@ -110,7 +145,7 @@ func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.
 		return none, ended(ctx, kind, entry)
 	}
 	if standing.Effect != access.EffectAllow || standing.Duration <= 0 {
-		return none, access.Errorf(access.CodeDenied, "not allowed: %s", standing.Why)
+		return none, access.Errorf(access.CodeDenied, "not allowed: %s", because(standing))
 	}
 	if !found {
 		if request.Start != nil && now.Before(*request.Start) {
@@ -176,6 +211,17 @@ func (i *Issuer) fulfil(ctx context.Context, kind Kind, ev access.Evidence, stan
 		return none, fmt.Errorf("record the credential: %w", err)
 	}
 	return cred, nil
+}
+
+// because is why a request isn't allowed, and which decisions have stopped
+// counting since they were made: that is mostly the reason.
+func because(s access.Standing) string {
+	const most = 3
+	why := strings.Join(append([]string{s.Why}, s.Dropped[:min(len(s.Dropped), most)]...), "; ")
+	if n := len(s.Dropped); n > most {
+		why += fmt.Sprintf("; and %d more that don't count", n-most)
+	}
+	return why
 }
 
 // ended refuses a request that is over in the ledger.

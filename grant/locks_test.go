@@ -53,7 +53,7 @@ func TestIssueUnderLocks(t *testing.T) {
 		{access.LockUser, "alice", "not allowed: user alice is locked by trent: stolen"},
 		{access.LockResource, "ssh/web-1", "not allowed: resource ssh/web-1 is locked by trent: stolen"},
 		{access.LockHost, "web-1", "not allowed: host web-1 is locked by trent: stolen"},
-		{access.LockUser, "bob", "not allowed: needs 1 approval from sre"}, // who approved
+		{access.LockUser, "bob", "not allowed: needs 1 approval from sre; approve by bob doesn't count: user bob is locked by trent: stolen"}, // who approved
 		{access.LockUser, "dave", ""},
 		{access.LockHost, "lab-1", ""},
 	} {

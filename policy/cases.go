@@ -97,6 +97,7 @@ type testCase struct {
 	name      string
 	in        Input
 	approvers []access.User
+	waited    time.Duration                              // of the request, when they approve
 	checks    []func(access.Ruling, []access.Set) string // "" or what is wrong
 }
 
@@ -104,7 +105,7 @@ func (c *testCase) run(p *Policy) []string {
 	ruling := p.Decide(c.in)
 	var missing []access.Set
 	if ruling.Effect == access.EffectAsk {
-		missing = Missing(ruling.Needs, c.approvers)
+		missing = Missing(ruling.Needs, c.waited, Voters(c.approvers, c.waited))
 	}
 	var out []string
 	for _, check := range c.checks {
@@ -234,6 +235,7 @@ func (r *reader) testCase(n node, f *caseFile) testCase {
 				c.approvers = append(c.approvers, u)
 			}
 		},
+		"waited": func(v node) { c.waited = r.duration(v, "waited", 0, access.EvidenceAge) },
 		"expect": func(v node) { r.expect(v, &c) },
 	}, "name", "requester", "resource", "now", "expect")
 	for _, u := range c.approvers {

@@ -86,8 +86,13 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 			for _, s := range r.Approvals { // who may approve may revoke
 				out.Revokers = append(out.Revokers, s.Groups...)
 			}
+			for _, s := range r.Escalate {
+				out.Revokers = append(out.Revokers, s.Ask...)
+			}
 		default:
-			out.Needs = append(out.Needs, access.Need{Rule: r.Name, Sets: cloneSets(r.Approvals)})
+			out.Needs = append(out.Needs, access.Need{
+				Rule: r.Name, Sets: cloneSets(r.Approvals), Denies: r.Denies, Escalate: cloneSteps(r.Escalate),
+			})
 		}
 		out.MaxDuration = least(out.MaxDuration, access.InSeconds(r.MaxDuration))
 		out.Window = least(out.Window, access.InSeconds(r.Window))
@@ -151,7 +156,7 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 		out.Why = "no rule allows this"
 	case len(out.Needs) > 0:
 		out.Effect = access.EffectAsk
-		out.Why = "needs " + Describe(Missing(out.Needs, nil))
+		out.Why = "needs " + Describe(Missing(out.Needs, 0, nil))
 	default:
 		out.Why = "allowed by " + quoted(out.Rules)
 	}

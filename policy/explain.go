@@ -68,6 +68,14 @@ func (r *rule) takes(req access.Request, waived bool) string {
 		parts = append(parts, "no approval needed, because auto holds")
 	default:
 		what := "needs " + Describe(r.Approvals)
+		if r.Denies > 1 {
+			what += fmt.Sprintf(", and %d denials to end it", r.Denies)
+		}
+		for _, s := range r.Escalate {
+			if s.Ask != nil {
+				what += fmt.Sprintf(", after %s also from %s", s.After, strings.Join(s.Ask, " or "))
+			}
+		}
 		if r.Auto != "" {
 			what += ", because auto doesn't hold"
 		}

@@ -61,8 +61,16 @@ func (l *linter) lintRevokers(r *rule) {
 }
 
 func (l *linter) lintApprovals(r *rule) {
+	for _, step := range r.Escalate {
+		for _, g := range slices.Concat(step.Ask, step.Notify) {
+			if len(l.dir.Members(g)) == 0 {
+				l.say(r.pos["escalate"], "nobody in the directory is in group %s", g)
+			}
+		}
+	}
+	sets := reached(access.Need{Sets: r.Approvals, Escalate: r.Escalate}, Ever)
 	alone := true // is each set by itself possible?
-	for i, s := range r.Approvals {
+	for i, s := range sets {
 		at := r.pos[setField(i)]
 		var members []string
 		for _, g := range s.Groups {
@@ -80,11 +88,22 @@ func (l *linter) lintApprovals(r *rule) {
 			alone = false
 		}
 	}
-	if !alone || len(r.Approvals) == 0 {
+	if r.Denies > 1 {
+		var may []string
+		for _, s := range sets {
+			for _, g := range s.Groups {
+				may = append(may, l.dir.Members(g)...)
+			}
+		}
+		if may = sorted(may); len(may) < r.Denies {
+			l.say(r.pos["denies"], "%d denials end a request, but only %d can deny: %s", r.Denies, len(may), strings.Join(may, ", "))
+		}
+	}
+	if !alone || len(sets) == 0 {
 		return
 	}
-	need := []access.Need{{Rule: r.Name, Sets: r.Approvals}}
-	if missing := Missing(need, l.users); missing != nil {
+	need := []access.Need{{Rule: r.Name, Sets: sets}}
+	if missing := Missing(need, 0, Voters(l.users, 0)); missing != nil {
 		l.say(r.pos["approvals"], "the sets can't all be given by different people: %s would be missing", Describe(missing))
 		return
 	}
@@ -92,11 +111,11 @@ func (l *linter) lintApprovals(r *rule) {
 	// it.
 	var stuck []string
 	for _, u := range l.users {
-		if !Eligible(need, u) || !l.mayAsk(r, u) {
+		if !Eligible(need, Voter{User: u}) || !l.mayAsk(r, u) {
 			continue
 		}
 		others := slices.DeleteFunc(slices.Clone(l.users), func(o access.User) bool { return o.Name == u.Name })
-		if Missing(need, others) != nil {
+		if Missing(need, 0, Voters(others, 0)) != nil {
 			stuck = append(stuck, u.Name)
 		}
 	}

@@ -116,6 +116,8 @@ type modelRule struct {
 	name        string
 	when, auto  expr
 	deny, asks  bool
+	denies      int // 0: not named
+	steps       []access.Step
 	reason      bool
 	max, window int // minutes
 	sets        []access.Set
@@ -140,6 +142,18 @@ func (r rng) sets(most int) []access.Set {
 	return out
 }
 
+// steps are up to two steps of an escalation, a few minutes in.
+func (r rng) steps() (out []access.Step) {
+	for i := range r.IntN(3) {
+		s := access.Step{After: access.Seconds(60*(1+5*i) + 60*r.IntN(5)), Ask: r.some(modelGroups)}
+		if r.IntN(3) == 0 {
+			s.Ask, s.Notify = nil, s.Ask
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
 func (r rng) rule(name string) modelRule {
 	m := modelRule{name: name, when: r.expr(3)}
 	if r.IntN(2) == 0 {
@@ -151,7 +165,7 @@ func (r rng) rule(name string) modelRule {
 	m.reason = r.IntN(4) == 0
 	m.max, m.window = pick(r, 0, 15, 60, 300), pick(r, 0, 15, 60)
 	if m.asks = r.IntN(3) > 0; m.asks {
-		m.sets = r.sets(3)
+		m.sets, m.denies, m.steps = r.sets(3), r.IntN(4), r.steps()
 		if r.IntN(2) == 0 {
 			m.auto = r.expr(2)
 		}
@@ -191,6 +205,19 @@ func (m modelRule) yaml() string {
 			line("  - {count: %d, from: [%s]}", s.Count, strings.Join(s.Groups, ", "))
 		}
 	}
+	if m.steps != nil {
+		line("escalate:")
+		for _, s := range m.steps {
+			who := "ask: [" + strings.Join(s.Ask, ", ") + "]"
+			if s.Ask == nil {
+				who = "notify: [" + strings.Join(s.Notify, ", ") + "]"
+			}
+			line("  - {after: %ds, %s}", s.After, who)
+		}
+	}
+	if m.denies != 0 {
+		line("denies: %d", m.denies)
+	}
 	if m.auto.text != "" {
 		line("auto: '%s'", m.auto.text)
 	}
@@ -227,11 +254,14 @@ func modelDecide(rules []modelRule, in Input) access.Ruling {
 			denied = true
 		}
 		if m.asks && auto == no {
-			out.Needs = append(out.Needs, access.Need{Rule: m.name, Sets: m.sets})
+			out.Needs = append(out.Needs, access.Need{Rule: m.name, Sets: m.sets, Denies: m.denies, Escalate: m.steps})
 		}
 		if auto == yes {
 			for _, s := range m.sets {
 				out.Revokers = append(out.Revokers, s.Groups...)
+			}
+			for _, s := range m.steps {
+				out.Revokers = append(out.Revokers, s.Ask...)
 			}
 		}
 		for _, b := range []struct {
@@ -416,7 +446,7 @@ func TestMissingAgainstModel(t *testing.T) {
 		for _, name := range modelUsers[:r.IntN(len(modelUsers)+1)] {
 			people = append(people, access.User{Name: name, Groups: r.some(modelGroups)})
 		}
-		missing := Missing(needs, people)
+		missing := Missing(needs, 0, Voters(people, 0))
 		where := fmt.Sprintf("seed %d: needs %v, approved by %v, missing %v", seed, needs, people, missing)
 
 		if want := modelSatisfied(needs, people); want != (missing == nil) {
@@ -428,14 +458,14 @@ func TestMissingAgainstModel(t *testing.T) {
 		// The order of approvals and repeated ones don't matter.
 		again := append(slices.Clone(people), people...)
 		r.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
-		if total(Missing(needs, again)) > 0 != (missing != nil) {
+		if total(Missing(needs, 0, Voters(again, 0))) > 0 != (missing != nil) {
 			t.Fatalf("%s: otherwise when shuffled and repeated", where)
 		}
 		// Of one rule, exactly as many are missing as must be.
 		for _, n := range needs {
 			p := places(n)
 			want := len(p) - fill(p, people, make([]bool, len(people)))
-			if got := total(Missing([]access.Need{n}, people)); got != want {
+			if got := total(Missing([]access.Need{n}, 0, Voters(people, 0))); got != want {
 				t.Fatalf("%s: rule %s misses %d, want %d", where, n.Rule, got, want)
 			}
 		}
@@ -461,13 +491,165 @@ func TestMissingAgainstModel(t *testing.T) {
 					eligible = eligible || fill([][]string{p}, []access.User{u}, []bool{false}) == 1
 				}
 			}
-			if Eligible(needs, u) != eligible {
+			if Eligible(needs, Voter{User: u}) != eligible {
 				t.Fatalf("%s: %v eligible: %v", where, u, eligible)
 			}
 		}
 	}
 	if satisfied < rounds/20 || satisfied > rounds*19/20 {
 		t.Errorf("%d of %d were satisfied: the generator proves little", satisfied, rounds)
+	}
+}
+
+// modelPlaces are the places of a need, each with the groups that somebody who
+// decides when it has waited so long can fill it from.
+func modelPlaces(n access.Need, waited time.Duration) [][]string {
+	out := places(n)
+	for i := range out {
+		out[i] = slices.Clone(out[i])
+		for _, s := range n.Escalate {
+			if s.After.Duration() <= waited {
+				out[i] = append(out[i], s.Ask...)
+			}
+		}
+	}
+	return out
+}
+
+// modelFill is fill, with everybody as of the moment that he decided.
+func modelFill(n access.Need, place int, people []Voter, used []bool) int {
+	if place == len(places(n)) {
+		return 0
+	}
+	best := modelFill(n, place+1, people, used)
+	for i, p := range people {
+		if used[i] || !member(p.User, modelPlaces(n, p.Waited)[place]) {
+			continue
+		}
+		used[i] = true
+		best = max(best, 1+modelFill(n, place+1, people, used))
+		used[i] = false
+	}
+	return best
+}
+
+// Those whom a step asks fill a place if they decided after it, and only then.
+func TestEscalationAgainstModel(t *testing.T) {
+	rounds := 1500
+	if testing.Short() {
+		rounds = 200
+	}
+	const minute = time.Minute
+	satisfied, byStep := 0, 0
+	for seed := range rounds {
+		r := rng{rand.New(rand.NewPCG(uint64(seed), 4))}
+		var needs []access.Need
+		for i := range 1 + r.IntN(2) {
+			sets := r.sets(2)
+			for i := range sets {
+				sets[i].Count = 1 + sets[i].Count%2
+			}
+			needs = append(needs, access.Need{Rule: fmt.Sprint(i), Sets: sets, Escalate: r.steps()})
+		}
+		now := time.Duration(r.IntN(16)) * minute
+		var voters, early []Voter
+		for _, name := range modelUsers[:r.IntN(len(modelUsers)+1)] {
+			v := Voter{access.User{Name: name, Groups: r.some(modelGroups)[:1]}, min(now, time.Duration(r.IntN(16))*minute)}
+			voters, early = append(voters, v), append(early, Voter{User: v.User})
+		}
+		missing := Missing(needs, now, voters)
+		where := fmt.Sprintf("seed %d: needs %+v, after %s approved by %v, missing %v", seed, needs, now, voters, missing)
+		want := true
+		for _, n := range needs {
+			have := modelFill(n, 0, voters, make([]bool, len(voters)))
+			want = want && have == len(places(n))
+			if got := total(Missing([]access.Need{n}, now, voters)); got != len(places(n))-have {
+				t.Fatalf("%s: rule %s misses %d, want %d", where, n.Rule, got, len(places(n))-have)
+			}
+		}
+		if want != (missing == nil) {
+			t.Fatalf("%s: satisfied is %v", where, want)
+		}
+		if want {
+			satisfied++
+			if Missing(needs, now, early) != nil {
+				byStep++
+			}
+		} else if Missing(needs, now, early) == nil {
+			t.Fatalf("%s: they had been enough before the steps", where)
+		}
+		for _, v := range voters {
+			eligible := false
+			for _, n := range needs {
+				for _, p := range modelPlaces(n, v.Waited) {
+					eligible = eligible || member(v.User, p)
+				}
+			}
+			if Eligible(needs, v) != eligible {
+				t.Fatalf("%s: %v eligible: %v", where, v, eligible)
+			}
+		}
+		// What is missing names those who can give it now.
+		for _, s := range missing {
+			for _, g := range s.Groups {
+				if !Eligible(needs, Voter{access.User{Name: "new", Groups: []string{g}}, now}) {
+					t.Fatalf("%s: %s can't give it", where, g)
+				}
+			}
+		}
+	}
+	if satisfied < rounds/20 || byStep < rounds/50 {
+		t.Errorf("%d of %d were satisfied, %d by a step: the generator proves little", satisfied, rounds, byStep)
+	}
+}
+
+// As many denials end a request as the first rule to be content with asks for,
+// each by another person who could have approved under that rule.
+func TestDeniedAgainstModel(t *testing.T) {
+	rounds := 3000
+	if testing.Short() {
+		rounds = 300
+	}
+	ended := 0
+	for seed := range rounds {
+		r := rng{rand.New(rand.NewPCG(uint64(seed), 3))}
+		var needs []access.Need
+		for i := range 1 + r.IntN(3) {
+			needs = append(needs, access.Need{Rule: fmt.Sprint(i), Sets: r.sets(2), Denies: r.IntN(4)})
+		}
+		var people []access.User
+		for range r.IntN(6) { // some of them more than once
+			name := pick(r, modelUsers...)
+			if i := slices.IndexFunc(people, func(u access.User) bool { return u.Name == name }); i >= 0 {
+				people = append(people, people[i])
+			} else {
+				people = append(people, access.User{Name: name, Groups: r.some(modelGroups)})
+			}
+		}
+		want := false
+		for _, n := range needs {
+			heard := map[string]bool{}
+			for _, u := range people {
+				for _, p := range places(n) {
+					if member(u, p) {
+						heard[u.Name] = true
+					}
+				}
+			}
+			want = want || len(heard) >= cmp.Or(n.Denies, 1)
+		}
+		if got := Denied(needs, Voters(people, 0)); got != want {
+			t.Fatalf("seed %d: needs %v, denied by %v: %v, want %v", seed, needs, people, got, want)
+		}
+		if want {
+			ended++
+		}
+		if Denied(needs, nil) || Objections(needs, nil) != "" {
+			t.Fatalf("seed %d: denied by nobody", seed)
+		}
+	}
+	if ended < rounds/20 || ended > rounds*19/20 {
+		t.Errorf("%d of %d were denied: the generator proves little", ended, rounds)
 	}
 }
 
@@ -495,7 +677,7 @@ func TestMissing(t *testing.T) {
 		"groups in any order, too": {one(set(1, "sre", "dba"), set(1, "dba", "sre")), nil, []access.Set{set(2, "dba", "sre")}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := gocmp.Diff(c.want, Missing(c.needs, c.by)); diff != "" {
+			if diff := gocmp.Diff(c.want, Missing(c.needs, 0, Voters(c.by, 0))); diff != "" {
 				t.Error(diff)
 			}
 		})

@@ -42,6 +42,7 @@ const (
 	MaxCost       = 100_000 // CEL cost units that one expression may use in one decision
 	MaxSets       = 8       // approval sets in one rule
 	MaxCount      = 16      // approvals in one set
+	MaxSteps      = 8       // steps in one rule's escalation
 	MaxGroups     = 64      // groups in one list
 	MaxAddresses  = 64      // networks in one source_address list
 	MaxNote       = 200     // bytes of a deny text
@@ -87,6 +88,8 @@ type Rule struct {
 	Reason      bool              // a reason must be given
 	Ticket      string            // regular expression that the whole ticket must match; "": none asked for
 	Approvals   []access.Set      // nil: none needed
+	Denies      int               // so many denials end the request; 0: one
+	Escalate    []access.Step     // by After, each another one
 	Auto        string            // CEL; where true, this rule's approvals aren't needed
 	Revoke      []string          // groups whose members may revoke
 	SSH         access.SSHOptions // Extensions nil: none named
@@ -114,6 +117,7 @@ func (p *Policy) Rules() []Rule {
 	for i, r := range p.rules {
 		out[i] = r.Rule
 		out[i].Approvals = cloneSets(r.Approvals)
+		out[i].Escalate = cloneSteps(r.Escalate)
 		out[i].Revoke = slices.Clone(r.Revoke)
 		out[i].SSH = cloneSSH(r.SSH)
 	}
@@ -127,6 +131,9 @@ func (p *Policy) Groups() []string {
 		out = append(out, r.Revoke...)
 		for _, s := range r.Approvals {
 			out = append(out, s.Groups...)
+		}
+		for _, s := range r.Escalate {
+			out = append(out, s.Ask...)
 		}
 	}
 	return sorted(out)
@@ -240,13 +247,15 @@ func (r *reader) rule(n node, c *compiler) *rule {
 			}
 			rl.Approvals = r.sets(v, at)
 		}),
-		"auto":   at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
-		"revoke": at("revoke", func(v node) { rl.Revoke = r.names(v, "revoke") }),
-		"ssh":    at("ssh", func(v node) { r.ssh(v, rl) }),
+		"denies":   at("denies", func(v node) { rl.Denies = r.count(v, "denies", MaxCount) }),
+		"escalate": at("escalate", func(v node) { rl.Escalate = r.steps(v) }),
+		"auto":     at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
+		"revoke":   at("revoke", func(v node) { rl.Revoke = r.names(v, "revoke") }),
+		"ssh":      at("ssh", func(v node) { r.ssh(v, rl) }),
 	}, "name", "when")
 
 	if rl.pos["deny"] != (position{}) {
-		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "auto", "ssh"} {
+		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "escalate", "auto", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
 				r.failAt(at, "a rule that denies has no %s", f)
 			}
@@ -257,9 +266,51 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		if at, ok := rl.pos["auto"]; ok {
 			r.failAt(at, "auto without approvals has nothing to waive")
 		}
+		if at, ok := rl.pos["denies"]; ok {
+			r.failAt(at, "denies without approvals: nobody is asked who could deny")
+		}
+		if at, ok := rl.pos["escalate"]; ok {
+			r.failAt(at, "escalate without approvals: there is nothing to wait for")
+		}
+	}
+	window := rl.Window
+	if window == 0 {
+		window = DefaultWindow
+	}
+	if n := len(rl.Escalate); n > 0 && rl.Escalate[n-1].After.Duration() >= window {
+		r.failAt(rl.pos["escalate"], "the last step comes after %s, when the approval window of %s is over",
+			rl.Escalate[n-1].After, access.ShortDuration(window))
 	}
 	rl.musts = rl.when.musts
 	return rl
+}
+
+// steps reads a rule's escalation.
+func (r *reader) steps(v node) []access.Step {
+	items := r.list(v, "escalate")
+	if len(items) == 0 || len(items) > MaxSteps {
+		r.fail(v, "escalate has %d steps, not 1 to %d", len(items), MaxSteps)
+		return nil
+	}
+	var out []access.Step
+	for _, item := range items {
+		var s access.Step
+		r.object(item, "escalate", fields{
+			"after": func(v node) {
+				s.After = access.InSeconds(r.duration(v, "after", time.Second, access.EvidenceAge))
+				if n := len(out); n > 0 && s.After <= out[n-1].After {
+					r.fail(v, "after is %s, not longer than the step before it", s.After)
+				}
+			},
+			"ask":    func(v node) { s.Ask = r.names(v, "ask") },
+			"notify": func(v node) { s.Notify = r.names(v, "notify") },
+		}, "after")
+		if s.Ask == nil && s.Notify == nil {
+			r.fail(item, "step names nobody: add ask, for groups that may decide from then on, or notify")
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func (r *reader) sets(v node, at func(string, func(node)) func(node)) []access.Set {
@@ -328,6 +379,14 @@ func cloneSets(in []access.Set) []access.Set {
 	out := slices.Clone(in)
 	for i := range out {
 		out[i].Groups = slices.Clone(out[i].Groups)
+	}
+	return out
+}
+
+func cloneSteps(in []access.Step) []access.Step {
+	out := slices.Clone(in)
+	for i := range out {
+		out[i].Ask, out[i].Notify = slices.Clone(out[i].Ask), slices.Clone(out[i].Notify)
 	}
 	return out
 }

@@ -1,27 +1,49 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"hallpass/access"
 )
 
-// Missing says what needs still ask for when the approvers have approved; nil
-// when nothing is missing. A person counts once, however often he is listed,
-// and for at most one of a rule's sets; he may count for several rules.
-// Whoever may approve is not asked here: leave out the requester and everybody
-// whose approval is not valid.
+// Voter is somebody who has decided, and how long after the request that was.
+// By Waited it is known which steps of the escalation had been reached.
+type Voter struct {
+	access.User
+	Waited time.Duration
+}
+
+// Ever is a Waited after all steps.
+const Ever time.Duration = math.MaxInt64
+
+// Voters are users who all decide at the same time.
+func Voters(users []access.User, waited time.Duration) []Voter {
+	var out []Voter
+	for _, u := range users {
+		out = append(out, Voter{u, waited})
+	}
+	return out
+}
+
+// Missing says what needs still ask for when the approvers have approved, of a
+// request that has waited so long; nil when nothing is missing. A person counts
+// once, however often he is listed, and for at most one of a rule's sets; he
+// may count for several rules. Whoever may approve is not asked here: leave out
+// the requester and everybody whose approval is not valid.
 //
 // If everything returned is given by people who aren't among the approvers
 // yet, nothing is missing any more; the sets of different rules that ask the
 // same groups are returned as one.
-func Missing(needs []access.Need, approvers []access.User) []access.Set {
+func Missing(needs []access.Need, waited time.Duration, approvers []Voter) []access.Set {
 	people := distinct(approvers)
 	var out []access.Set
 	for _, n := range needs {
-		open := unfilled(n.Sets, people)
+		open := unfilled(n, waited, people)
 		for _, s := range open {
 			i := slices.IndexFunc(out, func(o access.Set) bool { return slices.Equal(o.Groups, s.Groups) })
 			if i < 0 {
@@ -35,11 +57,11 @@ func Missing(needs []access.Need, approvers []access.User) []access.Set {
 	return out
 }
 
-// Eligible says whether an approval by u could count for any of the needs.
-func Eligible(needs []access.Need, u access.User) bool {
+// Eligible says whether a decision by v could count for any of the needs.
+func Eligible(needs []access.Need, v Voter) bool {
 	for _, n := range needs {
-		for _, s := range n.Sets {
-			if member(u, s.Groups) {
+		for _, s := range reached(n, v.Waited) {
+			if member(v.User, s.Groups) {
 				return true
 			}
 		}
@@ -47,20 +69,96 @@ func Eligible(needs []access.Need, u access.User) bool {
 	return false
 }
 
-// unfilled finds the most places in sets that people can fill, one each, and
-// returns the places left over, one set for each group list. It is maximum
-// bipartite matching by augmenting paths: a place, once filled, stays filled,
-// so earlier sets are filled first.
-func unfilled(sets []access.Set, people []access.User) []access.Set {
+// reached are the sets of a need that has waited so long: each takes those of
+// the steps, too.
+func reached(n access.Need, waited time.Duration) []access.Set {
+	var asked []string
+	for _, step := range n.Escalate {
+		if step.After.Duration() <= waited {
+			asked = append(asked, step.Ask...)
+		}
+	}
+	if asked == nil {
+		return n.Sets
+	}
+	out := cloneSets(n.Sets)
+	for i := range out {
+		out[i].Groups = sorted(append(out[i].Groups, asked...))
+	}
+	return out
+}
+
+// Steps are all steps of the needs up to, not including, a time: those that
+// come at the same time as one.
+func Steps(needs []access.Need, before time.Duration) []access.Step {
+	var out []access.Step
+	for _, n := range needs {
+		for _, s := range n.Escalate {
+			if s.After.Duration() >= before {
+				continue
+			}
+			i := slices.IndexFunc(out, func(o access.Step) bool { return o.After == s.After })
+			if i < 0 {
+				i, out = len(out), append(out, access.Step{After: s.After})
+			}
+			out[i].Ask = sorted(slices.Concat(out[i].Ask, s.Ask))
+			out[i].Notify = sorted(slices.Concat(out[i].Notify, s.Notify))
+		}
+	}
+	slices.SortFunc(out, func(a, b access.Step) int { return cmp.Compare(a.After, b.After) })
+	return out
+}
+
+// Denied says whether the deniers end the request: for one of the needs, as
+// many of them as it names could have approved. A person counts once.
+func Denied(needs []access.Need, deniers []Voter) bool {
+	for _, n := range needs {
+		if denials(n, deniers) >= max(1, n.Denies) {
+			return true
+		}
+	}
+	return false
+}
+
+// Objections writes for people what denials there are and how many of them it
+// takes; "" where there are none that count.
+func Objections(needs []access.Need, deniers []Voter) string {
+	var parts []string
+	for _, n := range needs {
+		if have := denials(n, deniers); have > 0 {
+			part := fmt.Sprintf("%d of the %d denials that end it (rule %q)", have, max(1, n.Denies), n.Rule)
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// denials is how many of the deniers a need hears.
+func denials(n access.Need, deniers []Voter) (have int) {
+	for _, v := range distinct(deniers) {
+		if Eligible([]access.Need{n}, v) {
+			have++
+		}
+	}
+	return have
+}
+
+// unfilled finds the most places in a need's sets that people can fill, one
+// each, and returns the places left over, one set for each group list. It is
+// maximum bipartite matching by augmenting paths: a place, once filled, stays
+// filled, so earlier sets are filled first.
+func unfilled(n access.Need, waited time.Duration, people []Voter) []access.Set {
+	sets := reached(n, waited)
 	holds := make([]int, len(people)) // the set that a person fills a place of, or -1
-	for i := range holds {
-		holds[i] = -1
+	may := make([][]access.Set, len(people))
+	for i, p := range people {
+		holds[i], may[i] = -1, reached(n, p.Waited)
 	}
 	var seen []bool
 	var fill func(set int) bool
 	fill = func(set int) bool {
 		for i, p := range people {
-			if seen[i] || !member(p, sets[set].Groups) {
+			if seen[i] || !member(p.User, may[i][set].Groups) {
 				continue
 			}
 			seen[i] = true
@@ -95,11 +193,11 @@ func unfilled(sets []access.Set, people []access.User) []access.Set {
 	return out
 }
 
-func distinct(users []access.User) []access.User {
-	var out []access.User
-	for _, u := range users {
-		if !slices.ContainsFunc(out, func(o access.User) bool { return o.Name == u.Name }) {
-			out = append(out, u)
+func distinct(voters []Voter) []Voter {
+	var out []Voter
+	for _, v := range voters {
+		if !slices.ContainsFunc(out, func(o Voter) bool { return o.Name == v.Name }) {
+			out = append(out, v)
 		}
 	}
 	return out

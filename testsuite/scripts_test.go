@@ -70,6 +70,12 @@ const policyFile = `rules:
     max_duration: 1h
     approvals: [{count: 1, from: [sre]}]
     approval_window: 20s
+  - name: council
+    when: resource.labels.env == "council"
+    approvals: [{count: 1, from: [sre]}]
+    approval_window: 1h
+    denies: 2
+    escalate: [{after: 1s, ask: [security]}]
   - {name: closed, when: resource.labels.env == "closed", deny: nobody logs in here}
 `
 
@@ -129,7 +135,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.caPublic = string(ssh.MarshalAuthorizedKey(public))
-	for host, names := range map[string][]string{"web-1": {"web-1", "sandbox", "vault", "hurry"}, "web-2": {"web-2"}} {
+	for host, names := range map[string][]string{"web-1": {"web-1", "sandbox", "vault", "hurry", "council"}, "web-2": {"web-2"}} {
 		var principals []string
 		for _, name := range names {
 			principals = append(principals, name+"/"+h.me)
@@ -273,7 +279,7 @@ func (h *house) catalog() string {
 	b.WriteString("resources:\n")
 	for _, r := range []struct{ name, env, host string }{
 		{"web-1", "prod", "web-1"}, {"web-2", "prod", "web-2"}, {"sandbox", "dev", "web-1"},
-		{"vault", "crown", "web-1"}, {"hurry", "hurry", "web-1"}, {"closed", "closed", "web-1"},
+		{"vault", "crown", "web-1"}, {"hurry", "hurry", "web-1"}, {"council", "council", "web-1"}, {"closed", "closed", "web-1"},
 	} {
 		fmt.Fprintf(&b, "  ssh/%s: {labels: {env: %s}, logins: [%q], address: \"127.0.0.1:%d\"}\n", r.name, r.env, h.me, h.hosts[r.host].Port)
 	}

@@ -164,7 +164,7 @@ func TestExamplesDecide(t *testing.T) {
 		t.Errorf("sandbox: %s, %s", got.Effect, got.Why)
 	}
 	got := decide("ssh/web-1", "to see")
-	if got.Effect != access.EffectAsk || !policy.Eligible(got.Needs, bob) || policy.Eligible(got.Needs, you) {
+	if got.Effect != access.EffectAsk || !policy.Eligible(got.Needs, policy.Voter{User: bob}) || policy.Eligible(got.Needs, policy.Voter{User: you}) {
 		t.Errorf("web-1: %s, %s, needs %v", got.Effect, got.Why, got.Needs)
 	}
 	if got := decide("ssh/web-1", ""); got.Effect != access.EffectDeny {

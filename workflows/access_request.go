@@ -23,6 +23,7 @@ import (
 	"hallpass/access"
 	"hallpass/activities"
 	"hallpass/audit"
+	"hallpass/policy"
 )
 
 // AccessRequest is the workflow of one request. Its id has to be
@@ -115,14 +116,15 @@ func (r *request) run(ctx workflow.Context) access.Outcome {
 // decide gets the first ruling.
 func (r *request) decide(ctx workflow.Context) {
 	in := access.Submission{Request: r.status.Evidence.Request}
-	var standing access.Standing
+	var standing activities.DecideOutput
 	err := local(ctx, "decide by policy", hallpass.Decide, in, &standing)
 	if err != nil {
 		r.stop(audit.End{State: access.StateDenied, Why: activities.Refusal(err).Message})
 	} else {
 		r.verified = true
 		r.status.Asked = standing.Request.Time
-		r.judge(standing, r.status.Evidence)
+		r.status.Past = standing.Past
+		r.judge(standing.Standing, r.status.Evidence)
 		if standing.Effect == access.EffectDeny {
 			r.stop(audit.End{State: access.StateDenied, Why: standing.Why})
 		}
@@ -144,13 +146,43 @@ func (r *request) awaitDecisions(ctx workflow.Context) {
 		deadline := ruling.At.Add(ruling.Window.Duration()).UTC()
 		r.status.Deadline = &deadline
 		r.enter(ctx, access.StatePending)
-		r.sleep(ctx, deadline, "time for approvals", func() bool { return !missing() && r.inbox.quiet(ctx) })
+		enough := func() bool { return !missing() && r.inbox.quiet(ctx) }
+		for _, step := range policy.Steps(ruling.Needs, ruling.Window.Duration()) {
+			r.sleep(ctx, ruling.At.Add(step.After.Duration()), "until others are asked", enough)
+			r.escalate(ctx, step.After, enough)
+		}
+		r.sleep(ctx, deadline, "time for approvals", enough)
 	}
 	r.hearOut(ctx)
 	if missing() {
 		why := fmt.Sprintf("not approved within %s: %s", r.status.Standing.Ruling.Window, r.status.Standing.Why)
 		r.stop(audit.End{State: access.StateTimedOut, Why: why})
 	}
+}
+
+// escalate asks those whom the next step of policy's escalation names, unless
+// there is nothing to ask any more. What comes of a message and of this must
+// not overtake each other: both change how the request stands.
+func (r *request) escalate(ctx workflow.Context, after access.Seconds, enough func() bool) {
+	_ = r.inbox.hearing.Lock(ctx) // the context is never cancelled
+	defer r.inbox.hearing.Unlock()
+	if r.end != nil || enough() || r.status.Standing.Effect != access.EffectAsk {
+		return
+	}
+	in := activities.EscalateInput{Evidence: r.status.Evidence, After: after}
+	var out activities.EscalateOutput
+	if err := local(ctx, "ask others", hallpass.Escalate, in, &out); err != nil {
+		workflow.GetLogger(ctx).Warn("not escalated", "request", r.status.ID, "error", err)
+		return
+	}
+	if out.Standing.Effect == access.EffectDeny {
+		return // by a policy or lock of today; whoever decides hears of it
+	}
+	r.judge(out.Standing, r.status.Evidence)
+	if out.Asked != nil {
+		r.status.Escalated = append(r.status.Escalated, *out.Asked)
+	}
+	r.show(ctx)
 }
 
 // awaitStart waits for the start that was asked for. Approvers may still deny.

@@ -3,6 +3,7 @@ package workflows_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,45 @@ func TestEndings(t *testing.T) {
 		{name: "denied after the grant began", want: access.StateExpired, opened: 1, prepare: func(w *world) {
 			w.at(1*time.Minute, func() { w.approve("bob") })
 			w.at(2*time.Minute, func() { w.deny("carol") })
+		}},
+
+		// Several sets, and more than one denial.
+		{name: "two of sre and one of security", resource: "ssh/council-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
+			w.at(1*time.Minute, func() { w.approve("trent") })
+			w.at(2*time.Minute, func() { w.approve("bob") })
+			w.at(3*time.Minute, func() { w.want(access.StatePending); w.approve("carol") })
+			w.at(4*time.Minute, func() { w.want(access.StateActive) })
+		}},
+		{name: "three of sre, none of security", resource: "ssh/council-1", want: access.StateTimedOut, prepare: func(w *world) {
+			w.at(1*time.Minute, func() { w.approve("bob"); w.approve("carol"); w.approve("erin") })
+		}},
+		{name: "one denial of two", resource: "ssh/council-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
+			w.at(1*time.Minute, func() { w.deny("erin") })
+			w.at(2*time.Minute, func() { w.want(access.StatePending); w.deny("erin"); w.deny("alice") })
+			w.at(3*time.Minute, func() { w.want(access.StatePending); w.approve("trent"); w.approve("bob"); w.approve("carol") })
+		}},
+		{name: "two denials of two", resource: "ssh/council-1", want: access.StateDenied, by: "trent", why: "denied by erin, trent", prepare: func(w *world) {
+			w.at(1*time.Minute, func() { w.deny("erin") })
+			w.at(2*time.Minute, func() { w.approve("bob"); w.want(access.StatePending); w.deny("trent") })
+		}},
+
+		// Escalation.
+		{name: "asked later, answers", resource: "ssh/slow-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
+			w.at(10*time.Minute-time.Second, func() { w.approve("trent") })
+			w.at(11*time.Minute, func() { w.want(access.StatePending); w.approve("trent") })
+			w.at(12*time.Minute, func() { w.want(access.StateActive) })
+		}},
+		{name: "asked first, answers late", resource: "ssh/slow-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
+			w.at(59*time.Minute, func() { w.want(access.StatePending); w.approve("bob") })
+		}},
+		{name: "asked later, denies", resource: "ssh/slow-1", want: access.StateDenied, by: "trent", prepare: func(w *world) {
+			w.at(11*time.Minute, func() { w.deny("trent") })
+		}},
+		{name: "only told, approves", resource: "ssh/slow-1", want: access.StateTimedOut, why: "needs 1 approval from security or sre", prepare: func(w *world) {
+			w.at(40*time.Minute, func() { w.approve("mallory") })
+		}},
+		{name: "cancelled between the steps", resource: "ssh/slow-1", want: access.StateCancelled, by: "alice", prepare: func(w *world) {
+			w.at(20*time.Minute, func() { w.cancel() })
 		}},
 
 		// The start that was asked for.
@@ -653,6 +693,138 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 	w.run(access.StateExpired)
 }
 
+// The directory of the moment of issue decides, and it is said why an approval
+// has stopped counting.
+func TestGroupsChangeMeanwhile(t *testing.T) {
+	t.Run("while others are waited for", func(t *testing.T) {
+		w := newWorld(t)
+		w.ask("ssh/crown-1", nil)
+		w.at(1*time.Minute, func() { w.approve("bob") })
+		w.at(2*time.Minute, func() { w.moves("bob", "dev"); w.approve("carol") })
+		w.at(3*time.Minute, func() {
+			w.want(access.StatePending)
+			s := w.status().Standing
+			if want := []string{"approve by bob doesn't count: the signer is in none of the groups that decide on it"}; !slices.Equal(s.Dropped, want) {
+				t.Errorf("dropped: %q, want %q", s.Dropped, want)
+			}
+			w.approve("erin")
+		})
+		w.at(4*time.Minute, func() { w.want(access.StateActive) })
+		w.run(access.StateExpired)
+	})
+	t.Run("before it is issued", func(t *testing.T) {
+		w := newWorld(t)
+		w.acts.Log = &flaky{Recorder: w.log, accepted: func() { w.moves("bob", "dev") }}
+		w.at(time.Minute, func() { w.approve("bob") })
+		const want = "refused by the issuer: not allowed: needs 1 approval from sre; approve by bob doesn't count: the signer is in none of the groups that decide on it"
+		if got := w.run(access.StateDenied); got.Why != want {
+			t.Errorf("why is %q, want %q", got.Why, want)
+		}
+	})
+}
+
+// Whoever carries the evidence can leave out a denial that didn't end the
+// request by itself. The issuer finds it on record.
+func TestDenialLeftOut(t *testing.T) {
+	w := newWorld(t)
+	w.ask("ssh/council-1", nil)
+	w.at(1*time.Minute, func() { w.deny("erin") })
+	w.at(2*time.Minute, func() {
+		second := w.decision("trent", access.Deny) // withheld from the workflow, but not from the issuer's record
+		_, err := w.log.Append(context.Background(), audit.Event{
+			Type: audit.DecisionAccepted, Request: w.req.ID, Step: "decision:second", Actor: "trent", Statement: &second,
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		w.approve("bob")
+		w.approve("carol")
+		rogue := access.Evidence{Request: w.request, Decisions: []access.Statement{
+			w.decision("bob", access.Approve), w.decision("carol", access.Approve),
+		}}
+		if _, err := w.issuer.Issue(context.Background(), rogue); access.CodeOf(err) != access.CodeDenied || !strings.Contains(err.Error(), "denied by erin, trent") {
+			t.Errorf("the issuer says %v", err)
+		}
+	})
+	w.run(access.StateTimedOut)
+}
+
+// Who was asked when is in the status and in the audit log, and the log
+// verifies.
+func TestEscalated(t *testing.T) {
+	w := newWorld(t)
+	w.ask("ssh/slow-1", nil)
+	asking := func(after access.Seconds, ask, notify []string) access.Asking {
+		return access.Asking{Step: access.Step{After: after, Ask: ask, Notify: notify}, Time: w.start.Add(after.Duration())}
+	}
+	want := []access.Asking{asking(600, []string{"security"}, nil), asking(1800, nil, []string{"dev"})}
+	w.at(9*time.Minute, func() {
+		if s := w.status(); s.Why != "needs 1 approval from sre" || s.Escalated != nil {
+			t.Errorf("before the first step: %s, %v", s.Why, s.Escalated)
+		}
+	})
+	w.at(11*time.Minute, func() {
+		if s := w.status(); s.Why != "needs 1 approval from security or sre" || len(s.Escalated) != 1 {
+			t.Errorf("after the first step: %s, %v", s.Why, s.Escalated)
+		}
+		if text := w.details(); !strings.Contains(text, "- after 10m asked: security\n- missing: 1 from security or sre\n") {
+			t.Errorf("details are\n%s", text)
+		}
+	})
+	w.at(31*time.Minute, func() {
+		if diff := cmp.Diff(want, w.status().Escalated); diff != "" {
+			t.Errorf("asked (-want +got):\n%s", diff)
+		}
+		w.approve("trent")
+	})
+	w.run(access.StateExpired)
+	var got []access.Asking
+	for e, err := range w.log.Events(context.Background(), audit.Query{Request: w.req.ID, Type: audit.RequestEscalated}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, *e.Event.Asked)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("on record (-want +got):\n%s", diff)
+	}
+	// The approval was good only because of the step, and the log says so. The
+	// kind here is a toy, so its certificate and serial are all that doesn't hold.
+	report, err := w.log.Verify(context.Background(), audit.VerifyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range report.Problems {
+		if !strings.Contains(p.What, "certificate") && !strings.Contains(p.What, "serial") {
+			t.Errorf("verify: %+v", p)
+		}
+	}
+}
+
+// A request dated back reaches no step sooner, whoever runs the workflow: the
+// issuer knows when it was first heard of.
+func TestDatedBack(t *testing.T) {
+	w := newWorld(t)
+	w.ask("ssh/slow-1", func(r *access.Request) { r.Time = r.Time.Add(-20 * time.Minute) })
+	w.at(time.Minute, func() {
+		w.approve("trent")
+		rogue := access.Evidence{Request: w.request, Decisions: []access.Statement{w.decision("trent", access.Approve)}}
+		if _, err := w.issuer.Issue(context.Background(), rogue); access.CodeOf(err) != access.CodeDenied {
+			t.Errorf("the issuer says %v", err)
+		}
+	})
+	w.at(2*time.Minute, func() { w.want(access.StatePending); w.cancel() })
+	w.run(access.StateCancelled)
+
+	// And one that nobody heard of has not waited at all.
+	w = newWorld(t)
+	w.ask("ssh/slow-1", func(r *access.Request) { r.Time = r.Time.Add(-20 * time.Minute) })
+	rogue := access.Evidence{Request: w.request, Decisions: []access.Statement{w.decision("trent", access.Approve)}}
+	if _, err := w.issuer.Issue(context.Background(), rogue); access.CodeOf(err) != access.CodeDenied {
+		t.Errorf("the issuer says %v", err)
+	}
+}
+
 // What one request costs, so that it can't creep up: each line is one or more
 // events in the history.
 func TestCost(t *testing.T) {
@@ -672,6 +844,19 @@ func TestCost(t *testing.T) {
 			prepare:  func(w *world) { w.at(time.Minute, func() { w.approve("bob") }) },
 			want:     []string{"local Decide", "timer 1h0m0s", "local Hear", "hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
 			upserts:  5, // pending, too
+		},
+		"escalated": {
+			resource: "ssh/slow-1",
+			prepare:  func(w *world) { w.at(15*time.Minute, func() { w.approve("trent") }) },
+			want: []string{"local Decide", "timer 10m0s", "local Escalate", "timer 20m0s", "local Hear",
+				"hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
+			upserts: 6, // and once more when others are asked
+		},
+		"approved before others are asked": {
+			resource: "ssh/slow-1",
+			prepare:  func(w *world) { w.at(time.Minute, func() { w.approve("bob") }) },
+			want:     []string{"local Decide", "timer 10m0s", "local Hear", "hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
+			upserts:  5,
 		},
 		"timed out": {
 			resource: "ssh/web-1",

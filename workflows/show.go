@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,6 +72,9 @@ func (r *request) details() string {
 	}
 	switch r.status.State {
 	case access.StatePending:
+		for _, asked := range r.status.Escalated {
+			line("after %s asked: %s", asked.After, strings.Join(slices.Concat(asked.Ask, asked.Notify), ", "))
+		}
 		for _, set := range r.status.Standing.Missing {
 			line("missing: %d from %s", set.Count, strings.Join(set.Groups, " or "))
 		}

@@ -53,6 +53,21 @@ rules:
     approvals:
       - {count: 2, from: [sre]}
     approval_window: 1h
+  - name: council
+    when: resource.labels.env == "council"
+    approvals:
+      - {count: 2, from: [sre]}
+      - {count: 1, from: [security]}
+    denies: 2
+    approval_window: 1h
+  - name: slow
+    when: resource.labels.env == "slow"
+    approvals:
+      - {count: 1, from: [sre]}
+    approval_window: 1h
+    escalate:
+      - {after: 10m, ask: [security]}
+      - {after: 30m, notify: [dev]}
   - name: closed
     when: resource.labels.env == "closed"
     deny: nobody logs in here
@@ -62,6 +77,8 @@ resources:
   ssh/dev-1: {labels: {env: dev}, logins: [deploy]}
   ssh/web-1: {labels: {env: prod}, logins: [deploy]}
   ssh/crown-1: {labels: {env: crown}, logins: [deploy]}
+  ssh/council-1: {labels: {env: council}, logins: [deploy]}
+  ssh/slow-1: {labels: {env: slow}, logins: [deploy]}
   ssh/closed-1: {labels: {env: closed}, logins: [deploy]}
 `
 )
@@ -168,6 +185,14 @@ func (w *world) load(policy string) {
 		w.t.Error(err)
 	}
 	w.book.Store(book)
+}
+
+// moves puts somebody into another group.
+func (w *world) moves(name, group string) {
+	key := statement.MarshalKey(w.signer[name].PublicKey())
+	was := fmt.Sprintf("%s: {groups: [%s], keys: [%q]}", name, groups[name], key)
+	w.people = strings.Replace(w.people, was, fmt.Sprintf("%s: {groups: [%s], keys: [%q]}", name, group, key), 1)
+	w.load(policyFile)
 }
 
 // ask makes the request that will run, from alice, and lets the test change it

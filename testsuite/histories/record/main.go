@@ -54,6 +54,12 @@ rules:
     max_duration: 8h
     approvals: [{count: 1, from: [sre]}]
     approval_window: 2s
+  - name: slow
+    when: resource.labels.env == "slow"
+    approvals: [{count: 1, from: [sre]}]
+    denies: 2
+    approval_window: 1h
+    escalate: [{after: 1s, ask: [security]}, {after: 2s, notify: [sre]}]
   - {name: closed, when: resource.labels.env == "closed", deny: nobody logs in here}
 `
 	catalog = `resources:
@@ -61,6 +67,7 @@ rules:
   ssh/web-1: {labels: {env: prod}, logins: [deploy]}
   ssh/crown-1: {labels: {env: crown}, logins: [deploy]}
   ssh/hurry-1: {labels: {env: hurry}, logins: [deploy]}
+  ssh/slow-1: {labels: {env: slow}, logins: [deploy]}
   ssh/closed-1: {labels: {env: closed}, logins: [deploy]}
   ssh/lost-1: {labels: {env: dev}, logins: [deploy]}
   ssh/lost-2: {labels: {env: prod}, logins: [deploy]}
@@ -135,6 +142,12 @@ var plays = []struct {
 		r.ask("alice", "ssh/lost-2", time.Hour, nil)
 		r.await(access.StatePending)
 		r.lock("trent", "ssh/lost-2")
+	}},
+	{"escalated-expired", func(r *request) {
+		r.ask("alice", "ssh/slow-1", 3*time.Second, nil)
+		r.signal(access.MessageDecision, r.decision("bob", access.Deny, 0))
+		r.until("everybody was asked", func(s access.Status) bool { return len(s.Escalated) == 2 })
+		r.signal(access.MessageDecision, r.decision("trent", access.Approve, 0))
 	}},
 	{"refused-messages", func(r *request) {
 		r.ask("alice", "ssh/crown-1", time.Hour, nil)
