@@ -25,9 +25,9 @@ E2E        ?= .
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
 # Packages whose tests need a Vault server.
-VAULTED = ./testsuite/vaulttest/...
+VAULTED = ./vault ./testsuite/vaulttest/...
 # Of the light ones, those whose tests have no step of their own below.
-UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/host,$(LIGHT))
+UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/vault hallpass/host,$(LIGHT))
 
 comma := ,
 # A step's heading, on a terminal in bold.

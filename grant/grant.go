@@ -5,7 +5,7 @@
 // ledger, and drives a Kind, one per kind of resource, which knows how to make
 // a credential and how to take it back. SSH is the kind for SSH certificates.
 // A new kind is one file here, one row in the caller's table, and a call of
-// granttest.Run in its test.
+// granttest.Run in its test. Vault is the kind for secrets with a lease.
 //
 // What an Issuer promises, whoever calls it and however often:
 //
@@ -50,8 +50,9 @@ type Kind interface {
 	// Prepare chooses the identity that a credential will have, and grants
 	// nothing. What can be refused is refused here. The handle names the
 	// order's request, kind, NotBefore and NotAfter, and holds nothing
-	// secret. A handle that is never issued costs nothing; a second call
-	// chooses another identity.
+	// secret. A handle that never gets into the ledger opens nothing and ends
+	// by itself, at NotAfter at the latest; a second call chooses another
+	// identity.
 	Prepare(ctx context.Context, o Order) (access.Handle, error)
 
 	// Issue makes the credential of a handle that is in the ledger. It is
@@ -63,6 +64,13 @@ type Kind interface {
 	// Revoke ends the credential of a handle, whether there ever was one or
 	// not. Already gone is success.
 	Revoke(ctx context.Context, h access.Handle) error
+}
+
+// Discarder is a Kind whose Prepare leaves something behind elsewhere.
+type Discarder interface {
+	// Discard takes back what Prepare left, of a handle that isn't in the
+	// ledger and won't be.
+	Discard(ctx context.Context, h access.Handle) error
 }
 
 // Ledger is the part of audit.Log that an Issuer needs. All of it is durable

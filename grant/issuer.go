@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -46,7 +47,8 @@ type Issuer struct {
 // credential is made. CodeUnavailable, and every error that isn't an
 // *access.Error, means try again; so does calling before the request's start.
 //
-// A crash leaves: before Reserve, nothing but a skipped serial; after it, a
+// A crash leaves: before Reserve, nothing but a skipped serial, or a token that
+// nobody can open; after it, a
 // handle that the next call goes on with; after Kind.Issue, a credential that
 // nobody has, which the next call makes again under the same identity, and
 // which Revoke ends.
@@ -157,11 +159,30 @@ func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.
 			return none, err
 		}
 		entry, err = i.Ledger.Reserve(ctx, ev.Request.Hash(), h, event(standing))
+		discard(ctx, kind, h, entry, err)
 		if err != nil && access.CodeOf(err) != access.CodeEnded {
 			return none, err
 		}
 	}
 	return i.fulfil(ctx, kind, ev, standing, entry, now, locks)
+}
+
+// discard takes a handle back that the ledger didn't take: another issuer was
+// faster, or the end was. What can't be taken back now opens nothing and ends
+// by itself.
+func discard(ctx context.Context, kind Kind, h access.Handle, entry audit.Entry, err error) {
+	d, ok := kind.(Discarder)
+	if !ok {
+		return
+	}
+	switch access.CodeOf(err) {
+	case access.CodeEnded, access.CodeMismatch:
+	default:
+		if err != nil || reflect.DeepEqual(entry.Handle, &h) {
+			return // ours, or nobody knows
+		}
+	}
+	_ = d.Discard(ctx, h)
 }
 
 // fulfil brings the entry of a request to its credential.

@@ -1,0 +1,338 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"hallpass/access"
+	"hallpass/catalog"
+)
+
+// Finding is what Check found of one part. Err is nil if it is in order.
+type Finding struct {
+	Part   string
+	Detail string // one line: what is there
+	Err    error  // *access.Error with a hint where there is one, or *Failure
+}
+
+const (
+	setUp    = "run what this prints, as an operator of Vault: hallpass vault setup --print"
+	sessions = "see \"Sessions that are open\" in docs/vault.md for statements that do"
+)
+
+// wrong is a finding that somebody has to see to.
+func wrong(part, hint, format string, args ...any) Finding {
+	return Finding{Part: part, Err: access.Errorf(access.CodeDenied, format, args...).WithHint("%s", hint)}
+}
+
+// Check finds out whether Vault was told what the plan of these resources
+// says, and whether that does what it should: it mints a token for each
+// action, reads with it once, and revokes it. With an operator's token it sees
+// more of how engines are set up and can't see what the issuer may do.
+func (c *Client) Check(ctx context.Context, resources []access.Resource, tokenRole string) []Finding {
+	var all []Finding
+	plan := NewPlan(resources, c.config, tokenRole)
+	if err := c.as(ctx, func(ctx context.Context, client *api.Client) error {
+		_, err := client.Auth().Token().LookupSelfWithContext(ctx)
+		return err
+	}); err != nil {
+		return append(all, Finding{Part: "login", Err: err})
+	}
+	by := "as the issuer, by " + c.config.Auth
+	if c.config.Token != "" {
+		by = "by an operator's token: what the issuer itself may do is not looked at"
+	}
+	all = append(all, Finding{Part: "login", Detail: c.config.Address + ", " + by}, c.checkRole(ctx, tokenRole))
+	if c.config.Token == "" {
+		all = append(all, c.checkIssuer(ctx, tokenRole))
+	}
+	for _, r := range resources {
+		if r.Kind != catalog.KindVault {
+			continue
+		}
+		for _, action := range r.Actions {
+			all = append(all, c.checkAction(ctx, plan, r, action))
+		}
+	}
+	return all
+}
+
+// as calls f once.
+func (c *Client) as(ctx context.Context, f func(context.Context, *api.Client) error) error {
+	s, err := c.session(ctx)
+	if err != nil {
+		return err
+	}
+	return c.explain(f(ctx, s.api))
+}
+
+// read reads a path, as JSON objects are. ok is false if nothing is there or
+// it may not be read.
+func (c *Client) read(ctx context.Context, path string) (data map[string]any, ok bool, err error) {
+	var secret *api.Secret
+	err = c.as(ctx, func(ctx context.Context, client *api.Client) (err error) {
+		secret, err = client.Logical().ReadWithContext(ctx, path)
+		return err
+	})
+	switch {
+	case Status(err) == http.StatusForbidden:
+		return nil, false, err
+	case err != nil:
+		return nil, false, err
+	case secret == nil:
+		return nil, false, nil
+	}
+	return secret.Data, true, nil
+}
+
+// checkRole looks at the token role.
+func (c *Client) checkRole(ctx context.Context, name string) Finding {
+	const part = "token role"
+	data, ok, err := c.read(ctx, "auth/token/roles/"+name)
+	switch {
+	case Status(err) == http.StatusForbidden:
+		return wrong(part, setUp, "auth/token/roles/%s may not be read", name)
+	case err != nil:
+		return Finding{Part: part, Err: err}
+	case !ok:
+		return wrong(part, setUp, "there is no token role %s", name)
+	}
+	// A role that allows more would let the issuer mint for more.
+	for _, p := range append(texts(data["allowed_policies"]), texts(data["allowed_policies_glob"])...) {
+		if !strings.HasPrefix(p, GrantPrefix) {
+			return wrong(part, setUp, "%s allows the policy %s, which is none of hallpass's grants: the issuer could get at all that it opens", name, p)
+		}
+	}
+	for _, want := range []Parameter{
+		{"token_type", "service"}, {"orphan", "true"}, {"renewable", "false"}, {"token_no_default_policy", "true"},
+		{"token_period", "0"}, {"token_num_uses", "0"}, {"token_explicit_max_ttl", fmt.Sprint(int(access.MaxVault.Seconds()))},
+	} {
+		got, have := data[want.Name]
+		if !have {
+			got = "0" // as Vault leaves out what isn't set
+		}
+		if fmt.Sprint(got) != want.Value {
+			return wrong(part, setUp, "%s has %s=%v, it should be %s", name, want.Name, got, want.Value)
+		}
+	}
+	return Finding{Part: part, Detail: name + " mints for " + GrantPrefix + "* alone"}
+}
+
+// checkIssuer tries what the issuer must not be able to do.
+func (c *Client) checkIssuer(ctx context.Context, tokenRole string) Finding {
+	const part = "issuer"
+	for _, try := range []struct{ what, path, policy, wrap string }{
+		{"mint a token that isn't wrapped", "auth/token/create/" + tokenRole, GrantPrefix + "x", ""},
+		{"mint a token without the token role", "auth/token/create", GrantPrefix + "x", "60s"},
+		{"mint a token for the policy default", "auth/token/create/" + tokenRole, "default", "60s"},
+		{"mint a token for its own policy", "auth/token/create/" + tokenRole, IssuerPolicy, "60s"},
+		{"mint a token for the policy root", "auth/token/create/" + tokenRole, "root", "60s"},
+	} {
+		accessor, _, err := c.mint(ctx, try.path, try.policy, try.wrap)
+		switch Status(err) {
+		case http.StatusForbidden, http.StatusBadRequest:
+			continue
+		}
+		if err != nil {
+			return Finding{Part: part, Err: err}
+		}
+		err = c.revoke(ctx, accessor)
+		return wrong(part, setUp, "it can %s%s", try.what, andNot(err))
+	}
+	return Finding{Part: part, Detail: "can mint wrapped tokens by the token role, and no others"}
+}
+
+func andNot(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ", and the token of this test couldn't be revoked: " + err.Error()
+}
+
+// mint makes a short-lived token for one policy, and says what opens it: a
+// wrapping token, or itself.
+func (c *Client) mint(ctx context.Context, path, policy, wrap string) (accessor, token string, err error) {
+	var secret *api.Secret
+	err = c.as(ctx, func(ctx context.Context, client *api.Client) (err error) {
+		wrapping := client.WithRequestCallbacks(func(r *api.Request) { r.WrapTTL = wrap })
+		secret, err = wrapping.Logical().WriteWithContext(ctx, path, map[string]any{
+			"policies": []string{policy}, "ttl": "60s", "explicit_max_ttl": "60s", "no_default_policy": true, "renewable": false,
+			"display_name": "hallpass-check", "meta": map[string]string{"hallpass_check": "true"},
+		})
+		return err
+	})
+	switch {
+	case err != nil:
+		return "", "", err
+	case secret != nil && secret.WrapInfo != nil:
+		return secret.WrapInfo.WrappedAccessor, secret.WrapInfo.Token, nil
+	case secret != nil && secret.Auth != nil:
+		return secret.Auth.Accessor, secret.Auth.ClientToken, nil
+	}
+	return "", "", errors.New("vault gives no token")
+}
+
+func (c *Client) revoke(ctx context.Context, accessor string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.config.Timeout)
+	defer cancel()
+	err := c.as(ctx, func(ctx context.Context, client *api.Client) error {
+		return client.Auth().Token().RevokeAccessorWithContext(ctx, accessor)
+	})
+	if Gone(err) {
+		return nil
+	}
+	return err
+}
+
+// checkAction looks at the action's policy, gets its secret once, and takes it
+// back.
+func (c *Client) checkAction(ctx context.Context, plan Plan, r access.Resource, action string) (f Finding) {
+	part, name := r.Name+" "+action, PolicyName(r, action)
+	if f := c.checkPolicy(ctx, plan, part, name); f.Err != nil {
+		return f
+	}
+	accessor, wrapping, err := c.mint(ctx, "auth/token/create/"+plan.TokenRole, name, "60s")
+	if s := Status(err); s == http.StatusForbidden || s == http.StatusBadRequest || s == http.StatusNotFound {
+		return wrong(part, setUp, "no token can be minted for it: %v", err)
+	}
+	if err != nil {
+		return Finding{Part: part, Err: err}
+	}
+	defer func() {
+		if err := c.revoke(ctx, accessor); err != nil && f.Err == nil {
+			f = Finding{Part: part, Err: err}
+		}
+	}()
+	if f := c.checkRead(ctx, part, r, action, wrapping); f.Err != nil {
+		return f
+	}
+	f = c.checkDatabase(ctx, part, r, action)
+	if f.Err == nil {
+		f.Detail = strings.TrimSpace(r.VaultPath(action) + " gives a lease, and it was revoked. " + f.Detail)
+	}
+	return f
+}
+
+// checkPolicy compares an action's policy with the plan's.
+func (c *Client) checkPolicy(ctx context.Context, plan Plan, part, name string) Finding {
+	data, ok, err := c.read(ctx, "sys/policies/acl/"+name)
+	switch {
+	case Status(err) == http.StatusForbidden:
+		return wrong(part, setUp, "the policy %s may not be read", name)
+	case err != nil && Status(err) != http.StatusNotFound:
+		return Finding{Part: part, Err: err}
+	case !ok:
+		return wrong(part, setUp, "there is no policy %s", name)
+	}
+	for _, p := range plan.Grants {
+		if text, _ := data["policy"].(string); p.Name == name && strings.TrimSpace(text) != strings.TrimSpace(p.Text) {
+			return wrong(part, setUp, "the policy %s is not what the catalog asks for", name)
+		}
+	}
+	return Finding{Part: part}
+}
+
+// checkRead unwraps a token and reads with it, as a requester does.
+func (c *Client) checkRead(ctx context.Context, part string, r access.Resource, action, wrapping string) Finding {
+	client, err := c.client("")
+	if err != nil {
+		return Finding{Part: part, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 6*c.config.Timeout) // some clouds take their time
+	defer cancel()
+	token, err := client.Logical().UnwrapWithContext(ctx, wrapping)
+	if err != nil {
+		return Finding{Part: part, Err: c.explain(err)}
+	}
+	if token == nil || token.Auth == nil {
+		return wrong(part, setUp, "what was minted for it is not a token")
+	}
+	if p := token.Auth.TokenPolicies; len(p) != 1 || p[0] != PolicyName(r, action) {
+		return wrong(part, setUp, "a token minted for it has the policies %s", strings.Join(p, ", "))
+	}
+	client.SetToken(token.Auth.ClientToken)
+	path := r.VaultPath(action)
+	var secret *api.Secret
+	if with := r.Roles[action].With; with == nil {
+		secret, err = client.Logical().ReadWithContext(ctx, path)
+	} else {
+		data := map[string]any{}
+		for name, value := range with {
+			data[name] = value
+		}
+		secret, err = client.Logical().WriteWithContext(ctx, path, data)
+	}
+	if err = c.explain(err); err != nil {
+		switch Status(err) {
+		case http.StatusForbidden:
+			return wrong(part, setUp, "a token minted for it doesn't get at %s: is there such a mount? (%v)", path, err)
+		case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
+			return wrong(part, "name a mount and role that Vault has in catalog.yaml", "there is no secret at %s: %v", path, err)
+		}
+		return Finding{Part: part, Err: err}
+	}
+	if secret == nil {
+		return wrong(part, "name a mount and role that Vault has in catalog.yaml", "there is nothing at %s", path)
+	}
+	if secret.LeaseID == "" {
+		return wrong(part, "only engines whose secrets have leases can be granted: database, aws, kubernetes, rabbitmq and others, and pki with generate_lease",
+			"what %s gives has no lease, so it can't be taken back", path)
+	}
+	return Finding{Part: part}
+}
+
+// checkDatabase looks at how a login of a database engine is taken back. For
+// other engines, and where it may not look, it has nothing to say.
+func (c *Client) checkDatabase(ctx context.Context, part string, r access.Resource, action string) Finding {
+	mount, ok := strings.CutSuffix(r.Path, "/creds")
+	if !ok {
+		return Finding{Part: part}
+	}
+	role := r.Roles[action].Role
+	data, ok, err := c.read(ctx, mount+"/roles/"+role)
+	if err != nil && Status(err) == http.StatusForbidden {
+		return Finding{Part: part, Detail: "Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read " + mount + "/roles/" + role + "."}
+	}
+	db, isDB := data["db_name"].(string)
+	if err != nil || !ok || !isDB {
+		return Finding{Part: part}
+	}
+	config, _, err := c.read(ctx, mount+"/config/"+db)
+	if plugin, _ := config["plugin_name"].(string); err != nil || !strings.Contains(plugin, "postgres") {
+		return Finding{Part: part, Detail: "Whether open sessions end is for its revocation statements to say."}
+	}
+	statements := strings.Join(texts(data["revocation_statements"]), "\n")
+	switch {
+	case strings.TrimSpace(statements) == "":
+		return wrong(part, sessions, "the role %s has no revocation_statements: sessions that are open stay open when the grant ends", role)
+	case !strings.Contains(statements, "pg_terminate_backend"):
+		return wrong(part, sessions, "the revocation_statements of the role %s don't end sessions (pg_terminate_backend): those that are open stay open when the grant ends", role)
+	}
+	f := Finding{Part: part, Detail: "Its revocation statements end open sessions."}
+	if ttl, err := parseSeconds(data["default_ttl"]); err == nil && ttl > 0 && ttl < access.MaxVault {
+		f.Detail += " Its leases end after " + access.ShortDuration(ttl) + ", also in a longer grant."
+	}
+	return f
+}
+
+func parseSeconds(v any) (time.Duration, error) {
+	return time.ParseDuration(fmt.Sprint(v) + "s")
+}
+
+// texts is a list of strings as the api package has it.
+func texts(v any) []string {
+	list, _ := v.([]any)
+	var out []string
+	for _, x := range list {
+		if s, ok := x.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,263 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/api"
+
+	"hallpass/access"
+	"hallpass/vault"
+)
+
+// findings are Check's, one line each.
+func findings(c *vault.Client, resources []access.Resource) []string {
+	var lines []string
+	for _, f := range c.Check(context.Background(), resources, vault.DefaultTokenRole) {
+		line := f.Part + ": " + f.Detail
+		if f.Err != nil {
+			line = "BAD " + f.Part + ": " + f.Err.Error()
+			var e *access.Error
+			if errors.As(f.Err, &e) && e.Hint == "" {
+				line += " (no hint)"
+			}
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// What the script sets up is found in order, for the issuer and for an
+// operator, and can be set up again.
+func TestSetUpAndCheck(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	if printed := strings.TrimSpace(h.setUp(t, catalogYAML)); printed != h.config.RoleID {
+		t.Errorf("the script prints %q, not the role id alone", printed)
+	}
+	list := resources(t, catalogYAML)
+	issuer, operator := newClient(t, h.config), newClient(t, vault.Config{Address: h.Address, Token: h.RootToken})
+	want := []string{
+		"login: " + h.Address + ", as the issuer, by approle",
+		"token role: hallpass mints for hallpass-grant-* alone",
+		"issuer: can mint wrapped tokens by the token role, and no others",
+		"vault/orders dump: database/creds/orders-dump gives a lease, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-dump.",
+		"vault/orders read: database/creds/orders-ro gives a lease, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-ro.",
+		"vault/web-cert renew: pki/issue/web gives a lease, and it was revoked.",
+	}
+	if diff := cmp.Diff(want, findings(issuer, list)); diff != "" {
+		t.Errorf("as the issuer: %s", diff)
+	}
+	want = []string{
+		"login: " + h.Address + ", by an operator's token: what the issuer itself may do is not looked at",
+		"token role: hallpass mints for hallpass-grant-* alone",
+		"vault/orders dump: database/creds/orders-dump gives a lease, and it was revoked. Its revocation statements end open sessions.",
+		"vault/orders read: database/creds/orders-ro gives a lease, and it was revoked. Its revocation statements end open sessions. Its leases end after 1h, also in a longer grant.",
+		want[5],
+	}
+	if diff := cmp.Diff(want, findings(operator, list)); diff != "" {
+		t.Errorf("as an operator: %s", diff)
+	}
+	h.noLeases(t)
+}
+
+// noLeases: what a check reads, it takes back.
+func (h *house) noLeases(t *testing.T) {
+	t.Helper()
+	eventually(t, "all leases are gone", func() bool {
+		return len(h.Leases(t, "database/creds"))+len(h.Leases(t, "pki/issue")) == 0
+	})
+}
+
+// Each way in which Vault can be set up wrongly is found, and named.
+func TestCheckFinds(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.Mount(t, "kv", "kv")
+	h.Write(t, "kv/password", map[string]any{"password": "x"})
+	h.db.Role(t, "no-statements", 24*60*60*1e9)
+	h.Write(t, "database/roles/no-statements", map[string]any{"revocation_statements": ""})
+	h.db.Role(t, "no-terminate", 24*60*60*1e9)
+	h.Write(t, "database/roles/no-terminate", map[string]any{"revocation_statements": `DROP ROLE "{{name}}"`})
+	more := func(path, role string) string {
+		return catalogYAML + "  vault/more: {path: " + path + ", actions: {x: " + role + "}}\n"
+	}
+	role := func(name, value string) func(*testing.T) {
+		return func(t *testing.T) { h.Write(t, "auth/token/roles/hallpass", map[string]any{name: value}) }
+	}
+	for _, tt := range []struct {
+		name     string
+		catalog  string // set up
+		spoil    func(*testing.T)
+		operator bool
+		want     string
+	}{
+		{"secrets without a lease", more("kv", "password"), nil, false, "BAD vault/more x: what kv/password gives has no lease, so it can't be taken back"},
+		{"no such secret", more("kv", "nothing"), nil, false, "BAD vault/more x: there is nothing at kv/nothing"},
+		{"no such mount", more("nowhere/creds", "x"), nil, false, "BAD vault/more x: there is nothing at nowhere/creds/x"},
+		{"no such role", more("database/creds", "nobody"), nil, false, "BAD vault/more x: there is no secret at database/creds/nobody: vault answers 400"},
+		{"no revocation statements", more("database/creds", "no-statements"), nil, true, "BAD vault/more x: the role no-statements has no revocation_statements: sessions that are open stay open"},
+		{"statements that end no session", more("database/creds", "no-terminate"), nil, true, "BAD vault/more x: the revocation_statements of the role no-terminate don't end sessions"},
+		{"no policy", catalogYAML, func(t *testing.T) {
+			if err := h.Client(t).Sys().DeletePolicy("hallpass-grant-orders@read"); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "BAD vault/orders read: there is no policy hallpass-grant-orders@read"},
+		{"a wider policy", catalogYAML, func(t *testing.T) {
+			h.Policy(t, "hallpass-grant-orders@read", `path "database/creds/*" { capabilities = ["read"] }`)
+		}, false, "BAD vault/orders read: the policy hallpass-grant-orders@read is not what the catalog asks for"},
+		{"a token role for more", catalogYAML, role("allowed_policies_glob", "hallpass-*"), false, "BAD token role: hallpass allows the policy hallpass-*, which is none of hallpass's grants"},
+		{"a token role for another policy", catalogYAML, role("allowed_policies", "default"), false, "BAD token role: hallpass allows the policy default"},
+		{"tokens that die with the issuer's", catalogYAML, role("orphan", "false"), false, "BAD token role: hallpass has orphan=false, it should be true"},
+		{"tokens that can be renewed", catalogYAML, role("renewable", "true"), false, "BAD token role: hallpass has renewable=true, it should be false"},
+		{"tokens that can't be revoked", catalogYAML, func(t *testing.T) {
+			h.Write(t, "auth/token/roles/hallpass", map[string]any{"token_type": "batch", "token_explicit_max_ttl": "0"})
+		}, false, "BAD token role: hallpass has token_type=batch, it should be service"},
+		{"tokens without an end", catalogYAML, role("token_period", "24h"), false, "BAD token role: hallpass has token_period=86400, it should be 0"},
+		{"no token role", catalogYAML, func(t *testing.T) {
+			if _, err := h.Client(t).Logical().Delete("auth/token/roles/hallpass"); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "BAD token role: there is no token role hallpass"},
+		{"an issuer that can see what it mints", catalogYAML, func(t *testing.T) {
+			text := strings.ReplaceAll(plan(t).Issuer.Text, `min_wrapping_ttl = "1s"`, "")
+			h.Policy(t, vault.IssuerPolicy, strings.ReplaceAll(text, `max_wrapping_ttl = "86400s"`, ""))
+		}, false, "BAD issuer: it can mint a token that isn't wrapped"},
+		{"an issuer that can mint at will", catalogYAML, func(t *testing.T) {
+			h.Policy(t, vault.IssuerPolicy, plan(t).Issuer.Text+`path "auth/token/create" { capabilities = ["update", "sudo"] }`)
+		}, false, "BAD issuer: it can mint a token without the token role"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := h.Client(t).Logical().Delete("auth/token/roles/hallpass"); err != nil {
+				t.Fatal(err)
+			}
+			h.setUp(t, tt.catalog)
+			if tt.spoil != nil {
+				tt.spoil(t)
+			}
+			config := h.config
+			if tt.operator {
+				config = vault.Config{Address: h.Address, Token: h.RootToken}
+			}
+			got := findings(newClient(t, config), resources(t, tt.catalog))
+			found := false
+			for _, line := range got {
+				found = found || strings.HasPrefix(line, tt.want)
+				if strings.HasSuffix(line, "(no hint)") {
+					t.Errorf("no hint: %s", line)
+				}
+			}
+			if !found {
+				t.Errorf("got\n%s\nwant %s", strings.Join(got, "\n"), tt.want)
+			}
+		})
+	}
+	h.noLeases(t)
+}
+
+func plan(t *testing.T) vault.Plan {
+	t.Helper()
+	return vault.NewPlan(resources(t, catalogYAML), vault.Config{}, vault.DefaultTokenRole)
+}
+
+// The policy of an action opens what the catalog says, in the way it says, and
+// nothing beside it.
+func TestGrantPolicies(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	token := func(policy string) *api.Client {
+		s, err := h.Client(t).Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{policy}, NoDefaultPolicy: true}, "hallpass")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.ClientWithToken(t, s.Auth.ClientToken)
+	}
+	read, renew := token("hallpass-grant-orders@read"), token("hallpass-grant-web-cert@renew")
+	type data = map[string]any
+	for _, tt := range []struct {
+		name   string
+		do     func() (*api.Secret, error)
+		status int
+	}{
+		{"its path", func() (*api.Secret, error) { return read.Logical().Read("database/creds/orders-ro") }, 0},
+		{"another role", func() (*api.Secret, error) { return read.Logical().Read("database/creds/orders-dump") }, 403},
+		{"the role itself", func() (*api.Secret, error) { return read.Logical().Read("database/roles/orders-ro") }, 403},
+		{"writing", func() (*api.Secret, error) { return read.Logical().Write("database/creds/orders-ro", data{"a": "b"}) }, 403},
+		{"looking at itself", func() (*api.Secret, error) { return read.Auth().Token().LookupSelf() }, 0},
+		{"renewing itself", func() (*api.Secret, error) { return read.Auth().Token().RenewSelf(0) }, 403},
+		{"minting", func() (*api.Secret, error) { return read.Auth().Token().Create(&api.TokenCreateRequest{}) }, 403},
+		{"its parameters", func() (*api.Secret, error) {
+			return renew.Logical().Write("pki/issue/web", data{"common_name": "web.example.com", "ttl": "1h"})
+		}, 0},
+		{"another value", func() (*api.Secret, error) {
+			return renew.Logical().Write("pki/issue/web", data{"common_name": "admin.example.com", "ttl": "1h"})
+		}, 403},
+		{"one more", func() (*api.Secret, error) {
+			return renew.Logical().Write("pki/issue/web", data{"common_name": "web.example.com", "ttl": "1h", "alt_names": "x.example.com"})
+		}, 403},
+		{"one less", func() (*api.Secret, error) {
+			return renew.Logical().Write("pki/issue/web", data{"common_name": "web.example.com"})
+		}, 403},
+	} {
+		_, err := tt.do()
+		var r *api.ResponseError
+		status := 0
+		if errors.As(err, &r) {
+			status = r.StatusCode
+		} else if err != nil {
+			status = -1
+		}
+		if status != tt.status {
+			t.Errorf("%s: %d (%v), want %d", tt.name, status, err, tt.status)
+		}
+	}
+}
+
+func TestPolicyText(t *testing.T) {
+	t.Parallel()
+	list := resources(t, `
+resources:
+  vault/k8s:
+    path: kubernetes/creds
+    actions:
+      debug: {role: debug, with: {kubernetes_namespace: shop, ttl: 1h}}
+      out: {role: ops/check-out, with: {}}
+`)
+	const own = "path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\npath \"auth/token/revoke-self\" {\n  capabilities = [\"update\"]\n}\n"
+	want := []vault.Policy{
+		{Name: "hallpass-grant-k8s@debug", Text: `# debug of vault/k8s
+path "kubernetes/creds/debug" {
+  capabilities = ["create", "update"]
+  required_parameters = ["kubernetes_namespace", "ttl"]
+  allowed_parameters = {
+    "kubernetes_namespace" = ["shop"]
+    "ttl" = ["1h"]
+  }
+}
+` + own},
+		{Name: "hallpass-grant-k8s@out", Text: `# out of vault/k8s
+path "kubernetes/creds/ops/check-out" {
+  capabilities = ["create", "update"]
+  denied_parameters = {
+    "*" = []
+  }
+}
+` + own},
+	}
+	p := vault.NewPlan(list, vault.Config{}, "hallpass")
+	if diff := cmp.Diff(want, p.Grants); diff != "" {
+		t.Error(diff)
+	}
+	for auth, says := range map[string]string{
+		"": "approle", vault.AppRole: "secret_id_file", vault.Kubernetes: "auth/kubernetes/role/hallpass", vault.JWT: "auth/jwt/role/hallpass",
+		vault.Cert: "auth/cert/certs/", vault.Token: "issuers.vault.token_file",
+	} {
+		if script := vault.NewPlan(list, vault.Config{Auth: auth}, "hallpass").Script(); !strings.Contains(script, says) {
+			t.Errorf("%s: %s", auth, fmt.Sprint(script))
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package vault
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"hallpass/access"
+	"hallpass/catalog"
+)
+
+// What hallpass calls its own in Vault. The token role can mint for policies
+// that begin with GrantPrefix and for no others, so whatever can use it can get
+// at what the catalog names and at nothing else.
+const (
+	GrantPrefix      = "hallpass-grant-"
+	IssuerPolicy     = "hallpass-issuer"
+	DefaultTokenRole = "hallpass"
+)
+
+// PolicyName is the policy of one action of a resource. Names of resources
+// have no "@", so no two actions share one.
+func PolicyName(r access.Resource, action string) string {
+	return GrantPrefix + r.ShortName() + "@" + action
+}
+
+// Policy is one of Vault's policies.
+type Policy struct {
+	Name string `json:"name"`
+	Text string `json:"text"` // in Vault's own language
+}
+
+// Parameter is one parameter of a role in Vault.
+type Parameter struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Plan is what Vault has to be told for a catalog.
+type Plan struct {
+	Grants    []Policy    `json:"grants"` // one for each action
+	Issuer    Policy      `json:"issuer"`
+	TokenRole string      `json:"token_role"`
+	Role      []Parameter `json:"role"` // of the token role
+	config    Config
+}
+
+// NewPlan makes the plan for the resources of kind vault.
+func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan {
+	p := Plan{TokenRole: tokenRole, Role: roleParameters(), config: config}
+	var leases []string
+	for _, r := range resources {
+		if r.Kind != catalog.KindVault {
+			continue
+		}
+		for _, action := range r.Actions {
+			p.Grants = append(p.Grants, Policy{Name: PolicyName(r, action), Text: grantPolicy(r, action)})
+			leases = append(leases, r.VaultPath(action))
+		}
+	}
+	slices.Sort(leases)
+	p.Issuer = Policy{Name: IssuerPolicy, Text: issuerPolicy(tokenRole, slices.Compact(leases))}
+	return p
+}
+
+// roleParameters are the token role's. Whoever may use it can't get more than
+// this out of it.
+func roleParameters() []Parameter {
+	return []Parameter{
+		{"allowed_policies_glob", GrantPrefix + "*"},
+		{"orphan", "true"}, // it outlives the issuer's own login
+		{"renewable", "false"},
+		{"token_type", "service"}, // batch tokens can't be revoked
+		{"token_no_default_policy", "true"},
+		{"token_explicit_max_ttl", fmt.Sprintf("%ds", int(access.MaxVault.Seconds()))},
+	}
+}
+
+// grantPolicy opens one path, in one way, and lets the token look at itself
+// and end itself.
+func grantPolicy(r access.Resource, action string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s of %s\npath %q {\n", action, r.Name, r.VaultPath(action))
+	switch with := r.Roles[action].With; {
+	case with == nil:
+		b.WriteString("  capabilities = [\"read\"]\n")
+	case len(with) == 0:
+		b.WriteString("  capabilities = [\"create\", \"update\"]\n  denied_parameters = {\n    \"*\" = []\n  }\n")
+	default:
+		names := slices.Sorted(maps.Keys(with))
+		fmt.Fprintf(&b, "  capabilities = [\"create\", \"update\"]\n  required_parameters = [%s]\n  allowed_parameters = {\n", quoted(names))
+		for _, name := range names {
+			fmt.Fprintf(&b, "    %q = [\"%s\"]\n", name, with[name])
+		}
+		b.WriteString("  }\n")
+	}
+	b.WriteString("}\n")
+	own(&b, "lookup-self", "read")
+	own(&b, "revoke-self", "update")
+	return b.String()
+}
+
+// issuerPolicy lets the issuer mint by the token role, and only wrapped, and
+// revoke. Vault has no way to say "revoke only those": whoever has this policy
+// can end any token, and open nothing.
+func issuerPolicy(tokenRole string, leases []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Minted tokens come wrapped, so that the issuer doesn't see them.\n"+
+		"path \"auth/token/create/%s\" {\n  capabilities = [\"create\", \"update\"]\n  min_wrapping_ttl = \"1s\"\n  max_wrapping_ttl = \"%ds\"\n}\n",
+		tokenRole, int(access.MaxVault.Seconds()))
+	own(&b, "revoke-accessor", "create", "update")
+	own(&b, "lookup-accessor", "create", "update")
+	own(&b, "lookup-self", "read")
+	own(&b, "renew-self", "create", "update")
+	b.WriteString("# For hallpass vault check.\n")
+	own(&b, "roles/"+tokenRole, "read")
+	fmt.Fprintf(&b, "path \"sys/policies/acl/%s*\" {\n  capabilities = [\"read\"]\n}\n", GrantPrefix)
+	b.WriteString("# For the sweep: what is alive, and whose it is.\n")
+	own(&b, "accessors", "list", "sudo")
+	own(&b, "accessors/", "list", "sudo")
+	for _, path := range leases {
+		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", path+"/")
+	}
+	return b.String()
+}
+
+// own is a rule for one of the token store's paths.
+func own(b *strings.Builder, path string, capabilities ...string) {
+	fmt.Fprintf(b, "path \"auth/token/%s\" {\n  capabilities = [%s]\n}\n", path, quoted(capabilities))
+}
+
+func quoted(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return `"` + strings.Join(words, `", "`) + `"`
+}
+
+// Script is the plan as a shell script of vault commands. It can be run again.
+func (p Plan) Script() string {
+	var b strings.Builder
+	b.WriteString("# What hallpass needs in Vault, from its catalog. Run it as an operator of Vault,\n" +
+		"# again whenever the catalog's resources of kind vault have changed.\nset -eu\n")
+	policy := func(p Policy) {
+		fmt.Fprintf(&b, "\nvault policy write '%s' - <<'EOF'\n%sEOF\n", p.Name, p.Text)
+	}
+	b.WriteString("\n# What each action opens: one path.\n")
+	for _, g := range p.Grants {
+		policy(g)
+	}
+	b.WriteString("\n# Makes the tokens, one for each request.\n")
+	fmt.Fprintf(&b, "vault write auth/token/roles/%s", p.TokenRole)
+	for _, x := range p.Role {
+		fmt.Fprintf(&b, " \\\n  %s='%s'", x.Name, x.Value)
+	}
+	b.WriteString("\n\n# The issuer: may mint and revoke, and read none of it.\n")
+	policy(p.Issuer)
+	b.WriteString("\n")
+	p.login(&b)
+	return b.String()
+}
+
+// login is how the issuer gets its policy.
+func (p Plan) login(b *strings.Builder) {
+	mount, auth := p.config.AuthMount, p.config.Auth
+	if auth == "" {
+		auth = AppRole
+	}
+	if mount == "" {
+		mount = auth
+	}
+	role := p.config.Role
+	if role == "" {
+		role = "hallpass"
+	}
+	switch auth {
+	case AppRole:
+		fmt.Fprintf(b, "# Its login. The last command prints issuers.vault.role_id for hallpass.yaml. Where\n"+
+			"# the issuer runs, this fills issuers.vault.secret_id_file:\n"+
+			"# umask 077; vault write -f -field=secret_id 'auth/%[1]s/role/hallpass/secret-id' > FILE\n"+
+			"vault auth list | grep -q '^%[1]s/' || vault auth enable -path='%[1]s' approle\n"+
+			"vault write 'auth/%[1]s/role/hallpass' \\\n  token_policies='%[2]s' \\\n  token_no_default_policy='true' \\\n  token_ttl='1h' \\\n  token_max_ttl='24h'\n"+
+			"vault read -field=role_id 'auth/%[1]s/role/hallpass/role-id'\n", mount, IssuerPolicy)
+	case Token:
+		fmt.Fprintf(b, "# Its login: whatever keeps the file issuers.vault.token_file has to put a token\n# there that has the policy %s and, best, no other.\n", IssuerPolicy)
+	case Cert:
+		fmt.Fprintf(b, "# Its login: give the role of its certificate below auth/%s/certs/ these.\n# token_policies='%s' token_no_default_policy='true'\n", mount, IssuerPolicy)
+	default:
+		fmt.Fprintf(b, "# Its login: give auth/%s/role/%s these, and bind it to the issuer alone.\n# token_policies='%s' token_no_default_policy='true'\n", mount, role, IssuerPolicy)
+	}
+}
