@@ -117,7 +117,9 @@ func TestLogin(t *testing.T) {
 			c.Auth, c.RoleID, c.SecretIDFile = vault.AppRole, id.Data["role_id"].(string), secretFile(t, secret)
 		}), "log in to vault by approle: vault answers 403 to auth/approle/login: permission denied"},
 		{"jwt", with(func(c *vault.Config) { c.Auth, c.Role, c.JWTFile = vault.JWT, "issuer", secretFile(t, token) }), ""},
-		{"jwt, cut off", with(func(c *vault.Config) { c.Auth, c.Role, c.JWTFile = vault.JWT, "issuer", secretFile(t, token[:len(token)-20]) }),
+		{"jwt, cut off", with(func(c *vault.Config) {
+			c.Auth, c.Role, c.JWTFile = vault.JWT, "issuer", secretFile(t, token[:len(token)-20])
+		}),
 			"log in to vault by jwt: vault answers 400 to auth/jwt/login: "},
 		{"kubernetes", with(func(c *vault.Config) { c.Auth, c.Role, c.JWTFile = vault.Kubernetes, "issuer", secretFile(t, token) }), ""},
 		{"kubernetes, elsewhere", with(func(c *vault.Config) { c.Auth, c.Role = vault.Kubernetes, "issuer" }),

@@ -84,6 +84,13 @@ func (c *Config) Check(ctx context.Context) []Finding {
 		}
 		return path, err
 	})
+	file("vault", c.Issuers.Vault.Address, func() (string, error) {
+		client, err := c.vault("")
+		if err != nil {
+			return "", err
+		}
+		return client.Address() + ", by " + c.Issuers.Vault.Auth + "; to try it: hallpass vault check", nil
+	})
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	detail, err := c.answers(ctx)

@@ -14,6 +14,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/internal/yamlfile"
+	"hallpass/vault"
 )
 
 // Config is hallpass.yaml with the environment's overrides: where things are.
@@ -56,7 +57,26 @@ type Audit struct {
 
 // Issuers is what the issuer of each kind needs.
 type Issuers struct {
-	SSH SSHIssuer
+	SSH   SSHIssuer
+	Vault VaultIssuer
+}
+
+// VaultIssuer says where Vault is and how the issuer logs in.
+type VaultIssuer struct {
+	Address   string // "" if there is none
+	CA        string // file; "" for the system's
+	Namespace string
+	TokenRole string
+
+	Auth         string
+	AuthMount    string
+	Role         string
+	RoleID       string
+	SecretIDFile string
+	JWTFile      string
+	CertFile     string
+	KeyFile      string
+	TokenFile    string
 }
 
 // SSHIssuer says where the SSH CA's key is.
@@ -136,6 +156,32 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Issuers.SSH.PassphraseFile }, file: absolute},
 		{path: "issuers.ssh.host_key", env: "HALLPASS_ISSUERS_SSH_HOST_KEY", about: "the SSH CA that certifies hosts: file:PATH or agent:SHA256:…",
 			at: func(c *Config) any { return &c.Issuers.SSH.HostKey }, check: checkKeySource, file: absoluteSource},
+		{path: "issuers.vault.address", env: "HALLPASS_ISSUERS_VAULT_ADDRESS", about: "https address of Vault, for the issuer",
+			at: func(c *Config) any { return &c.Issuers.Vault.Address }, check: checkURL},
+		{path: "issuers.vault.ca", env: "HALLPASS_ISSUERS_VAULT_CA", about: "certificate that Vault's is signed by; empty: one of the system's",
+			at: func(c *Config) any { return &c.Issuers.Vault.CA }, file: absolute},
+		{path: "issuers.vault.namespace", env: "HALLPASS_ISSUERS_VAULT_NAMESPACE", about: "its namespace",
+			at: func(c *Config) any { return &c.Issuers.Vault.Namespace }, check: checkVaultPath},
+		{path: "issuers.vault.token_role", env: "HALLPASS_ISSUERS_VAULT_TOKEN_ROLE", about: "token role that mints", value: vault.DefaultTokenRole,
+			at: func(c *Config) any { return &c.Issuers.Vault.TokenRole }, check: checkVaultName},
+		{path: "issuers.vault.auth", env: "HALLPASS_ISSUERS_VAULT_AUTH", about: "how the issuer logs in: " + strings.Join(vault.Auths(), ", "), value: vault.AppRole,
+			at: func(c *Config) any { return &c.Issuers.Vault.Auth }, check: checkVaultAuth},
+		{path: "issuers.vault.auth_mount", env: "HALLPASS_ISSUERS_VAULT_AUTH_MOUNT", about: "where that is mounted; empty: at its own name",
+			at: func(c *Config) any { return &c.Issuers.Vault.AuthMount }, check: checkVaultPath},
+		{path: "issuers.vault.role", env: "HALLPASS_ISSUERS_VAULT_ROLE", about: "role to log in with: kubernetes, jwt, cert",
+			at: func(c *Config) any { return &c.Issuers.Vault.Role }, check: checkVaultName},
+		{path: "issuers.vault.role_id", env: "HALLPASS_ISSUERS_VAULT_ROLE_ID", about: "role id: approle",
+			at: func(c *Config) any { return &c.Issuers.Vault.RoleID }},
+		{path: "issuers.vault.secret_id_file", env: "HALLPASS_ISSUERS_VAULT_SECRET_ID_FILE", about: "file of the secret id: approle",
+			at: func(c *Config) any { return &c.Issuers.Vault.SecretIDFile }, file: absolute},
+		{path: "issuers.vault.jwt_file", env: "HALLPASS_ISSUERS_VAULT_JWT_FILE", about: "file of the token: jwt, kubernetes",
+			at: func(c *Config) any { return &c.Issuers.Vault.JWTFile }, file: absolute},
+		{path: "issuers.vault.cert_file", env: "HALLPASS_ISSUERS_VAULT_CERT_FILE", about: "TLS certificate: cert",
+			at: func(c *Config) any { return &c.Issuers.Vault.CertFile }, file: absolute},
+		{path: "issuers.vault.key_file", env: "HALLPASS_ISSUERS_VAULT_KEY_FILE", about: "its key: cert",
+			at: func(c *Config) any { return &c.Issuers.Vault.KeyFile }, file: absolute},
+		{path: "issuers.vault.token_file", env: "HALLPASS_ISSUERS_VAULT_TOKEN_FILE", about: "file that something else keeps a token in: token",
+			at: func(c *Config) any { return &c.Issuers.Vault.TokenFile }, file: absolute},
 		{path: "service.address", env: "HALLPASS_SERVICE_ADDRESS", about: "host:port to serve hosts at over HTTPS",
 			at: func(c *Config) any { return &c.Service.Address }, check: checkAddress},
 		{path: "service.names", env: "HALLPASS_SERVICE_NAMES", about: "names and IP addresses it is reached by, with commas between",
@@ -471,6 +517,23 @@ func checkURL(s string) error {
 		return errors.New("an address with a password in it would be shown; leave it out")
 	}
 	return nil
+}
+
+func checkVaultAuth(s string) error {
+	if !slices.Contains(vault.Auths(), s) {
+		return fmt.Errorf("%q is not one of %s", s, strings.Join(vault.Auths(), ", "))
+	}
+	return nil
+}
+
+func checkVaultPath(s string) error { return access.CheckPath("path", s) }
+
+// checkVaultName checks the name of a role, which is one part of a path.
+func checkVaultName(s string) error {
+	if strings.Contains(s, "/") {
+		return fmt.Errorf("%q has a slash in it", s)
+	}
+	return access.CheckPath("role", s)
 }
 
 func checkKeySource(s string) error {

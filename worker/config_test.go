@@ -3,6 +3,7 @@ package worker
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,20 @@ issuers:
     key: "file:ca"
     passphrase_file: ca.pass
     host_key: "file:host_ca"
+  vault:
+    address: https://vault.example.com:8200
+    ca: vault.pem
+    namespace: team/access
+    token_role: hallpass-2
+    auth: kubernetes
+    auth_mount: k8s/prod
+    role: issuer
+    role_id: 0b1b6a0e
+    secret_id_file: secret_id
+    jwt_file: jwt
+    cert_file: cert.pem
+    key_file: cert.key
+    token_file: ~/token
 service:
   address: 0.0.0.0:7443
   names: hallpass.example.com, 10.0.0.5
@@ -67,28 +82,41 @@ client: {user: alice, key: id}
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"temporal.address":            "temporal.example.com:7233",
-		"temporal.namespace":          "access",
-		"ui":                          "https://temporal.example.com",
-		"vault.address":               "https://vault.example.com:8200",
-		"policy":                      dir + "/rules/policy.yaml",
-		"directory":                   "/etc/hallpass/directory.yaml",
-		"catalog":                     "/home/alice/catalog.yaml",
-		"audit.database":              dir + "/a.db",
-		"audit.key":                   dir + "/a.key",
-		"audit.public_key":            dir + "/a.pub",
-		"issuers.ssh.key":             "file:" + dir + "/ca",
-		"issuers.ssh.passphrase_file": dir + "/ca.pass",
-		"issuers.ssh.host_key":        "file:" + dir + "/host_ca",
-		"service.address":             "0.0.0.0:7443",
-		"service.names":               "hallpass.example.com, 10.0.0.5",
-		"service.ca":                  dir + "/svc.pem",
-		"service.ca_key":              dir + "/svc.key",
-		"sweep.every":                 "1h",
-		"sweep.grace":                 "5m",
-		"limits.min_grant":            "5s",
-		"client.user":                 "alice",
-		"client.key":                  dir + "/id",
+		"temporal.address":             "temporal.example.com:7233",
+		"temporal.namespace":           "access",
+		"ui":                           "https://temporal.example.com",
+		"vault.address":                "https://vault.example.com:8200",
+		"policy":                       dir + "/rules/policy.yaml",
+		"directory":                    "/etc/hallpass/directory.yaml",
+		"catalog":                      "/home/alice/catalog.yaml",
+		"audit.database":               dir + "/a.db",
+		"audit.key":                    dir + "/a.key",
+		"audit.public_key":             dir + "/a.pub",
+		"issuers.ssh.key":              "file:" + dir + "/ca",
+		"issuers.ssh.passphrase_file":  dir + "/ca.pass",
+		"issuers.ssh.host_key":         "file:" + dir + "/host_ca",
+		"issuers.vault.address":        "https://vault.example.com:8200",
+		"issuers.vault.ca":             dir + "/vault.pem",
+		"issuers.vault.namespace":      "team/access",
+		"issuers.vault.token_role":     "hallpass-2",
+		"issuers.vault.auth":           "kubernetes",
+		"issuers.vault.auth_mount":     "k8s/prod",
+		"issuers.vault.role":           "issuer",
+		"issuers.vault.role_id":        "0b1b6a0e",
+		"issuers.vault.secret_id_file": dir + "/secret_id",
+		"issuers.vault.jwt_file":       dir + "/jwt",
+		"issuers.vault.cert_file":      dir + "/cert.pem",
+		"issuers.vault.key_file":       dir + "/cert.key",
+		"issuers.vault.token_file":     "/home/alice/token",
+		"service.address":              "0.0.0.0:7443",
+		"service.names":                "hallpass.example.com, 10.0.0.5",
+		"service.ca":                   dir + "/svc.pem",
+		"service.ca_key":               dir + "/svc.key",
+		"sweep.every":                  "1h",
+		"sweep.grace":                  "5m",
+		"limits.min_grant":             "5s",
+		"client.user":                  "alice",
+		"client.key":                   dir + "/id",
 	}
 	if diff := cmp.Diff(want, values(c)); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -109,6 +137,7 @@ func TestLoadDefaultsLieBesideTheFile(t *testing.T) {
 	}
 	want := &Config{File: path, Policy: dir + "/policy.yaml", Directory: dir + "/directory.yaml", Catalog: dir + "/catalog.yaml",
 		Audit:   Audit{Database: dir + "/audit.db", Key: dir + "/audit.key", PublicKey: dir + "/audit.pub"},
+		Issuers: Issuers{Vault: VaultIssuer{TokenRole: "hallpass", Auth: "approle"}},
 		Service: Service{CA: dir + "/service_ca.pub.pem", CAKey: dir + "/service_ca.key"},
 		Sweep:   Sweep{Every: 10 * time.Minute, Grace: time.Minute},
 		Limits:  Limits{MinGrant: time.Minute}, Client: Client{User: "alice"}}
@@ -125,7 +154,8 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
 		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
 		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com",
-		"vault.address": "http://127.0.0.1:8200",
+		"vault.address": "https://127.0.0.1:8200", "issuers.vault.address": "https://127.0.0.1:8200", "issuers.vault.namespace": "a/b", "issuers.vault.token_role": "x", "issuers.vault.auth": "jwt",
+		"issuers.vault.auth_mount": "a/b", "issuers.vault.role": "x", "issuers.vault.role_id": "x",
 	}
 	for _, s := range settings() {
 		t.Run(s.env, func(t *testing.T) {
@@ -277,8 +307,11 @@ func TestConfigurationIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	other := []string{ // for the other ways to log in to Vault
+		"issuers.vault.role", "issuers.vault.jwt_file", "issuers.vault.cert_file", "issuers.vault.key_file", "issuers.vault.token_file",
+	}
 	for _, s := range c.Settings() {
-		if s.Source == "default" {
+		if s.Source == "default" && !slices.Contains(other, s.Name) {
 			t.Errorf("the example doesn't set %s", s.Name)
 		}
 	}

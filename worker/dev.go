@@ -139,7 +139,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		c.Temporal.Namespace = "default"
 	}
 
-	p, err := open(ctx, c, Roles(), log)
+	p, err := open(ctx, c, c.Roles(), log)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func TestServiceServesWithoutTemporal(t *testing.T) {
 	c.Service.Address = address(freePort(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, c, Roles(), quiet) }()
+	go func() { done <- Run(ctx, c, c.Roles(), quiet) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -33,6 +33,7 @@ import (
 	"hallpass/activities"
 	"hallpass/audit"
 	"hallpass/ca"
+	"hallpass/catalog"
 	"hallpass/evidence"
 	"hallpass/grant"
 	"hallpass/workflows"
@@ -40,9 +41,10 @@ import (
 
 // The roles. An issuer's is "issuer:" and its kind.
 const (
-	RoleWorkflows = "workflows"  // runs the workflows, decides, records; holds no key but the audit log's
-	RoleIssuerSSH = "issuer:ssh" // judges evidence for itself and signs SSH certificates; holds the CA key
-	RoleService   = "service"    // serves hosts over HTTPS; holds no key but the audit log's and that of its own address
+	RoleWorkflows   = "workflows"    // runs the workflows, decides, records; holds no key but the audit log's
+	RoleIssuerSSH   = "issuer:ssh"   // judges evidence for itself and signs SSH certificates; holds the CA key
+	RoleIssuerVault = "issuer:vault" // judges evidence for itself and mints in Vault; holds the login to it
+	RoleService     = "service"      // serves hosts over HTTPS; holds no key but the audit log's and that of its own address
 )
 
 // role is what one role serves and how it is opened.
@@ -71,16 +73,23 @@ func roles() map[string]role {
 			open:  openWorkflows,
 		},
 		RoleIssuerSSH: {
-			queue:   access.IssueQueue("ssh"),
+			queue:   access.IssueQueue(catalog.KindSSH),
 			options: sdkworker.Options{DisableWorkflowWorker: true},
 			open:    openIssuerSSH,
+		},
+		RoleIssuerVault: {
+			queue:   access.IssueQueue(catalog.KindVault),
+			options: sdkworker.Options{DisableWorkflowWorker: true},
+			open:    openIssuerVault,
 		},
 		RoleService: {open: openService},
 	}
 }
 
 // Roles lists all roles.
-func Roles() []string { return []string{RoleWorkflows, RoleIssuerSSH, RoleService} }
+func Roles() []string {
+	return []string{RoleWorkflows, RoleIssuerSSH, RoleIssuerVault, RoleService}
+}
 
 func openWorkflows(_ context.Context, p *parts) (work, error) {
 	acts := &activities.Activities{
@@ -122,7 +131,7 @@ func openIssuerSSH(_ context.Context, p *parts) (work, error) {
 	}
 	revoked := &grant.KRL{CA: authority, Store: p.audit, Now: time.Now}
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
-		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: authority, NextSerial: p.audit.NextSerial, KRL: revoked}},
+		Kinds:    map[string]grant.Kind{catalog.KindSSH: &grant.SSH{CA: authority, NextSerial: p.audit.NextSerial, KRL: revoked}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		Limits:   p.limits(),
@@ -136,6 +145,29 @@ func openIssuerSSH(_ context.Context, p *parts) (work, error) {
 		},
 		run: func(ctx context.Context) error {
 			revoked.Keep(ctx, func(err error) { p.log.Error("no new key revocation list", "error", err) })
+			return nil
+		},
+	}, nil
+}
+
+func openIssuerVault(_ context.Context, p *parts) (work, error) {
+	client, err := p.config.vault("")
+	if err != nil {
+		return work{}, err
+	}
+	p.log.Info("mints in vault", "address", client.Address(), "auth", p.config.Issuers.Vault.Auth, "token_role", p.config.Issuers.Vault.TokenRole)
+	issuing := &activities.Issuing{Issuer: &grant.Issuer{
+		Kinds:    map[string]grant.Kind{catalog.KindVault: &grant.Vault{Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Now: time.Now}},
+		Rulebook: p.book.Rulebook,
+		Ledger:   p.audit,
+		Limits:   p.limits(),
+		Grace:    p.config.Sweep.Grace,
+		Now:      time.Now,
+	}}
+	return work{
+		register: func(r sdkworker.Registry) { r.RegisterActivity(issuing) },
+		run: func(ctx context.Context) error {
+			client.Keep(ctx, func(err error) { p.log.Error("not logged in to vault", "error", err) })
 			return nil
 		},
 	}, nil
@@ -372,6 +404,9 @@ func (c *Config) Roles() []string {
 	roles := []string{RoleWorkflows}
 	if c.Issuers.SSH.Key != "" {
 		roles = append(roles, RoleIssuerSSH)
+	}
+	if c.Issuers.Vault.Address != "" {
+		roles = append(roles, RoleIssuerVault)
 	}
 	if c.Service.Address != "" {
 		roles = append(roles, RoleService)

@@ -44,6 +44,7 @@ const patience = 90 * time.Second
 
 func TestOpenWithEveryRole(t *testing.T) {
 	_, c := furnishedConfig(t)
+	c.Issuers.Vault = VaultIssuer{Address: "https://127.0.0.1:8200", TokenRole: "hallpass", Auth: "token", TokenFile: "token"}
 	p, err := open(t.Context(), c, Roles(), quiet)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +91,10 @@ func TestOpenRefuses(t *testing.T) {
 		want  string
 	}{
 		{"no role", nil, nil, "no role; there are workflows, issuer:ssh"},
-		{"unknown role", []string{"issuer:vault"}, nil, `role "issuer:vault" is unknown`},
+		{"unknown role", []string{"issuer:db"}, nil, `role "issuer:db" is unknown; there are workflows, issuer:ssh, issuer:vault`},
+		{"no Vault", []string{RoleIssuerVault}, nil, "open role issuer:vault: issuers.vault.address is not configured, and the role issuer:vault needs it"},
+		{"Vault without a login", []string{RoleIssuerVault}, func(_ *Folder, c *Config) error { c.Issuers.Vault.Address = "https://127.0.0.1:8200"; return nil },
+			"open role issuer:vault: issuers.vault: role_id is not configured, and auth approle needs it"},
 		{"role twice", []string{RoleWorkflows, RoleWorkflows}, nil, "role workflows is there twice"},
 		{"issuer without a key", []string{RoleIssuerSSH}, func(_ *Folder, c *Config) error { c.Issuers.SSH.Key = ""; return nil }, "issuers.ssh.key is not configured"},
 		{"issuer without its key file", []string{RoleIssuerSSH}, func(f *Folder, _ *Config) error { return os.Remove(f.Path("ssh_ca")) }, "open role issuer:ssh: "},
@@ -321,7 +325,7 @@ func TestRunWaitsForTemporalAndStopsWhenAsked(t *testing.T) {
 	defer cancel()
 	var log syncBuffer
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, c, Roles(), NewLog(&log)) }()
+	go func() { done <- Run(ctx, c, c.Roles(), NewLog(&log)) }()
 	eventually(t, "waits, and says so", func() bool {
 		return strings.Count(log.String(), `"msg":"waiting for temporal"`) >= 2
 	})

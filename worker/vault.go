@@ -1,0 +1,64 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hallpass/access"
+	"hallpass/vault"
+)
+
+// vault is the way into Vault: the issuer's, or, with a token, an operator's.
+func (c *Config) vault(token string) (*vault.Client, error) {
+	config := c.vaultConfig()
+	if config.Address == "" {
+		return nil, access.Errorf(access.CodeMalformed, "issuers.vault.address is not configured, and the role %s needs it", RoleIssuerVault).
+			WithHint("see docs/vault.md")
+	}
+	config.Token = token
+	client, err := vault.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("issuers.vault: %w", err)
+	}
+	return client, nil
+}
+
+func (c *Config) vaultConfig() vault.Config {
+	v := c.Issuers.Vault
+	return vault.Config{
+		Address: v.Address, CA: v.CA, Namespace: v.Namespace,
+		Auth: v.Auth, AuthMount: v.AuthMount, Role: v.Role, RoleID: v.RoleID, SecretIDFile: v.SecretIDFile,
+		JWTFile: v.JWTFile, CertFile: v.CertFile, KeyFile: v.KeyFile, TokenFile: v.TokenFile,
+	}
+}
+
+// PlanVault is what Vault has to be told for these resources.
+func (c *Config) PlanVault(resources []access.Resource) vault.Plan {
+	return vault.NewPlan(resources, c.vaultConfig(), c.Issuers.Vault.TokenRole)
+}
+
+// CheckVault finds out whether Vault was told, and whether that does what it
+// should: as the issuer, or with an operator's token. Of each action it gets
+// the secret once and takes it back.
+func (c *Config) CheckVault(ctx context.Context, resources []access.Resource, token string) ([]Finding, error) {
+	client, err := c.vault(token)
+	if err != nil {
+		return nil, err
+	}
+	var out []Finding
+	for _, f := range client.Check(ctx, resources, c.Issuers.Vault.TokenRole) {
+		found := Finding{Part: f.Part, OK: f.Err == nil, Detail: f.Detail}
+		if f.Err != nil {
+			found.Detail, found.err = oneLine(f.Err.Error()), f.Err
+			var e *access.Error
+			if errors.As(f.Err, &e) {
+				found.Hint = e.Hint
+			} else { // Vault's own words, or none
+				found.err = access.Errorf(access.CodeUnavailable, "%s", found.Detail)
+			}
+		}
+		out = append(out, found)
+	}
+	return out, nil
+}
