@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	sdktest "go.temporal.io/sdk/testsuite"
+	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 	"golang.org/x/crypto/ssh"
 
@@ -192,6 +193,8 @@ func (s *scene) decision(name string) access.Statement {
 func (s *scene) run(id string, activity, in, out any) error {
 	s.t.Helper()
 	env := new(sdktest.WorkflowTestSuite).NewTestWorkflowEnvironment()
+	// On a busy machine the usual second is no sign of a deadlock.
+	env.SetWorkerOptions(sdkworker.Options{DeadlockDetectionTimeout: time.Minute})
 	env.RegisterActivity(s.acts)
 	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: id})
 	var failure error

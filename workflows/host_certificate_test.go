@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/mock"
 	sdktest "go.temporal.io/sdk/testsuite"
+	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"hallpass/access"
@@ -32,6 +33,7 @@ func TestHostCertificate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var suite sdktest.WorkflowTestSuite
 			env := suite.NewTestWorkflowEnvironment()
+			env.SetWorkerOptions(sdkworker.Options{DeadlockDetectionTimeout: time.Minute}) // the machine may be busy
 			env.RegisterWorkflowWithOptions(HostCertificate, workflow.RegisterOptions{Name: access.HostWorkflow})
 			env.RegisterActivity(&activities.Certifying{})
 			calls := 0

@@ -20,6 +20,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	sdktest "go.temporal.io/sdk/testsuite"
+	sdkworker "go.temporal.io/sdk/worker"
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
@@ -125,7 +126,10 @@ func newWorld(t *testing.T) *world {
 		duration: 30 * time.Minute,
 	}
 	w.env.SetStartTime(w.start)
-	w.env.SetTestTimeout(2 * time.Minute) // of real time without progress, on a busy machine
+	// The machine may be busy with other things: real time without progress, and
+	// what the SDK takes for a deadlock.
+	w.env.SetTestTimeout(2 * time.Minute)
+	w.env.SetWorkerOptions(sdkworker.Options{DeadlockDetectionTimeout: time.Minute})
 
 	var people strings.Builder
 	people.WriteString("users:\n")
