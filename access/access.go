@@ -213,7 +213,16 @@ type SSHOptions struct {
 	Extensions    []string `json:"extensions,omitempty"`     // such as "permit-pty"
 	ForceCommand  string   `json:"force_command,omitempty"`  // runs instead of what the client asks for
 	SourceAddress []string `json:"source_address,omitempty"` // CIDRs the certificate may be used from
+	Grace         Seconds  `json:"grace,omitempty"`          // how long past its end an open session may go on
+	Warn          Seconds  `json:"warn,omitempty"`           // how long before its end a session is told; 0: as its host has it
 }
+
+// Extensions of an SSH certificate that sshd ignores and the host's agent
+// heeds. Their data is a duration such as "5m".
+const (
+	ExtensionGrace = "grace@hallpass" // SSHOptions.Grace
+	ExtensionWarn  = "warn@hallpass"  // SSHOptions.Warn
+)
 
 // Ruling is what policy says of one request: the sum of all rules that match.
 type Ruling struct {
@@ -241,7 +250,22 @@ type Handle struct {
 	Sealed     string    `json:"sealed,omitempty"`   // kind vault: what only the requester can open; Credential.Sealed is the same
 	NotBefore  time.Time `json:"not_before"`
 	NotAfter   time.Time `json:"not_after"` // the credential is dead from here on; the end of the grant
+	// Until is when what the credential opened has to be gone, where that is
+	// later than NotAfter: policy lets sessions finish.
+	Until *time.Time `json:"until,omitempty"`
 }
+
+// Over is when nothing is left of the grant: no credential, and nothing that
+// it opened.
+func (h Handle) Over() time.Time {
+	if h.Until != nil {
+		return *h.Until
+	}
+	return h.NotAfter
+}
+
+// Grace is how long past the end of the grant what it opened may stay.
+func (h Handle) Grace() Seconds { return InSeconds(h.Over().Sub(h.NotAfter)) }
 
 // Credential is what the issuer hands out: public, or encrypted to the
 // requester.

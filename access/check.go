@@ -27,6 +27,7 @@ const (
 	MinGrant    = time.Minute
 	MaxGrant    = 30 * 24 * time.Hour // any kind; kinds have lower caps of their own
 	MaxVault    = 24 * time.Hour      // kind vault
+	MaxGrace    = 4 * time.Hour       // for what a grant has opened, past its end
 	MaxAhead    = 90 * 24 * time.Hour // how far in the future a grant may start
 	ClockSkew   = 5 * time.Minute     // how far clocks of different machines may differ
 	EvidenceAge = 24 * time.Hour      // how long an approval is good for the issuer

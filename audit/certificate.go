@@ -94,7 +94,17 @@ func checkCertificate(cred access.Credential, st access.Standing) error {
 	for _, name := range st.Ruling.SSH.Extensions {
 		extensions[name] = ""
 	}
+	for name, d := range map[string]access.Seconds{
+		access.ExtensionGrace: min(st.Ruling.SSH.Grace, h.Grace()), // never longer than what was prepared
+		access.ExtensionWarn:  st.Ruling.SSH.Warn,
+	} {
+		if d > 0 {
+			extensions[name] = d.String()
+		}
+	}
 	switch {
+	case h.Grace() < 0 || h.Grace().Duration() > access.MaxGrace:
+		return fmt.Errorf("sessions may stay %s past its end, more than %s", h.Grace(), access.ShortDuration(access.MaxGrace))
 	case cert.CertType != ssh.UserCert:
 		return fmt.Errorf("the certificate is not a user's")
 	case !bytes.Equal(cert.Key.Marshal(), subject.Marshal()):

@@ -55,14 +55,23 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 
 // revokedQuery has the conditions of the index ledger_revoked, so that it
 // reads of the ledger what it lists and nothing else.
+//
+// Its first part is those that haven't run out, its second those that have and
+// whose sessions may still be open, of which there are few.
 const revokedQuery = `SELECT json_extract(handle, '$.ca'), json_extract(handle, '$.serial') FROM ledger
 	WHERE ended <> '' AND ended <> 'expired' AND handle <> ''
-	AND json_extract(handle, '$.not_after') > ? AND json_extract(handle, '$.serial') > 0
+	AND json_extract(handle, '$.not_after') > ?1 AND json_extract(handle, '$.serial') > 0
+	UNION ALL SELECT json_extract(handle, '$.ca'), json_extract(handle, '$.serial') FROM ledger
+	WHERE ended <> '' AND ended <> 'expired' AND handle <> ''
+	AND json_extract(handle, '$.not_after') > ?2 AND json_extract(handle, '$.not_after') <= ?1
+	AND json_extract(handle, '$.serial') > 0 AND json_extract(handle, '$.until') > ?1
 	ORDER BY 1, 2`
 
-// revoked lists the certificates that were taken back and end after a time.
+// revoked lists the certificates that were taken back and end after a time, or
+// whose sessions do.
 func (t *tx) revoked(after time.Time) ([]krl.CA, error) {
-	rows, err := t.log.conn.QueryContext(t.ctx, revokedQuery, after.UTC().Format(time.RFC3339))
+	rows, err := t.log.conn.QueryContext(t.ctx, revokedQuery,
+		after.UTC().Format(time.RFC3339), after.Add(-access.MaxGrace).UTC().Format(time.RFC3339))
 	if err != nil {
 		return nil, err
 	}

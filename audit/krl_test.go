@@ -93,6 +93,35 @@ func TestDraftKRLNamesWhatWasTakenBack(t *testing.T) {
 	}
 }
 
+// A certificate that was taken back stays in the list for as long as sessions
+// that it opened might.
+func TestDraftKRLNamesWhatIsInItsGrace(t *testing.T) {
+	w := newWorld(t)
+	r, st := w.ask("alice")
+	h := w.handle(r)
+	until := h.NotAfter.Add(time.Hour)
+	h.Until = &until
+	if _, err := w.log.Reserve(context.Background(), st.Hash(), h, Event{Digests: w.digests()}); err != nil {
+		t.Fatal(err)
+	}
+	w.now = h.NotAfter.Add(access.ClockSkew + time.Minute)
+	if got := serials(w.draft()); len(got) != 0 {
+		t.Errorf("revoked before it was: %v", got)
+	}
+	w.end(End{Request: r.ID, State: access.StateRevoked})
+	if got := serials(w.draft()); len(got) != 1 || got[0] != h.Serial {
+		t.Errorf("in its grace the list has %v, not %d", got, h.Serial)
+	}
+	w.now = until.Add(access.ClockSkew - time.Second)
+	if got := serials(w.draft()); len(got) != 1 {
+		t.Error("left the list while a slow clock would keep the session")
+	}
+	w.now = until.Add(access.ClockSkew)
+	if got := serials(w.draft()); len(got) != 0 {
+		t.Errorf("still in the list: %v", got)
+	}
+}
+
 // Versions grow whoever takes them, at every speed of the clock, also after
 // the file was put back to an older copy.
 func TestKRLVersionsOnlyGrow(t *testing.T) {
@@ -167,7 +196,7 @@ func TestPublishKRL(t *testing.T) {
 // What is in the ledger beside isn't read, however long it is.
 func TestRevokedIsFoundByTheIndex(t *testing.T) {
 	w := newWorld(t)
-	rows, err := w.log.Reader.db.Query("EXPLAIN QUERY PLAN "+revokedQuery, "2031-01-01T00:00:00Z")
+	rows, err := w.log.Reader.db.Query("EXPLAIN QUERY PLAN "+revokedQuery, "2031-01-01T00:00:00Z", "2030-12-31T20:00:00Z")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +210,15 @@ func TestRevokedIsFoundByTheIndex(t *testing.T) {
 		}
 		plan = append(plan, detail)
 	}
-	if len(plan) == 0 || !strings.Contains(plan[0], "SEARCH ledger USING INDEX ledger_revoked") {
+	searches := 0
+	for _, line := range plan {
+		if strings.Contains(line, "SEARCH ledger USING INDEX ledger_revoked") {
+			searches++
+		} else if strings.Contains(line, "SCAN") {
+			t.Errorf("reads all: %s", line)
+		}
+	}
+	if searches != 2 {
 		t.Errorf("plan %q", plan)
 	}
 }

@@ -103,7 +103,7 @@ func (c *CA) Prepare(s Spec) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	extensions, err := extensions(s.Options.Extensions)
+	extensions, err := extensions(s.Options)
 	if err != nil {
 		return nil, err
 	}
@@ -258,9 +258,23 @@ func checkSourceAddress(list []string) error {
 	return nil
 }
 
-func extensions(names []string) (map[string]string, error) {
+// extensions are those that sshd knows, which have no data, and those for the
+// host's agent, which it ignores.
+func extensions(o access.SSHOptions) (map[string]string, error) {
 	out := map[string]string{}
-	for _, n := range names {
+	for _, x := range []struct {
+		name string
+		long access.Seconds
+		most time.Duration
+	}{{access.ExtensionGrace, o.Grace, access.MaxGrace}, {access.ExtensionWarn, o.Warn, MaxLifetime}} {
+		if x.long < 0 || x.long.Duration() > x.most {
+			return nil, access.Errorf(access.CodeDenied, "certificate extension %s is %s, not 0s to %s", x.name, x.long, access.ShortDuration(x.most))
+		}
+		if x.long > 0 {
+			out[x.name] = x.long.String()
+		}
+	}
+	for _, n := range o.Extensions {
 		if !slices.Contains(Extensions(), n) {
 			return nil, access.Errorf(access.CodeDenied, "certificate extension %.80q is not one of %s", n, strings.Join(Extensions(), ", "))
 		}

@@ -347,6 +347,7 @@ func explainText(p *printer, out PolicyAnswer, in policy.Input) {
 		"extensions", strings.Join(r.SSH.Extensions, ", "),
 		"only from", strings.Join(r.SSH.SourceAddress, ", "),
 		"only runs", r.SSH.ForceCommand,
+		"open sessions", sessionsText(r.SSH),
 	)
 	p.Printf("\n")
 	rows := make([][]any, len(out.Rules))
@@ -452,4 +453,17 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// sessionsText says what becomes of a session that is open when the grant
+// ends, where a rule says so.
+func sessionsText(o access.SSHOptions) string {
+	var parts []string
+	if o.Warn > 0 {
+		parts = append(parts, fmt.Sprintf("are told %s before the end", o.Warn))
+	}
+	if o.Grace > 0 {
+		parts = append(parts, fmt.Sprintf("may stay %s past it", o.Grace))
+	}
+	return strings.Join(parts, ", ")
 }

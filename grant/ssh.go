@@ -38,7 +38,7 @@ func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 	if err != nil {
 		return access.Handle{}, fmt.Errorf("choose certificate serial: %w", err)
 	}
-	return access.Handle{
+	h := access.Handle{
 		Request:    o.Request.ID,
 		Kind:       o.Resource.Kind,
 		Serial:     serial,
@@ -46,7 +46,12 @@ func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 		Principals: spec.Principals,
 		NotBefore:  o.NotBefore,
 		NotAfter:   o.NotAfter,
-	}, nil
+	}
+	if grace := spec.Options.Grace; grace > 0 {
+		until := o.NotAfter.Add(grace.Duration())
+		h.Until = &until
+	}
+	return h, nil
 }
 
 // Issue signs. Copies of the certificate differ in nonce and signature alone.
@@ -65,6 +70,8 @@ func (k *SSH) Issue(_ context.Context, o Order, h access.Handle) (access.Credent
 		!h.NotBefore.Equal(o.NotBefore) || !h.NotAfter.Equal(o.NotAfter) {
 		return access.Credential{}, access.Errorf(access.CodeMismatch, "the certificate was prepared for another order")
 	}
+	// The rules may have changed since; nothing waits for longer than Until.
+	spec.Options.Grace = min(spec.Options.Grace, h.Grace())
 	prepared, err := k.CA.Prepare(spec)
 	if err != nil {
 		return access.Credential{}, err
@@ -79,9 +86,9 @@ func (k *SSH) Issue(_ context.Context, o Order, h access.Handle) (access.Credent
 // Revoke returns when a key revocation list that names the certificate is in
 // force, if the ledger says that its request has ended: that is where the list
 // takes its serials from, whether the certificate is out or not. A certificate
-// that has run out needs no list.
+// that has run out needs no list, once the sessions that it opened are over too.
 func (k *SSH) Revoke(ctx context.Context, h access.Handle) error {
-	if !k.KRL.now().Before(h.NotAfter) {
+	if !k.KRL.now().Before(h.Over()) {
 		return nil
 	}
 	return k.KRL.Publish(ctx)

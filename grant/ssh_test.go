@@ -89,6 +89,47 @@ func TestSSHContract(t *testing.T) {
 	})
 }
 
+// What policy says of open sessions is in the certificate, for the host. It is
+// no longer than what was prepared, whatever the rules say by then.
+func TestSSHGrace(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	k := w.ssh()
+	o := w.order(nil)
+	o.Standing.Ruling.SSH.Grace, o.Standing.Ruling.SSH.Warn = 600, 120
+	h, err := k.Prepare(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Until == nil || !h.Until.Equal(o.NotAfter.Add(10*time.Minute)) || !h.Over().Equal(*h.Until) {
+		t.Errorf("sessions may stay until %v, the grant ends at %s", h.Until, o.NotAfter)
+	}
+	for _, row := range []struct {
+		ruled access.Seconds
+		want  string
+	}{{600, "10m"}, {3600, "10m"}, {60, "1m"}, {0, ""}} {
+		o.Standing.Ruling.SSH.Grace = row.ruled
+		cred, err := k.Issue(ctx, o, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert := certificate(t, cred)
+		if got := cert.Extensions[access.ExtensionGrace]; got != row.want || cert.Extensions[access.ExtensionWarn] != "2m" {
+			t.Errorf("grace %s: %q", row.ruled, cert.Extensions)
+		}
+		if int64(cert.ValidBefore) != o.NotAfter.Unix() {
+			t.Error("the certificate itself has a grace")
+		}
+	}
+	for _, o := range []access.SSHOptions{{Grace: -1}, {Warn: -1}, {Grace: access.InSeconds(access.MaxGrace) + 1}} {
+		bad := w.order(nil)
+		bad.Standing.Ruling.SSH = o
+		if _, err := k.Prepare(ctx, bad); access.CodeOf(err) != access.CodeDenied {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
 func TestSSHRefusesEarly(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -209,7 +209,7 @@ func TestOtherCertificatesAreLeftAlone(t *testing.T) {
 // The terminal is told before the end, and at it.
 func TestTerminalIsTold(t *testing.T) {
 	w := newWorld(t)
-	_, _, file := w.certificate(8*time.Second, func(c *ssh.Certificate) { c.Extensions[extensionWarn] = "3s" })
+	_, _, file := w.certificate(8*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "3s" })
 	c := w.ssh(w.args(file, "-tt")...)
 	c.wait("expired")
 	for _, line := range []string{"hallpass: this session ends at ", "hallpass: the grant has ended; this session is closed."} {
@@ -222,7 +222,7 @@ func TestTerminalIsTold(t *testing.T) {
 // Policy may let an open session finish. A revocation doesn't wait.
 func TestGrace(t *testing.T) {
 	w := newWorld(t)
-	cert, _, file := w.certificate(4*time.Second, func(c *ssh.Certificate) { c.Extensions[extensionGrace] = "3s" })
+	cert, _, file := w.certificate(4*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "3s" })
 	c := w.ssh(append(w.args(file), "echo rea''dy; sleep 1000")...)
 	c.ready("ready")
 	end := time.Unix(int64(cert.ValidBefore), 0)
@@ -230,7 +230,7 @@ func TestGrace(t *testing.T) {
 	if late := c.gone.Sub(end.Add(3 * time.Second)); late < 0 || late > time.Second {
 		t.Errorf("gone %s after the end and its grace", late)
 	}
-	cert, _, file = w.certificate(time.Hour, func(c *ssh.Certificate) { c.Extensions[extensionGrace] = "1h" })
+	cert, _, file = w.certificate(time.Hour, func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "1h" })
 	c = w.ssh(append(w.args(file), "echo rea''dy; sleep 1000")...)
 	c.ready("ready")
 	w.service.revoke(cert.Serial)

@@ -21,16 +21,6 @@ import (
 // (docs/spec/certificate.md).
 var keyID = regexp.MustCompile(`^hallpass:([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}):([a-z0-9][a-z0-9._@+-]{0,62})$`)
 
-// Extensions that a certificate may carry for the host's agent. Their data is
-// a duration such as "5m". sshd ignores extensions that it doesn't know.
-const (
-	extensionWarn  = "warn@hallpass"  // how long before the end the terminal is told
-	extensionGrace = "grace@hallpass" // how long past the end an open session may stay
-)
-
-// maxGrace caps the second one, whatever a certificate says.
-const maxGrace = 4 * time.Hour
-
 // grant is a certificate of hallpass that opened a session.
 type grant struct {
 	cert      *ssh.Certificate
@@ -64,10 +54,10 @@ func readGrant(cert *ssh.Certificate, trusted []ssh.PublicKey) *grant {
 	if cert.ValidBefore < 1<<40 {
 		g.end = time.Unix(int64(cert.ValidBefore), 0).UTC()
 	}
-	if d, err := access.ParseDuration(cert.Extensions[extensionGrace]); err == nil {
-		g.grace = min(max(d, 0), maxGrace)
+	if d, err := access.ParseDuration(cert.Extensions[access.ExtensionGrace]); err == nil {
+		g.grace = min(max(d, 0), access.MaxGrace) // whatever a certificate says
 	}
-	if d, err := access.ParseDuration(cert.Extensions[extensionWarn]); err == nil {
+	if d, err := access.ParseDuration(cert.Extensions[access.ExtensionWarn]); err == nil {
 		g.warn = max(d, 0)
 	}
 	return g

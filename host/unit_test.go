@@ -155,12 +155,12 @@ func TestGrantTimes(t *testing.T) {
 		warn   time.Duration
 	}{
 		{"plain", func(*ssh.Certificate) {}, end, -1},
-		{"grace", func(c *ssh.Certificate) { c.Extensions[extensionGrace] = "5m" }, end.Add(5 * time.Minute), -1},
-		{"too much grace", func(c *ssh.Certificate) { c.Extensions[extensionGrace] = "9h" }, end.Add(maxGrace), -1},
-		{"less than no grace", func(c *ssh.Certificate) { c.Extensions[extensionGrace] = "-5m" }, end, -1},
-		{"nonsense", func(c *ssh.Certificate) { c.Extensions[extensionGrace] = "x" }, end, -1},
-		{"no warning", func(c *ssh.Certificate) { c.Extensions[extensionWarn] = "0s" }, end, 0},
-		{"warning", func(c *ssh.Certificate) { c.Extensions[extensionWarn] = "10m" }, end, 10 * time.Minute},
+		{"grace", func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "5m" }, end.Add(5 * time.Minute), -1},
+		{"too much grace", func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "9h" }, end.Add(access.MaxGrace), -1},
+		{"less than no grace", func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "-5m" }, end, -1},
+		{"nonsense", func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "x" }, end, -1},
+		{"no warning", func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "0s" }, end, 0},
+		{"warning", func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "10m" }, end, 10 * time.Minute},
 		{"without an end", func(c *ssh.Certificate) { c.ValidBefore = ssh.CertTimeInfinity }, time.Time{}, -1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

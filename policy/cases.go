@@ -302,6 +302,14 @@ func (r *reader) expect(n node, c *testCase) {
 		"force_command": func(v node) {
 			compare("force_command", r.text(v, "force_command"), func(ruling access.Ruling, _ []access.Set) any { return ruling.SSH.ForceCommand })
 		},
+		"grace": func(v node) {
+			d := access.InSeconds(r.duration(v, "grace", 0, MaxGrace))
+			compare("grace", d, func(ruling access.Ruling, _ []access.Set) any { return ruling.SSH.Grace })
+		},
+		"warn": func(v node) {
+			d := access.InSeconds(r.duration(v, "warn", MinWarn, MaxWarn))
+			compare("warn", d, func(ruling access.Ruling, _ []access.Set) any { return ruling.SSH.Warn })
+		},
 		"why": func(v node) {
 			want := r.text(v, "why")
 			c.checks = append(c.checks, func(ruling access.Ruling, _ []access.Set) string {

@@ -30,8 +30,8 @@ type match struct {
 // Decide says what the request takes. It never fails: what can't be evaluated
 // is denied, with a Why that names the rule. All matching rules apply
 // together: a deny wins; needs stand side by side; the smallest maximum
-// duration and window, the certificate extensions and networks that all of
-// them permit, and the union of revokers count.
+// duration, window and grace, the longest warning, the certificate extensions
+// and networks that all of them permit, and the union of revokers count.
 //
 // A ruling that denies still says who would have had to approve and who may
 // revoke, so that a grant made earlier can be revoked by the same people. Of
@@ -66,6 +66,7 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 	deny := func(format string, args ...any) { no = append(no, fmt.Sprintf(format, args...)) }
 	var allows []*rule
 	var sources []netip.Prefix
+	graced := false
 	for _, m := range matches {
 		r := m.rule
 		if m.err != nil {
@@ -112,6 +113,10 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 			}
 			out.SSH.ForceCommand = c
 		}
+		if g := r.SSH.Grace; r.graced && (!graced || g < out.SSH.Grace) {
+			graced, out.SSH.Grace = true, g
+		}
+		out.SSH.Warn = max(out.SSH.Warn, r.SSH.Warn)
 		if r.sources != nil {
 			if sources == nil {
 				sources = r.sources

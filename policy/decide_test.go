@@ -260,6 +260,20 @@ func TestDecide(t *testing.T) {
 				r.SSH.Extensions = []string{}
 			}),
 		},
+		"grace: the smallest that is named; warning: the longest": {
+			"- {name: a, when: true, approvals: none, ssh: {grace: 1h, warn: 1m}}\n" +
+				"- {name: b, when: true, approvals: none, ssh: {grace: 30m, warn: 10m}}\n" + free, ask(),
+			with(func(r *access.Ruling) {
+				r.Effect, r.Why, r.Rules = access.EffectAllow, `allowed by rules "a", "b", "free"`, []string{"a", "b", "free"}
+				r.SSH.Grace, r.SSH.Warn = 1800, 600
+			}),
+		},
+		"grace: none": {
+			"- {name: a, when: true, approvals: none, ssh: {grace: 1h}}\n- {name: b, when: true, approvals: none, ssh: {grace: 0s}}\n", ask(),
+			with(func(r *access.Ruling) {
+				r.Effect, r.Why, r.Rules = access.EffectAllow, `allowed by rules "a", "b"`, []string{"a", "b"}
+			}),
+		},
 		"source addresses: those in all lists": {
 			"- {name: a, when: true, approvals: none, ssh: {source_address: [10.0.0.0/8, 192.168.1.0/24, '2001:db8::/32']}}\n" +
 				"- {name: b, when: true, approvals: none, ssh: {source_address: [10.1.2.0/24, 192.168.0.0/16, 172.16.0.1]}}\n" + free, ask(),

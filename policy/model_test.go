@@ -123,6 +123,7 @@ type modelRule struct {
 	sets        []access.Set
 	revoke      []string
 	extensions  []string // nil: none named
+	grace, warn int      // minutes; -1 and 0: none named
 }
 
 func (r rng) some(of []string) []string {
@@ -155,7 +156,7 @@ func (r rng) steps() (out []access.Step) {
 }
 
 func (r rng) rule(name string) modelRule {
-	m := modelRule{name: name, when: r.expr(3)}
+	m := modelRule{name: name, when: r.expr(3), grace: -1}
 	if r.IntN(2) == 0 {
 		m.revoke = r.some(modelGroups)
 	}
@@ -173,6 +174,7 @@ func (r rng) rule(name string) modelRule {
 	if r.IntN(2) == 0 {
 		m.extensions = r.some(extensions)
 	}
+	m.grace, m.warn = pick(r, -1, -1, 0, 5, 60), pick(r, 0, 0, 1, 10)
 	return m
 }
 
@@ -221,8 +223,18 @@ func (m modelRule) yaml() string {
 	if m.auto.text != "" {
 		line("auto: '%s'", m.auto.text)
 	}
+	var options []string
 	if m.extensions != nil {
-		line("ssh: {extensions: [%s]}", strings.Join(m.extensions, ", "))
+		options = append(options, fmt.Sprintf("extensions: [%s]", strings.Join(m.extensions, ", ")))
+	}
+	if m.grace >= 0 {
+		options = append(options, fmt.Sprintf("grace: %dm", m.grace))
+	}
+	if m.warn > 0 {
+		options = append(options, fmt.Sprintf("warn: %dm", m.warn))
+	}
+	if options != nil {
+		line("ssh: {%s}", strings.Join(options, ", "))
 	}
 	return b.String()
 }
@@ -231,6 +243,7 @@ func (m modelRule) yaml() string {
 func modelDecide(rules []modelRule, in Input) access.Ruling {
 	out := access.Ruling{Effect: access.EffectDeny, At: in.Now}
 	denied, allows := false, false
+	var graces, warns []int
 	for _, m := range rules {
 		when, auto := m.when.eval(in), no
 		if when == yes && m.auto.text != "" {
@@ -272,6 +285,10 @@ func modelDecide(rules []modelRule, in Input) access.Ruling {
 				*b.of = v
 			}
 		}
+		if m.grace >= 0 {
+			graces = append(graces, m.grace)
+		}
+		warns = append(warns, m.warn)
 		if m.extensions != nil {
 			if out.SSH.Extensions == nil {
 				out.SSH.Extensions = slices.Clone(m.extensions)
@@ -284,6 +301,12 @@ func modelDecide(rules []modelRule, in Input) access.Ruling {
 			}
 			out.SSH.Extensions = kept
 		}
+	}
+	if graces != nil {
+		out.SSH.Grace = access.Seconds(60 * slices.Min(graces))
+	}
+	if warns != nil {
+		out.SSH.Warn = access.Seconds(60 * slices.Max(warns))
 	}
 	slices.Sort(out.Rules)
 	slices.Sort(out.Revokers)

@@ -47,6 +47,13 @@ const (
 	MaxAddresses  = 64      // networks in one source_address list
 	MaxNote       = 200     // bytes of a deny text
 
+	// MaxGrace is how long past the end of a grant a rule may let open
+	// sessions go on, and MinWarn and MaxWarn how long before it one may have
+	// them told.
+	MaxGrace = access.MaxGrace
+	MinWarn  = 10 * time.Second
+	MaxWarn  = time.Hour
+
 	// DefaultMaxDuration is the longest grant where no matching rule names
 	// one.
 	DefaultMaxDuration = time.Hour
@@ -101,6 +108,7 @@ type rule struct {
 	when, auto condition // auto.program is nil without Auto
 	ticket     *regexp.Regexp
 	sources    []netip.Prefix      // nil: anywhere
+	graced     bool                // SSH.Grace is named, be it 0
 	musts      []must              // what has to be so for the rule to match
 	pos        map[string]position // of fields, for Lint
 }
@@ -354,6 +362,11 @@ func (r *reader) ssh(v node, rl *rule) {
 			}
 			r.check(v, access.CheckText("force_command", rl.SSH.ForceCommand, access.MaxCommand))
 		},
+		"grace": func(v node) {
+			rl.graced = true
+			rl.SSH.Grace = access.InSeconds(r.duration(v, "grace", 0, MaxGrace))
+		},
+		"warn": func(v node) { rl.SSH.Warn = access.InSeconds(r.duration(v, "warn", MinWarn, MaxWarn)) },
 		"source_address": func(v node) {
 			items := r.list(v, "source_address")
 			if len(items) == 0 || len(items) > MaxAddresses {

@@ -119,7 +119,7 @@ const toolPolicy = `rules:
   - name: window
     when: has(context.incident) && context.incident
     approvals: none
-    ssh: {extensions: [permit-pty, permit-user-rc], source_address: [10.0.0.0/8], force_command: uptime}
+    ssh: {extensions: [permit-pty, permit-user-rc], source_address: [10.0.0.0/8], force_command: uptime, grace: 10m, warn: 1m}
 `
 
 func TestCases(t *testing.T) {
@@ -169,7 +169,7 @@ tests:
     resource: ssh/a
     context: {incident: true, n: 1, f: 1.5, l: [a, 2], s: x}
     now: 2026-11-20T10:00:00Z
-    expect: {effect: allow, extensions: [permit-pty, permit-user-rc], source_address: [10.0.0.0/8], force_command: uptime}
+    expect: {effect: allow, extensions: [permit-pty, permit-user-rc], source_address: [10.0.0.0/8], force_command: uptime, grace: 10m, warn: 1m}
   - name: this one fails
     requester: alice
     resource: ssh/a

@@ -233,10 +233,16 @@ func (r *request) issue(ctx workflow.Context) {
 }
 
 // awaitEnd waits for the end of the grant. The timer ends at the credential's
-// own end, never after it.
+// own end, never after it. Where policy lets sessions finish, the request lives
+// on until they have to be gone: they can be taken back until then.
 func (r *request) awaitEnd(ctx workflow.Context) {
 	r.enter(ctx, access.StateActive)
 	r.sleep(ctx, *r.status.Ends, "end of the grant", never)
+	if over := r.status.Handle.Over(); r.end == nil && over.After(*r.status.Ends) {
+		r.status.Why = "has ended; sessions that are open may stay until " + clock(over)
+		r.enter(ctx, access.StateActive)
+		r.sleep(ctx, over, "end of the last session", never)
+	}
 	r.stop(audit.End{State: access.StateExpired, Why: "ran to its end"})
 }
 

@@ -136,6 +136,30 @@ func TestEndings(t *testing.T) {
 			w.at(20*time.Minute, func() { w.cancel() })
 		}},
 
+		// Sessions that may finish.
+		{name: "grace, expired", resource: "ssh/dev-1", want: access.StateExpired, why: "ran to its end", opened: 1, prepare: func(w *world) {
+			w.kind.grace = time.Hour
+			w.at(29*time.Minute, func() { w.want(access.StateActive) })
+			w.at(31*time.Minute, func() {
+				w.want(access.StateActive)
+				if s := w.status(); !s.Ends.Before(w.env.Now()) || s.Why != "has ended; sessions that are open may stay until 2026-03-02 10:30:00 UTC" {
+					t.Errorf("in its grace: %s, ends %s", s.Why, s.Ends)
+				}
+			})
+			w.at(89*time.Minute, func() { w.want(access.StateActive) })
+			w.at(91*time.Minute, func() { t.Error("the request outlived its grace") })
+		}},
+		{name: "grace, revoked", resource: "ssh/dev-1", want: access.StateRevoked, by: "trent", opened: 1, prepare: func(w *world) {
+			w.kind.grace = time.Hour
+			w.at(45*time.Minute, func() { w.revoke("trent") })
+			w.at(46*time.Minute, func() { t.Error("a revocation waits for the grace") })
+		}},
+		{name: "grace, released", resource: "ssh/dev-1", want: access.StateReleased, by: "alice", why: released, opened: 1, prepare: func(w *world) {
+			w.kind.grace = time.Hour
+			w.at(10*time.Minute, w.release)
+			w.at(11*time.Minute, func() { t.Error("a release waits for the grace") })
+		}},
+
 		// The start that was asked for.
 		{name: "starts later", resource: "ssh/dev-1+2h", want: access.StateExpired, opened: 1, prepare: func(w *world) {
 			w.at(119*time.Minute, func() { w.want(access.StateScheduled) })

@@ -522,6 +522,7 @@ type lock struct {
 	mu       sync.Mutex
 	open     map[string]access.Handle
 	opened   int
+	grace    time.Duration             // that what it opened may stay
 	onIssue  func(o grant.Order) error // before it opens
 	onRevoke func() error              // before it closes
 }
@@ -529,7 +530,12 @@ type lock struct {
 var errDown = errors.New("it does not answer")
 
 func (l *lock) Prepare(_ context.Context, o grant.Order) (access.Handle, error) {
-	return access.Handle{Request: o.Request.ID, Kind: "ssh", Serial: 1, CA: "SHA256:toy", NotBefore: o.NotBefore, NotAfter: o.NotAfter}, nil
+	h := access.Handle{Request: o.Request.ID, Kind: "ssh", Serial: 1, CA: "SHA256:toy", NotBefore: o.NotBefore, NotAfter: o.NotAfter}
+	if l.grace > 0 {
+		until := o.NotAfter.Add(l.grace)
+		h.Until = &until
+	}
+	return h, nil
 }
 
 func (l *lock) Issue(_ context.Context, o grant.Order, h access.Handle) (access.Credential, error) {
