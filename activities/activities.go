@@ -27,6 +27,7 @@ import (
 	"hallpass/audit"
 	"hallpass/evidence"
 	"hallpass/grant"
+	"hallpass/notify"
 	"hallpass/policy"
 	"hallpass/statement"
 )
@@ -68,13 +69,15 @@ type Activities struct {
 	// to count.
 	Temporal Temporal
 	Grace    time.Duration
+	Channels *notify.Channels // nil: nobody is told of anything
 }
 
 // DecideOutput is the first ruling, and for those who are asked what there was
 // before.
 type DecideOutput struct {
 	access.Standing
-	Past *access.Past `json:"past,omitempty"`
+	Past   *access.Past `json:"past,omitempty"`
+	Notify bool         `json:"notify,omitempty"` // there are channels to tell
 }
 
 // Decide judges a new request by the rulebook of this moment, and records the
@@ -125,7 +128,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if _, err := a.Log.Append(ctx, ruled); err != nil {
 		return DecideOutput{}, again(err)
 	}
-	out := DecideOutput{Standing: standing}
+	out := DecideOutput{Standing: standing, Notify: a.Channels != nil}
 	if standing.Effect == access.EffectAsk {
 		past, err := a.Log.Past(ctx, request.Signer, request.Resource, request.ID)
 		if err != nil {

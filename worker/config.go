@@ -34,6 +34,7 @@ type Config struct {
 	Service   Service
 	Sweep     Sweep
 	Limits    Limits
+	Notify    string // file that lists the channels to tell people by; "" for none
 	Vault     Vault
 	Client    Client
 
@@ -196,6 +197,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Sweep.Grace }},
 		{path: "limits.min_grant", env: "HALLPASS_LIMITS_MIN_GRANT", about: "the shortest grant", value: access.ShortDuration(access.MinGrant),
 			at: func(c *Config) any { return &c.Limits.MinGrant }},
+		{path: "notify", env: "HALLPASS_NOTIFY", about: "file that lists whom to tell of requests, and how",
+			at: func(c *Config) any { return &c.Notify }, file: absolute},
 		{path: "vault.address", env: "HALLPASS_VAULT_ADDRESS", about: "URL of Vault, for clients; empty: VAULT_ADDR",
 			at: func(c *Config) any { return &c.Vault.Address }, check: checkURL},
 		{path: "client.user", env: "HALLPASS_USER", about: "your name in the directory; empty: whose key it is",

@@ -73,6 +73,7 @@ service:
   ca_key: svc.key
 sweep: {every: 1h, grace: 5m}
 limits: {min_grant: 5s}
+notify: tell.yaml
 vault: {address: "https://vault.example.com:8200"}
 client: {user: alice, key: id}
 `)
@@ -115,6 +116,7 @@ client: {user: alice, key: id}
 		"sweep.every":                  "1h",
 		"sweep.grace":                  "5m",
 		"limits.min_grant":             "5s",
+		"notify":                       dir + "/tell.yaml",
 		"client.user":                  "alice",
 		"client.key":                   dir + "/id",
 	}

@@ -13,11 +13,13 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -36,6 +38,7 @@ import (
 	"hallpass/catalog"
 	"hallpass/evidence"
 	"hallpass/grant"
+	"hallpass/notify"
 	"hallpass/workflows"
 )
 
@@ -92,8 +95,13 @@ func Roles() []string {
 }
 
 func openWorkflows(_ context.Context, p *parts) (work, error) {
+	channels, err := p.channels()
+	if err != nil {
+		return work{}, err
+	}
 	acts := &activities.Activities{
 		Rulebook: p.book.Rulebook, Log: p.audit, Limits: p.limits(), Now: time.Now, Temporal: p, Grace: p.config.Sweep.Grace,
+		Channels: channels,
 	}
 	return work{arrange: p.schedule, register: func(r sdkworker.Registry) {
 		r.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
@@ -103,6 +111,29 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 		r.RegisterWorkflowWithOptions(workflows.HostCertificate, workflow.RegisterOptions{Name: access.HostWorkflow})
 		r.RegisterActivity(acts)
 	}}, nil
+}
+
+// channels are those that people are told by, nil if there are none.
+func (p *parts) channels() (*notify.Channels, error) {
+	if p.config.Notify == "" {
+		return nil, nil
+	}
+	c, err := notify.Load(p.config.Notify)
+	if err != nil {
+		return nil, err
+	}
+	c.Link = p.link
+	return c, nil
+}
+
+// link is where operators find a request in the Temporal UI, "" without one.
+func (p *parts) link(request string) string {
+	o, err := p.config.clientOptions()
+	if err != nil || p.config.UI == "" {
+		return ""
+	}
+	return strings.TrimSuffix(p.config.UI, "/") + "/namespaces/" + url.PathEscape(cmp.Or(o.Namespace, "default")) +
+		"/workflows/" + access.WorkflowID(request)
 }
 
 func openIssuerSSH(_ context.Context, p *parts) (work, error) {

@@ -23,6 +23,7 @@ import (
 	"hallpass/access"
 	"hallpass/activities"
 	"hallpass/audit"
+	"hallpass/notify"
 	"hallpass/policy"
 )
 
@@ -58,6 +59,8 @@ type request struct {
 	handed   bool          // the issuer has been asked, so only the issuer can end it
 	end      *audit.End    // how the request ends; set once
 	inbox    inbox
+	notifies bool // there are channels to tell
+	telling  int  // messages that are being told
 }
 
 // open sets the handlers up, before anything can block, so that no message
@@ -123,7 +126,7 @@ func (r *request) decide(ctx workflow.Context) {
 	} else {
 		r.verified = true
 		r.status.Asked = standing.Request.Time
-		r.status.Past = standing.Past
+		r.status.Past, r.notifies = standing.Past, standing.Notify
 		r.judge(standing.Standing, r.status.Evidence)
 		if standing.Effect == access.EffectDeny {
 			r.stop(audit.End{State: access.StateDenied, Why: standing.Why})
@@ -146,6 +149,7 @@ func (r *request) awaitDecisions(ctx workflow.Context) {
 		deadline := ruling.At.Add(ruling.Window.Duration()).UTC()
 		r.status.Deadline = &deadline
 		r.enter(ctx, access.StatePending)
+		r.tell(ctx, notify.Asked, nil)
 		enough := func() bool { return !missing() && r.inbox.quiet(ctx) }
 		for _, step := range policy.Steps(ruling.Needs, ruling.Window.Duration()) {
 			r.sleep(ctx, ruling.At.Add(step.After.Duration()), "until others are asked", enough)
@@ -181,6 +185,7 @@ func (r *request) escalate(ctx workflow.Context, after access.Seconds, enough fu
 	r.judge(out.Standing, r.status.Evidence)
 	if out.Asked != nil {
 		r.status.Escalated = append(r.status.Escalated, *out.Asked)
+		r.tell(ctx, notify.Escalated, out.Asked)
 	}
 	r.show(ctx)
 }
@@ -237,6 +242,7 @@ func (r *request) issue(ctx workflow.Context) {
 // on until they have to be gone: they can be taken back until then.
 func (r *request) awaitEnd(ctx workflow.Context) {
 	r.enter(ctx, access.StateActive)
+	r.tell(ctx, notify.Granted, nil)
 	r.sleep(ctx, *r.status.Ends, "end of the grant", never)
 	if over := r.status.Handle.Over(); r.end == nil && over.After(*r.status.Ends) {
 		r.status.Why = "has ended; sessions that are open may stay until " + clock(over)
@@ -263,7 +269,11 @@ func (r *request) finish(ctx workflow.Context) {
 	now := workflow.Now(ctx).UTC()
 	r.status.EndedAt = &now
 	r.enter(ctx, r.end.State)
+	if r.verified {
+		r.tell(ctx, notify.Ended, nil)
+	}
 	r.wait(ctx, func() bool { return r.inbox.quiet(ctx) })
+	r.told(ctx)
 }
 
 // stop says how the request ends, unless that has been said. The steps see it
