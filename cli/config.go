@@ -59,21 +59,30 @@ func (a *app) configCheck(c *cli.Context) error {
 		return err
 	}
 	findings := cfg.Check(a.ctx)
-	if err := a.print(findings, func(p *printer) {
+	if err := a.showFindings(findings); err != nil {
+		return err
+	}
+	return worst(findings)
+}
+
+// showFindings prints a line for each, and what to do about those that are bad.
+func (a *app) showFindings(findings []worker.Finding) error {
+	width := 16
+	for _, f := range findings {
+		width = max(width, len(f.Part))
+	}
+	return a.print(findings, func(p *printer) {
 		for _, f := range findings {
 			mark := p.style("32", "ok  ")
 			if !f.OK {
 				mark = p.style("31", "BAD ")
 			}
-			p.Printf("%s %s  %s\n", mark, pad(f.Part, 16), f.Detail)
+			p.Printf("%s %s  %s\n", mark, pad(f.Part, width), f.Detail)
 			if f.Hint != "" {
-				p.Printf("                       %s\n", f.Hint)
+				p.Printf("     %s  %s\n", pad("", width), f.Hint)
 			}
 		}
-	}); err != nil {
-		return err
-	}
-	return worst(findings)
+	})
 }
 
 // worst is the error that the check ends with: that Temporal can't be reached

@@ -79,6 +79,8 @@ func (a *app) commands() []*cli.Command {
 		a.sweepCommand(),
 		a.policyCommand(),
 		a.directoryCommand(),
+		a.catalogCommand(),
+		a.vaultCommand(),
 		a.workerCommand(),
 		a.configCommand(),
 		a.devCommand(),

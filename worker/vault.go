@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"hallpass/access"
 	"hallpass/vault"
@@ -54,7 +55,7 @@ func (c *Config) CheckVault(ctx context.Context, resources []access.Resource, to
 			var e *access.Error
 			if errors.As(f.Err, &e) {
 				found.Hint = e.Hint
-			} else { // Vault's own words, or none
+			} else if s := vault.Status(f.Err); s == 0 || s == http.StatusTooManyRequests || s >= http.StatusInternalServerError {
 				found.err = access.Errorf(access.CodeUnavailable, "%s", found.Detail)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"hallpass/grant"
 	"hallpass/grant/granttest"
 	"hallpass/sealed"
+	"hallpass/statement"
 	"hallpass/vault"
 )
 
@@ -100,6 +101,56 @@ func TestGrant(t *testing.T) {
 				t.Errorf("issued after the end: %v", err)
 			}
 		})
+	}
+	w.clean()
+}
+
+// Under a lock nothing is minted, what comes while it is set isn't handed out,
+// and what is open ends.
+func TestLock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sign := func(l access.Lock) access.Statement {
+		l.Header = access.Header{Type: access.TypeLock, ID: statement.NewID(), Signer: "alice", Time: time.Now().UTC().Truncate(time.Second)}
+		st, err := statement.Sign(w.alice, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	lock := sign(access.Lock{Action: access.ActionLock, Kind: access.LockResource, Name: "vault/orders", Reason: "under investigation"})
+	open := w.ask(10*time.Minute, "read")
+	l := w.open(open, w.issue(w.issuer(nil, nil), open))[0]
+	conn := w.session(l)
+
+	late := w.ask(10*time.Minute, "read")
+	i := w.issuer(ending{w.kind(), func() {
+		if _, err := w.log.Lock(context.Background(), w.book, lock, time.Now()); err != nil {
+			t.Error(err)
+		}
+	}}, nil)
+	if _, err := i.Issue(context.Background(), late.evidence); access.CodeOf(err) != access.CodeDenied || !strings.Contains(err.Error(), "is locked by alice: under investigation") {
+		t.Errorf("issued while the lock was set: %v", err)
+	}
+	before := len(w.accessors())
+	if _, err := w.issuer(nil, nil).Issue(context.Background(), w.ask(time.Minute, "read").evidence); access.CodeOf(err) != access.CodeDenied {
+		t.Errorf("issued under a lock: %v", err)
+	}
+	if after := len(w.accessors()); after != before {
+		t.Errorf("minted %d tokens under a lock", after-before)
+	}
+	for _, a := range []asked{open, late} {
+		end := audit.End{Request: a.ID, State: access.StateRevoked, By: "alice", Why: "locked", Statement: &lock}
+		if a.ID == late.ID { // the workflow's event of its coming is not here
+			end = audit.End{Request: a.ID, State: access.StateDenied, Why: "locked"}
+		}
+		if err := w.issuer(nil, nil).Revoke(context.Background(), end); err != nil {
+			t.Error(err)
+		}
+	}
+	w.gone(l)
+	if _, err := conn.Exec(context.Background(), "SELECT 1"); pgCode(err) != "57P01" {
+		t.Errorf("the open session: %v", err)
 	}
 	w.clean()
 }
