@@ -105,6 +105,11 @@ func (a *app) decide(b backend, id string, d access.Decision, print bool) error 
 	}
 	a.showRequest(shown, s, req)
 	a.brief(shown, s, req, d)
+	return a.say(b, s, req, d, print)
+}
+
+// say signs a decision on a request that was shown, and sends or prints it.
+func (a *app) say(b backend, s access.Status, req access.Request, d access.Decision, print bool) error {
 	me, err := a.identify()
 	if err != nil {
 		return err

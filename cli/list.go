@@ -137,7 +137,7 @@ func (a *app) pendingCommand() *cli.Command {
 				a.err.Printf("hallpass: %s; nothing is marked as yours\n", err)
 			}
 			return a.withBackend(func(b backend) error {
-				found, err := a.pending(b, f, me)
+				found, err := a.pending(b, f, me, map[string]bool{})
 				if err != nil {
 					return err
 				}
@@ -147,8 +147,10 @@ func (a *app) pendingCommand() *cli.Command {
 	}
 }
 
-// pending asks each request itself: what the list says may be older.
-func (a *app) pending(b backend, f filter, me access.User) ([]waiting, error) {
+// pending asks each request itself: what the list says may be older. Those that
+// can't be trusted are left out, which is said of each once: they are noted in
+// told.
+func (a *app) pending(b backend, f filter, me access.User, told map[string]bool) ([]waiting, error) {
 	found, err := b.List(a.ctx, f)
 	if err != nil {
 		return nil, err
@@ -173,7 +175,10 @@ func (a *app) pending(b backend, f filter, me access.User) ([]waiting, error) {
 		// service makes of it.
 		req, err := a.open(s)
 		if err != nil {
-			a.err.Printf("Left out request %s, which can't be trusted: %s\n", one.ID, err)
+			if !told[one.ID] {
+				a.err.Printf("Left out request %s, which can't be trusted: %s\n", one.ID, err)
+			}
+			told[one.ID] = true
 			continue
 		}
 		spoken := slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == me.Name })

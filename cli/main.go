@@ -64,6 +64,7 @@ func (a *app) commands() []*cli.Command {
 		a.releaseCommand(),
 		a.cancelCommand(),
 		a.pendingCommand(),
+		a.watchCommand(),
 		a.approveCommand(),
 		a.denyCommand(),
 		a.revokeCommand(),

@@ -264,8 +264,9 @@ type service struct {
 	sent     int
 	broken   map[string]bool // ended from outside
 	locks    evidence.Locks
-	mute     bool // nobody answers for requests
-	slow     bool // what is locked doesn't end, and no sweep does
+	mute     bool                  // nobody answers for requests
+	refuse   func(id string) error // what is sent to a request, if it says so
+	slow     bool                  // what is locked doesn't end, and no sweep does
 	swept    access.Swept
 	vault    *fakeVault
 	deaf     bool // Send doesn't get through
@@ -422,6 +423,11 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 	r := s.requests[id]
 	if r == nil {
 		return access.Status{}, access.Errorf(access.CodeNotFound, "no request %s", id)
+	}
+	if s.refuse != nil {
+		if err := s.refuse(id); err != nil {
+			return access.Status{}, err
+		}
 	}
 	now := s.now().UTC()
 	if message == access.MessageDecision {
