@@ -270,6 +270,14 @@ func (a *app) eventsText(p *printer, records []logged) {
 	p.table([]string{"INDEX", "TIME", "EVENT", "REQUEST", "FOR", "RESOURCE", "BY", ""}, rows)
 }
 
+// identified says which credential a handle is of, and until when.
+func identified(p *printer, h access.Handle) string {
+	if h.Accessor != "" {
+		return fmt.Sprintf("until %s, accessor %s", p.clock(h.NotAfter), h.Accessor)
+	}
+	return fmt.Sprintf("%s until %s, serial %d", strings.Join(h.Principals, ", "), p.clock(h.NotAfter), h.Serial)
+}
+
 // describe says in a few words what an event is about.
 func (a *app) describe(p *printer, e audit.Event) string {
 	switch {
@@ -280,10 +288,9 @@ func (a *app) describe(p *printer, e audit.Event) string {
 	case e.Code != "":
 		return string(e.Code) + ": " + e.Why
 	case e.Credential != nil:
-		h := e.Credential.Handle
-		return fmt.Sprintf("%s until %s, serial %d", strings.Join(h.Principals, ", "), p.clock(h.NotAfter), h.Serial)
+		return identified(p, e.Credential.Handle)
 	case e.Handle != nil:
-		return fmt.Sprintf("%s until %s, serial %d", strings.Join(e.Handle.Principals, ", "), p.clock(e.Handle.NotAfter), e.Handle.Serial)
+		return identified(p, *e.Handle)
 	case e.Type == audit.RequestReceived && e.Statement != nil:
 		if r, err := statement.ParseRequest([]byte(e.Statement.Payload)); err == nil {
 			as, why := "", ""
