@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"hallpass/access"
@@ -33,9 +35,14 @@ type Sight struct {
 	// NotAfter.
 	Found []access.Handle
 
-	// Stuck says of things there, by a name each, why they can't be taken
-	// back by themselves.
-	Stuck map[string]string
+	// Stuck is what doesn't go away by itself as it should, by a name each.
+	Stuck map[string]Stuck
+}
+
+// Stuck is something that somebody has to look at.
+type Stuck struct {
+	Why   string
+	Since time.Time
 }
 
 // Swept is what one step of Sweep came to.
@@ -82,7 +89,11 @@ func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) 
 			out.Findings = append(out.Findings, finding)
 		}
 	}
-	for name, why := range sight.Stuck {
+	for _, name := range slices.Sorted(maps.Keys(sight.Stuck)) {
+		why := sight.Stuck[name].Why
+		if i.now().Sub(sight.Stuck[name].Since) < i.Grace {
+			continue // it may be on its way
+		}
 		e := audit.Event{Type: audit.SweepStuck, Step: fmt.Sprintf("%s:%x", audit.SweepStuck, sha256.Sum256([]byte(name))), Why: why}
 		if _, err := i.Ledger.Append(ctx, e); err != nil {
 			return Swept{}, fmt.Errorf("record what is stuck: %w", err)

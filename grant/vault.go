@@ -31,7 +31,10 @@ import (
 type Vault struct {
 	Vault     *vault.Client
 	TokenRole string           // that mints: auth/token/roles/…
+	Leases    func() []string  // the paths whose leases a sweep looks at: those that the catalog names; may be nil
 	Now       func() time.Time // nil: time.Now
+
+	foreign foreign
 }
 
 // Prepare mints. Nothing that Vault says ends the request: what is wrong in

@@ -119,6 +119,9 @@ func issuerPolicy(tokenRole string, leases []string) string {
 	b.WriteString("# For the sweep: what is alive, and whose it is.\n")
 	own(&b, "accessors", "list", "sudo")
 	own(&b, "accessors/", "list", "sudo")
+	if len(leases) > 0 {
+		b.WriteString("path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n}\n")
+	}
 	for _, path := range leases {
 		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", path+"/")
 	}

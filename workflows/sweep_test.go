@@ -42,7 +42,7 @@ func (c *cluster) Running(_ context.Context, requests []string) (map[string]bool
 // looking is a kind that can look at what is open.
 type looking struct {
 	*lock
-	stuck map[string]string
+	stuck map[string]grant.Stuck
 	down  func() bool
 }
 
@@ -246,7 +246,7 @@ func TestSweepStrays(t *testing.T) {
 	young := access.Handle{Request: "young", Kind: "ssh", Serial: 7, NotBefore: w.start.Add(90 * time.Second), NotAfter: w.start.Add(time.Hour)}
 	stranger := access.Handle{Request: "stranger", Kind: "ssh", Serial: 8, NotBefore: w.start, NotAfter: w.start.Add(time.Hour)}
 	w.kind.open[young.Request], w.kind.open[stranger.Request] = young, stranger
-	w.issuer.Kinds["ssh"] = &looking{lock: w.kind, stuck: map[string]string{"lease-1": "a lease is irrevocable"}}
+	w.issuer.Kinds["ssh"] = &looking{lock: w.kind, stuck: map[string]grant.Stuck{"lease-1": {Why: "a lease is irrevocable"}, "new": {Since: w.start.Add(90 * time.Second)}}}
 	out := w.sweep(2*time.Minute, access.Sweeping{})
 	if out.Grants != 5 || out.Credentials != 7 || out.Revoked != 3 || out.Ended != 0 || out.Stuck != 4 {
 		t.Errorf("%+v", out)

@@ -48,7 +48,7 @@ resources:
 // world is an issuer for kind vault, all of it real. Its clock is real, too:
 // Vault has no other.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	vault  *vaulttest.Server
 	db     *vaulttest.Database
 	config vault.Config // the issuer's
@@ -62,12 +62,20 @@ type world struct {
 	secrets []string // all that was opened
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld has a database.
+func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, vault: vaulttest.Start(t, vaulttest.Config{}), dir: t.TempDir()}
+	w := newWorldOf(t, catalogYAML)
 	w.db = w.vault.NewDatabase(t, postgrestest.Start(t), "database")
 	w.db.Role(t, "orders-ro", time.Hour)
 	w.db.Role(t, "orders-dump", time.Hour)
+	return w
+}
+
+// newWorldOf has nothing yet of what the catalog names.
+func newWorldOf(t testing.TB, catalog string) *world {
+	t.Helper()
+	w := &world{t: t, vault: vaulttest.Start(t, vaulttest.Config{}), dir: t.TempDir()}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +84,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	directory := "users:\n  alice: {groups: [dev], keys: ['" + statement.MarshalKey(w.alice.PublicKey()) + "']}\n"
-	if w.book, err = evidence.NewRulebook([]byte(policyYAML), []byte(directory), []byte(catalogYAML)); err != nil {
+	if w.book, err = evidence.NewRulebook([]byte(policyYAML), []byte(directory), []byte(catalog)); err != nil {
 		t.Fatal(err)
 	}
 	w.setUp()
@@ -168,13 +176,18 @@ type asked struct {
 
 func (w *world) ask(d time.Duration, actions ...string) asked {
 	w.t.Helper()
+	return w.askFor("vault/orders", d, actions...)
+}
+
+func (w *world) askFor(resource string, d time.Duration, actions ...string) asked {
+	w.t.Helper()
 	key, recipient, err := sealed.NewKey()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	r := access.Request{
 		Header:   access.Header{Type: access.TypeRequest, ID: statement.NewID(), Signer: "alice", Time: time.Now().UTC().Truncate(time.Second)},
-		Resource: "vault/orders", Actions: actions, Duration: access.InSeconds(d), Recipient: recipient,
+		Resource: resource, Actions: actions, Duration: access.InSeconds(d), Recipient: recipient,
 	}
 	st, err := statement.Sign(w.alice, r)
 	if err != nil {

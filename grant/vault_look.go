@@ -1,0 +1,303 @@
+package grant
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/vault/api"
+
+	"hallpass/access"
+	"hallpass/catalog"
+	"hallpass/vault"
+)
+
+const (
+	lookAtOnce = 1000 // tokens or leases that one step of Look asks about, one by one
+	lookBeside = 8    // how many of them at a time
+)
+
+// foreign keeps in mind which tokens aren't hallpass's: what a token was made
+// for never changes, and Vault may have many.
+type foreign struct {
+	mu        sync.Mutex
+	accessors map[string]bool
+}
+
+// Look goes through the tokens that Vault has, and then through the leases of
+// what the catalog names.
+//
+// A token is hallpass's if it was made by the token role, for a request: its
+// metadata say so, which nobody but the role's users can write. Others aren't
+// touched. What reads one secret of the catalog's by other ways has leases
+// there, too: they are reported where they are stuck, and not touched either.
+func (k *Vault) Look(ctx context.Context, cursor string, live func(access.Handle) bool) (Sight, error) {
+	phase, after, _ := strings.Cut(cursor, " ")
+	switch phase {
+	case "", "token":
+		return k.lookAtTokens(ctx, after, live)
+	case "lease":
+		return k.lookAtLeases(ctx, after)
+	}
+	return Sight{}, access.Errorf(access.CodeMalformed, "cursor %.40q is none of this kind's", cursor)
+}
+
+func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access.Handle) bool) (Sight, error) {
+	accessors, err := k.list(ctx, "auth/token/accessors")
+	if err != nil {
+		return Sight{}, fmt.Errorf("list tokens: %w", err)
+	}
+	k.foreign.keep(accessors)
+	sight := Sight{Next: "lease "}
+	var unknown []string
+	for i, a := range accessors {
+		if a <= after {
+			continue
+		}
+		switch {
+		case live(access.Handle{Kind: catalog.KindVault, Accessor: a}):
+			sight.Looked++
+		case !k.foreign.has(a):
+			unknown = append(unknown, a)
+		}
+		if len(unknown) == lookAtOnce && i+1 < len(accessors) {
+			sight.Next = "token " + a
+			break
+		}
+	}
+	var mu sync.Mutex
+	err = beside(ctx, unknown, func(ctx context.Context, accessor string) error {
+		h, ours, err := k.token(ctx, accessor)
+		if err != nil || h.Accessor == "" {
+			return err
+		}
+		if !ours {
+			k.foreign.add(accessor)
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		sight.Looked++
+		sight.Found = append(sight.Found, h)
+		return nil
+	})
+	if err != nil {
+		return Sight{}, err
+	}
+	slices.SortFunc(sight.Found, func(a, b access.Handle) int { return strings.Compare(a.Accessor, b.Accessor) })
+	return sight, nil
+}
+
+// token looks a token up, and says whether it is one of hallpass's. The handle
+// has no accessor if the token is gone.
+func (k *Vault) token(ctx context.Context, accessor string) (h access.Handle, ours bool, err error) {
+	var secret *api.Secret
+	err = k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) (err error) {
+		secret, err = c.Auth().Token().LookupAccessorWithContext(ctx, accessor)
+		return err
+	})
+	if vault.Gone(err) || vault.Status(err) == http.StatusNotFound {
+		return access.Handle{}, false, nil
+	}
+	if err != nil {
+		return access.Handle{}, false, fmt.Errorf("look at a token: %w", err)
+	}
+	if secret == nil {
+		return access.Handle{}, false, nil
+	}
+	h = access.Handle{Kind: catalog.KindVault, Accessor: accessor}
+	meta, _ := secret.Data["meta"].(map[string]any)
+	request, _ := meta["hallpass_request"].(string)
+	if secret.Data["path"] != "auth/token/create/"+k.TokenRole || request == "" {
+		return h, false, nil
+	}
+	if uuid.Validate(request) == nil {
+		h.Request = request // else nobody's
+	}
+	made, err := seconds(secret.Data["creation_time"])
+	if err != nil {
+		return access.Handle{}, false, fmt.Errorf("look at the token of request %s: %w", h.Request, err)
+	}
+	life, err := seconds(secret.Data["explicit_max_ttl"])
+	if err != nil {
+		return access.Handle{}, false, fmt.Errorf("look at the token of request %s: %w", h.Request, err)
+	}
+	h.NotBefore = time.Unix(made, 0).UTC()
+	h.NotAfter = h.NotBefore.Add(time.Duration(life) * time.Second)
+	return h, true, nil
+}
+
+// lookAtLeases goes through the leases of all paths of the catalog. The cursor
+// is the last lease's id, which begins with its path.
+func (k *Vault) lookAtLeases(ctx context.Context, after string) (Sight, error) {
+	sight := Sight{Stuck: map[string]Stuck{}}
+	var ids []string
+	for _, path := range k.paths() {
+		found, err := k.list(ctx, "sys/leases/lookup/"+path+"/")
+		if vault.Status(err) == http.StatusForbidden {
+			sight.Stuck[path] = Stuck{Why: fmt.Sprintf("the leases below %s may not be listed, so nobody knows whether one is stuck; run: hallpass vault setup --print", path)}
+			continue
+		}
+		if err != nil {
+			return Sight{}, fmt.Errorf("list leases: %w", err)
+		}
+		for _, id := range found {
+			if id = path + "/" + id; id > after {
+				ids = append(ids, id)
+			}
+		}
+	}
+	slices.Sort(ids)
+	if ids = slices.Compact(ids); len(ids) > lookAtOnce {
+		ids = ids[:lookAtOnce]
+		sight.Next = "lease " + ids[len(ids)-1]
+	}
+	var mu sync.Mutex
+	err := beside(ctx, ids, func(ctx context.Context, id string) error {
+		stuck, is, err := k.lease(ctx, id)
+		if err != nil || !is {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		sight.Stuck[id] = stuck
+		return nil
+	})
+	if err != nil {
+		return Sight{}, err
+	}
+	return sight, nil
+}
+
+// lease looks a lease up. One that has ended and still is there is stuck: Vault
+// couldn't take its secret back where it lives, and tries again for some
+// minutes. Then it gives up, and the lease stays.
+func (k *Vault) lease(ctx context.Context, id string) (Stuck, bool, error) {
+	var secret *api.Secret
+	err := k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) (err error) {
+		secret, err = c.Logical().WriteWithContext(ctx, "sys/leases/lookup", map[string]any{"lease_id": id})
+		return err
+	})
+	switch {
+	case vault.Status(err) == http.StatusBadRequest || vault.Status(err) == http.StatusNotFound || err == nil && secret == nil:
+		return Stuck{}, false, nil // gone meanwhile
+	case err != nil:
+		return Stuck{}, false, fmt.Errorf("look at a lease: %w", err)
+	}
+	ttl, err := seconds(secret.Data["ttl"])
+	if err != nil {
+		return Stuck{}, false, fmt.Errorf("look at lease %s: %w", id, err)
+	}
+	if ttl > 0 {
+		return Stuck{}, false, nil
+	}
+	since := k.now()
+	if text, _ := secret.Data["expire_time"].(string); text != "" {
+		if since, err = time.Parse(time.RFC3339Nano, text); err != nil {
+			return Stuck{}, false, fmt.Errorf("look at lease %s: %w", id, err)
+		}
+	}
+	return Stuck{Since: since, Why: fmt.Sprintf("the lease %s ended at %s, and vault has not revoked it: what was read may still work; see vault's log, and the leases it has given up: vault read sys/leases type=irrevocable",
+		id, since.UTC().Format(time.RFC3339))}, true, nil
+}
+
+// list lists what is below a path, sorted.
+func (k *Vault) list(ctx context.Context, path string) ([]string, error) {
+	var secret *api.Secret
+	err := k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) (err error) {
+		secret, err = c.Logical().ListWithContext(ctx, path)
+		return err
+	})
+	if vault.Status(err) == http.StatusNotFound || err == nil && secret == nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, _ := secret.Data["keys"].([]any)
+	keys := make([]string, 0, len(raw))
+	for _, key := range raw {
+		if s, ok := key.(string); ok {
+			keys = append(keys, s)
+		}
+	}
+	slices.Sort(keys)
+	return keys, nil
+}
+
+func (k *Vault) paths() []string {
+	if k.Leases == nil {
+		return nil
+	}
+	return k.Leases()
+}
+
+// beside does something for each of some, several at a time, until one fails.
+func beside(ctx context.Context, all []string, do func(context.Context, string) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	queue := make(chan string)
+	for range min(lookBeside, len(all)) {
+		running.Go(func() {
+			for one := range queue {
+				if err := do(ctx, one); err != nil {
+					cancel(err)
+					return
+				}
+			}
+		})
+	}
+	func() {
+		defer close(queue)
+		for _, one := range all {
+			select {
+			case queue <- one:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	running.Wait()
+	return context.Cause(ctx)
+}
+
+// seconds reads a number of Vault's.
+func seconds(v any) (int64, error) {
+	n, ok := v.(interface{ Int64() (int64, error) })
+	if !ok {
+		return 0, fmt.Errorf("vault says %v where a number should be", v)
+	}
+	return n.Int64()
+}
+
+func (f *foreign) has(accessor string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.accessors[accessor]
+}
+
+func (f *foreign) add(accessor string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.accessors == nil {
+		f.accessors = map[string]bool{}
+	}
+	f.accessors[accessor] = true
+}
+
+// keep forgets all that isn't among these, which are sorted.
+func (f *foreign) keep(accessors []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.accessors, func(a string, _ bool) bool {
+		_, there := slices.BinarySearch(accessors, a)
+		return !there
+	})
+}

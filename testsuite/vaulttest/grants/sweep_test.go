@@ -1,0 +1,285 @@
+package grants
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/grant"
+	"hallpass/vault"
+)
+
+// sweeper is an issuer that can sweep.
+func (w *world) sweeper(grace time.Duration) *grant.Issuer {
+	w.t.Helper()
+	k := w.kind()
+	k.Leases = func() []string { return []string{"database/creds/orders-dump", "database/creds/orders-ro"} }
+	i := w.issuer(k, nil)
+	i.Grace = grace
+	return i
+}
+
+// sweep goes through all there is.
+func (w *world) sweep(i *grant.Issuer) (looked int, findings []access.Finding) {
+	w.t.Helper()
+	for cursor := ""; ; {
+		out, err := i.Sweep(context.Background(), "vault", cursor)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		looked, findings = looked+out.Looked, append(findings, out.Findings...)
+		if cursor = out.Next; cursor == "" {
+			return looked, findings
+		}
+	}
+}
+
+// mint makes a token as root, by a path.
+func (w *world) mint(path string, body map[string]any) *api.Client {
+	w.t.Helper()
+	s := w.vault.Write(w.t, path, body)
+	return w.vault.ClientWithToken(w.t, s.Auth.ClientToken)
+}
+
+// What has no live grant is revoked: a token that an issuer left when it died
+// after minting, and one whose end it did not live to carry out. Live grants,
+// what is being made, and all tokens that aren't hallpass's stay.
+func TestSweep(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	issuer := w.issuer(nil, nil)
+
+	live := w.ask(time.Hour, "read")
+	liveCred := w.issue(issuer, live)
+	liveLogin := w.open(live, liveCred)[0]
+	unread := w.ask(time.Hour, "read")
+	unreadCred := w.issue(issuer, unread)
+	// The ledger knows of the end, Vault doesn't.
+	ended := w.ask(time.Hour, "dump")
+	endedLogin := w.open(ended, w.issue(issuer, ended))[0]
+	if _, err := w.log.End(ctx, audit.End{Request: ended.ID, State: access.StateRevoked, Why: "the issuer died"}); err != nil {
+		t.Fatal(err)
+	}
+	// The ledger has another token of the request.
+	lost, err := w.kind().Prepare(ctx, w.order(live))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The ledger has never heard of the request.
+	never := w.ask(time.Hour, "read")
+	if _, err := w.kind().Prepare(ctx, w.order(never)); err != nil {
+		t.Fatal(err)
+	}
+
+	w.vault.Write(t, "auth/token/roles/other", map[string]any{"allowed_policies_glob": "*", "orphan": true})
+	strangers := map[string]*api.Client{
+		"root's own": w.vault.Client(t),
+		"of another role": w.mint("auth/token/create/other", map[string]any{
+			"policies": []string{"default"}, "meta": map[string]string{"hallpass_request": never.ID},
+		}),
+		"without a role": w.mint("auth/token/create", map[string]any{"policies": []string{"default"}, "meta": map[string]string{"hallpass_request": never.ID}}),
+		"for no request": w.mint("auth/token/create/"+vault.DefaultTokenRole, map[string]any{"policies": []string{vault.GrantPrefix + "orders@read"}}),
+	}
+
+	if looked, found := w.sweep(w.sweeper(time.Hour)); looked != 5 || len(found) != 0 {
+		t.Errorf("within the grace: looked at %d, found %+v", looked, found)
+	}
+	k := w.kind() // which looks at no leases: without a grace, one that is on its way is stuck
+	sweeper := w.issuer(k, nil)
+	looked, found := w.sweep(sweeper)
+	requests := map[string]int{}
+	for _, f := range found {
+		requests[f.Request]++
+		if f.What != access.SweptRevoked || f.Kind != "vault" {
+			t.Errorf("%+v", f)
+		}
+	}
+	if want := map[string]int{ended.ID: 1, live.ID: 1, never.ID: 1}; looked != 5 || !maps.Equal(requests, want) {
+		t.Errorf("looked at %d, found %v, want %v", looked, requests, want)
+	}
+	w.gone(endedLogin)
+	w.works(liveLogin)
+	w.works(w.open(unread, unreadCred)[0])
+	if all := w.accessors(); slices.Contains(all, lost.Accessor) || !slices.Contains(all, liveCred.Handle.Accessor) {
+		t.Errorf("%v", all)
+	}
+	for who, c := range strangers {
+		if _, err := c.Auth().Token().LookupSelf(); err != nil {
+			t.Errorf("the token %s is gone: %v", who, err)
+		}
+		if who != "root's own" {
+			if err := c.Auth().Token().RevokeSelf(""); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if looked, found := w.sweep(w.sweeper(0)); looked != 2 || len(found) != 0 {
+		t.Errorf("the second time: looked at %d, found %+v", looked, found)
+	}
+	var events []string
+	for rec, err := range w.log.Events(ctx, audit.Query{Type: "sweep."}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, rec.Event.Type)
+		if rec.Event.Handle == nil || rec.Event.Handle.Accessor == "" || rec.Event.Handle.Sealed != "" || rec.Event.Handle.NotAfter.Before(time.Now()) {
+			t.Errorf("%+v", rec.Event.Handle)
+		}
+	}
+	slices.Sort(events)
+	if want := []string{"sweep.revoked", "sweep.revoked", "sweep.revoked", "sweep.stray", "sweep.stray", "sweep.stray"}; !slices.Equal(events, want) {
+		t.Errorf("events %v", events)
+	}
+	w.end(live, access.StateReleased)
+	w.end(unread, access.StateReleased)
+	w.clean()
+}
+
+// A lease that Vault can't take back is reported, until it is gone.
+func TestSweepStuckLease(t *testing.T) {
+	w := newWorld(t)
+	a := w.ask(time.Hour, "read")
+	w.open(a, w.issue(w.issuer(nil, nil), a))
+	sweeper := w.sweeper(0)
+	if _, found := w.sweep(sweeper); len(found) != 0 {
+		t.Errorf("%+v", found)
+	}
+	w.db.Postgres.Kill()
+	w.end(a, access.StateReleased)
+	var found []access.Finding
+	w.eventually("the lease is stuck", func() bool { _, found = w.sweep(sweeper); return len(found) > 0 })
+	if f := found[0]; f.What != access.SweptStuck || !strings.Contains(f.Why, "the lease database/creds/orders-ro/") || strings.Contains(f.Why, "\n") {
+		t.Errorf("%+v", found)
+	}
+	if _, found := w.sweep(w.sweeper(time.Hour)); len(found) != 0 {
+		t.Errorf("within the grace: %+v", found)
+	}
+	w.eventually("Vault gives up", func() bool {
+		s, err := w.vault.Client(t).Logical().ReadWithData("sys/leases", map[string][]string{"type": {"irrevocable"}})
+		if err != nil || s == nil {
+			t.Fatal(s, err)
+		}
+		return fmt.Sprint(s.Data["lease_count"]) == "1"
+	})
+	_, again := w.sweep(sweeper)
+	n := 0
+	for _, err := range w.log.Events(context.Background(), audit.Query{Type: audit.SweepStuck}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if len(again) != 1 || n != 1 {
+		t.Errorf("%d events of %d findings", n, len(again))
+	}
+	w.db.Postgres.Restart(t)
+	// Vault may have given up meanwhile. Then somebody has to see to it.
+	w.vault.Write(t, "sys/leases/revoke", map[string]any{"lease_id": w.vault.Leases(t, "database/creds")[0], "sync": true})
+	w.clean()
+}
+
+// While Vault is sealed, a sweep fails and concludes nothing.
+func TestSweepOfASealedVault(t *testing.T) {
+	w := newWorld(t)
+	a := w.ask(time.Hour, "read")
+	c := w.issue(w.issuer(nil, nil), a)
+	sweeper := w.sweeper(0)
+	w.vault.Seal(t)
+	if _, err := sweeper.Sweep(context.Background(), "vault", ""); err == nil {
+		t.Error("it was swept")
+	}
+	w.vault.Unseal(t)
+	if _, found := w.sweep(sweeper); len(found) != 0 {
+		t.Errorf("%+v", found)
+	}
+	w.works(w.open(a, c)[0])
+	w.end(a, access.StateReleased)
+	w.clean()
+}
+
+// BenchmarkSweep sweeps a Vault with many live grants, each with a secret that
+// was read, and as many tokens of others. How many is in SWEEP_GRANTS; 200
+// where it isn't said.
+func BenchmarkSweep(b *testing.B) {
+	n := 200
+	if s := os.Getenv("SWEEP_GRANTS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	w := newWorldOf(b, `
+resources:
+  vault/cert:
+    path: pki/issue
+    actions: {get: {role: web, with: {common_name: web.example.com}}}
+`)
+	w.vault.Mount(b, "pki", "pki")
+	w.vault.Write(b, "pki/root/generate/internal", map[string]any{"common_name": "example.com", "ttl": "48h", "key_type": "ec"})
+	w.vault.Write(b, "pki/roles/web", map[string]any{
+		"allowed_domains": "example.com", "allow_subdomains": true, "max_ttl": "24h", "generate_lease": true, "key_type": "ec",
+	})
+	issuer := w.issuer(nil, nil)
+	var making sync.WaitGroup
+	left := make(chan int)
+	for range 16 {
+		making.Go(func() {
+			for range left {
+				a := w.askFor("vault/cert", 20*time.Hour, "get")
+				s, client, err := w.unwrap(a, w.issue(issuer, a))
+				if err != nil {
+					b.Error(err)
+					continue
+				}
+				if _, err := client.Logical().Write(s.Reads[0].Path, map[string]any{"common_name": "web.example.com"}); err != nil {
+					b.Error(err)
+				}
+				w.mint("auth/token/create", map[string]any{"policies": []string{"default"}})
+			}
+		})
+	}
+	for i := range n {
+		left <- i
+	}
+	close(left)
+	making.Wait()
+	if leases := w.vault.Leases(b, "pki/issue/web"); len(leases) != n {
+		b.Fatalf("%d leases", len(leases))
+	}
+	// The first sweep of a process looks at the tokens of others, once.
+	for name, fresh := range map[string]bool{"first": true, "again": false} {
+		b.Run(fmt.Sprintf("grants=%d/%s", n, name), func(b *testing.B) {
+			sweeper := w.benchSweeper()
+			if !fresh {
+				w.sweep(sweeper)
+			}
+			for b.Loop() {
+				if fresh {
+					sweeper = w.benchSweeper()
+				}
+				if looked, found := w.sweep(sweeper); looked != n || len(found) > 0 {
+					b.Fatalf("looked at %d, found %+v", looked, found)
+				}
+			}
+		})
+	}
+}
+
+func (w *world) benchSweeper() *grant.Issuer {
+	k := w.kind()
+	k.Leases = func() []string { return []string{"pki/issue/web"} }
+	i := w.issuer(k, nil)
+	i.Grace = 0
+	return i
+}
