@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -25,13 +26,20 @@ const (
 
 // CAKey is the public side of an SSH CA.
 type CAKey struct {
-	Source      string `json:"source"`      // file:PATH or agent:SHA256:…, as in hallpass.yaml
+	Source      string `json:"source"`      // file:PATH, agent:SHA256:… or vault:MOUNT/KEY@VERSION, as in hallpass.yaml
 	Type        string `json:"type"`        // ssh-ed25519 and so on
 	Fingerprint string `json:"fingerprint"` // SHA256:…
 	PublicKey   string `json:"public_key"`  // the line for the file in TrustedUserCAKeys
 
 	// With --host.
 	Host *CAHost `json:"host,omitempty"`
+}
+
+// CASetup is what an operator of Vault types to make a CA's key there.
+type CASetup struct {
+	Source string `json:"source"` // vault:MOUNT/KEY@VERSION
+	Type   string `json:"type"`
+	Script string `json:"script"`
 }
 
 // CAHost is what a host needs to know.
@@ -51,11 +59,12 @@ func (a *app) caCommand() *cli.Command {
 			{
 				Name:      "init",
 				Usage:     "make the SSH CA's key",
-				ArgsUsage: "[FILE]",
+				ArgsUsage: "[FILE|vault:MOUNT/KEY]",
 				Description: "Writes the private key to FILE (mode 0600) and the public one to FILE.pub. Without\n" +
-					"FILE it goes where issuers.ssh.key says. What exists is never overwritten.",
+					"FILE it goes where issuers.ssh.key says. What exists is never overwritten. Of a key in\n" +
+					"Vault it prints what an operator of Vault has to type, and changes nothing.",
 				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "type", Usage: "`ed25519|ecdsa-p256`", Value: "ed25519"},
+					&cli.StringFlag{Name: "type", Usage: "`ed25519|ecdsa-p256`, in Vault also ecdsa-p384 and rsa-4096", Value: "ed25519"},
 					&cli.BoolFlag{Name: "passphrase", Usage: "encrypt it, with a passphrase asked for on the terminal"},
 					&cli.StringFlag{Name: "passphrase-file", Usage: "encrypt it, with the first line of `FILE`", TakesFile: true},
 				},
@@ -64,7 +73,7 @@ func (a *app) caCommand() *cli.Command {
 			{
 				Name:      "show",
 				Usage:     "show the SSH CA's public key and how to make a host trust it",
-				ArgsUsage: "[FILE]",
+				ArgsUsage: "[FILE|vault:MOUNT/KEY]",
 				Description: "Without FILE it shows the key of issuers.ssh.key. The private key isn't read. With\n" +
 					"--host it says, line by line, what that host needs.",
 				Flags: []cli.Flag{
@@ -79,15 +88,23 @@ func (a *app) caCommand() *cli.Command {
 }
 
 func (a *app) caInit(c *cli.Context) error {
-	args, err := arguments(c, "[FILE]")
+	args, err := arguments(c, "[FILE|vault:MOUNT/KEY]")
 	if err != nil {
 		return err
 	}
 	path := args[0]
 	if path == "" {
-		if path, err = a.caFile(); err != nil {
+		if path, err = a.caSource(); err != nil {
 			return err
 		}
+		file, ok := strings.CutPrefix(path, "file:")
+		if !ok && !strings.HasPrefix(path, "vault:") {
+			return failf(ExitError, "the configured SSH CA is %s, which is not a file", path).withHint("hallpass ca init FILE")
+		}
+		path = file
+	}
+	if strings.HasPrefix(path, "vault:") {
+		return a.caInitVault(c, path)
 	}
 	if path, err = filepath.Abs(path); err != nil {
 		return err
@@ -181,28 +198,39 @@ func (a *app) caSource() (string, error) {
 	return cfg.Issuers.SSH.Key, nil
 }
 
-func (a *app) caFile() (string, error) {
-	source, err := a.caSource()
+// caInitVault says how to make a key in Vault.
+func (a *app) caInitVault(c *cli.Context, source string) error {
+	key, err := ca.ParseTransitKey(source)
 	if err != nil {
-		return "", err
+		return usagef("%w", err)
 	}
-	path, ok := strings.CutPrefix(source, "file:")
-	if !ok {
-		return "", failf(ExitError, "the configured SSH CA is %s, which is not a file", source).withHint("hallpass ca init FILE")
+	if c.Bool("passphrase") || c.IsSet("passphrase-file") {
+		return usagef("a key in Vault has no passphrase")
 	}
-	return path, nil
+	typ := c.String("type")
+	if !slices.Contains(ca.TransitTypes(), typ) {
+		return usagef("--type is %s, not one of %s", typ, strings.Join(ca.TransitTypes(), ", "))
+	}
+	setup := CASetup{Source: key.String(), Type: typ, Script: ca.TransitSetup(key, typ)}
+	return a.print(setup, func(p *printer) {
+		p.Printf("# What an operator of Vault types. The issuer's login needs the policy hallpass-ssh-ca.\n%s", markup(setup.Script))
+		p.Printf("# In hallpass.yaml of the issuer, beside its login in issuers.vault:\n#   issuers: {ssh: {key: \"%s\"}}\n# Then: hallpass ca show\n", setup.Source)
+	})
 }
 
 func (a *app) caShow(c *cli.Context) error {
-	args, err := arguments(c, "[FILE]")
+	args, err := arguments(c, "[FILE|vault:MOUNT/KEY]")
 	if err != nil {
 		return err
 	}
 	source := "file:" + args[0]
-	if args[0] == "" {
+	switch {
+	case args[0] == "":
 		if source, err = a.caSource(); err != nil {
 			return err
 		}
+	case strings.HasPrefix(args[0], "vault:"):
+		source = args[0]
 	}
 	info, err := a.caPublic(source)
 	if err != nil {
@@ -223,7 +251,22 @@ func (a *app) caShow(c *cli.Context) error {
 func (a *app) caPublic(source string) (CAKey, error) {
 	path, ok := strings.CutPrefix(source, "file:")
 	if !ok {
-		signer, err := ca.Open(source, ca.OpenOptions{AgentSocket: a.env("SSH_AUTH_SOCK")})
+		o := ca.OpenOptions{AgentSocket: a.env("SSH_AUTH_SOCK")}
+		if strings.HasPrefix(source, "vault:") {
+			key, err := ca.ParseTransitKey(source)
+			if err != nil {
+				return CAKey{}, usagef("%w", err)
+			}
+			source = key.String() // with its version
+			cfg, err := a.settings()
+			if err != nil {
+				return CAKey{}, err
+			}
+			if o.Vault, err = cfg.CAVault(); err != nil {
+				return CAKey{}, err
+			}
+		}
+		signer, err := ca.Open(source, o)
 		if err != nil {
 			return CAKey{}, err
 		}

@@ -111,6 +111,27 @@ func TestCAInit(t *testing.T) {
 	}
 }
 
+// Of a key in Vault, init says how it is made, and makes none.
+func TestCAInitVault(t *testing.T) {
+	dir := caDir(t)
+	r := caRun(t, dir, nil, "init", "vault:ssh/transit/hallpass", "--type", "rsa-4096")
+	for _, want := range []string{
+		"vault write -f 'ssh/transit/keys/hallpass' type='rsa-4096'\n", "vault policy write 'hallpass-ssh-ca' - <<'EOF'\n",
+		"path \"ssh/transit/sign/hallpass\" {\n  capabilities = [\"update\"]\n}\n", "#   issuers: {ssh: {key: \"vault:ssh/transit/hallpass@1\"}}\n",
+	} {
+		if r.code != ExitOK || !strings.Contains(r.stdout, want) {
+			t.Errorf("exit %d, no %q in\n%s%s", r.code, want, r.stdout, r.stderr)
+		}
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "hallpass.yaml"), []byte("issuers: {ssh: {key: 'vault:transit/ca@3'}}\n"), 0o600))
+	r = caRun(t, dir, nil, "init", "--output", "json")
+	var got CASetup
+	if err := json.Unmarshal([]byte(r.stdout), &got); err != nil || got.Source != "vault:transit/ca@3" || got.Type != "ed25519" ||
+		!strings.Contains(got.Script, "vault write -f 'transit/keys/ca' type='ed25519'\n") {
+		t.Errorf("%v, exit %d\n%s%s", err, r.code, r.stdout, r.stderr)
+	}
+}
+
 func TestCARefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -120,6 +141,11 @@ func TestCARefuses(t *testing.T) {
 		want  string
 	}{
 		{"type", "init --type rsa", nil, ExitUsage, "--type is rsa"},
+		{"type of a key in Vault", "init vault:transit/ca --type rsa-2048", nil, ExitUsage, "--type is rsa-2048, not one of ed25519, ecdsa-p256, ecdsa-p384, rsa-4096"},
+		{"passphrase of a key in Vault", "init vault:transit/ca --passphrase", nil, ExitUsage, "a key in Vault has no passphrase"},
+		{"no key of Vault's", "init vault:ca", nil, ExitUsage, "is not vault:MOUNT/KEY"},
+		{"no such key of Vault's", "show vault:ca", nil, ExitUsage, "is not vault:MOUNT/KEY"},
+		{"no Vault", "show vault:transit/ca", nil, ExitError, "issuers.vault.address is not configured, and the SSH CA's key is in Vault"},
 		{"two files", "init a b", nil, ExitUsage, "unexpected argument"},
 		{"no terminal", "init --passphrase", nil, ExitUsage, "no terminal"},
 		{"empty passphrase", "init --passphrase", []string{"", ""}, ExitUsage, "empty"},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/ca"
 	"hallpass/internal/yamlfile"
 	"hallpass/vault"
 )
@@ -82,7 +83,7 @@ type VaultIssuer struct {
 
 // SSHIssuer says where the SSH CA's key is.
 type SSHIssuer struct {
-	Key            string // "file:PATH" or "agent:SHA256:…", as ca.Open takes it; "" if there is none
+	Key            string // "file:PATH", "agent:SHA256:…" or "vault:MOUNT/KEY", as ca.Open takes it; "" if there is none
 	PassphraseFile string // of encrypted key files
 	HostKey        string // another one, that certifies hosts; "" if hosts get no certificates
 }
@@ -151,11 +152,11 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Audit.Key }, file: absolute},
 		{path: "audit.public_key", env: "HALLPASS_AUDIT_PUBLIC_KEY", about: "file of the key that verifies it", value: "audit.pub",
 			at: func(c *Config) any { return &c.Audit.PublicKey }, file: absolute},
-		{path: "issuers.ssh.key", env: "HALLPASS_ISSUERS_SSH_KEY", about: "the SSH CA: file:PATH or agent:SHA256:…",
+		{path: "issuers.ssh.key", env: "HALLPASS_ISSUERS_SSH_KEY", about: "the SSH CA: file:PATH, agent:SHA256:… or vault:MOUNT/KEY",
 			at: func(c *Config) any { return &c.Issuers.SSH.Key }, check: checkKeySource, file: absoluteSource},
 		{path: "issuers.ssh.passphrase_file", env: "HALLPASS_ISSUERS_SSH_PASSPHRASE_FILE", about: "passphrase of an encrypted CA key file",
 			at: func(c *Config) any { return &c.Issuers.SSH.PassphraseFile }, file: absolute},
-		{path: "issuers.ssh.host_key", env: "HALLPASS_ISSUERS_SSH_HOST_KEY", about: "the SSH CA that certifies hosts: file:PATH or agent:SHA256:…",
+		{path: "issuers.ssh.host_key", env: "HALLPASS_ISSUERS_SSH_HOST_KEY", about: "the SSH CA that certifies hosts: file:PATH, agent:SHA256:… or vault:MOUNT/KEY",
 			at: func(c *Config) any { return &c.Issuers.SSH.HostKey }, check: checkKeySource, file: absoluteSource},
 		{path: "issuers.vault.address", env: "HALLPASS_ISSUERS_VAULT_ADDRESS", about: "https address of Vault, for the issuer",
 			at: func(c *Config) any { return &c.Issuers.Vault.Address }, check: checkURL},
@@ -544,5 +545,9 @@ func checkKeySource(s string) error {
 	if scheme == "file" && rest != "" || scheme == "agent" && strings.HasPrefix(rest, "SHA256:") {
 		return nil
 	}
-	return fmt.Errorf("%q is not file:PATH or agent:SHA256:FINGERPRINT", s)
+	if scheme == "vault" {
+		_, err := ca.ParseTransitKey(s)
+		return err
+	}
+	return fmt.Errorf("%q is not file:PATH, agent:SHA256:FINGERPRINT or vault:MOUNT/KEY", s)
 }

@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"hallpass/access"
+	"hallpass/ca"
+	"hallpass/catalog"
 	"hallpass/vault"
 )
 
 // vault is the way into Vault: the issuer's, or, with a token, an operator's.
-func (c *Config) vault(token string) (*vault.Client, error) {
+// Why says what it is needed for.
+func (c *Config) vault(token, why string) (*vault.Client, error) {
 	config := c.vaultConfig()
 	if config.Address == "" {
-		return nil, access.Errorf(access.CodeMalformed, "issuers.vault.address is not configured, and the role %s needs it", RoleIssuerVault).
-			WithHint("see docs/vault.md")
+		return nil, access.Errorf(access.CodeMalformed, "issuers.vault.address is not configured, and %s", why).WithHint("see docs/vault.md")
 	}
 	config.Token = token
 	client, err := vault.New(config)
@@ -23,6 +26,37 @@ func (c *Config) vault(token string) (*vault.Client, error) {
 		return nil, fmt.Errorf("issuers.vault: %w", err)
 	}
 	return client, nil
+}
+
+// CAVault is where SSH CA keys in Vault are.
+func (c *Config) CAVault() (ca.Vault, error) { return c.vault("", "the SSH CA's key is in Vault") }
+
+// vaultClient is the one login to Vault of this process.
+func (p *parts) vaultClient(why string) (_ *vault.Client, err error) {
+	if p.vault == nil {
+		p.vault, err = p.config.vault("", why)
+	}
+	return p.vault, err
+}
+
+// keepVault keeps the process logged in to Vault until ctx ends.
+func (p *parts) keepVault(ctx context.Context) {
+	p.vault.Keep(ctx, func(err error) { p.log.Error("not logged in to vault", "error", err) })
+}
+
+// leases are the paths in Vault that the catalog of this moment names.
+func (p *parts) leases() []string {
+	var paths []string
+	for _, r := range p.book.Rulebook().Catalog.Resources() {
+		if r.Kind != catalog.KindVault {
+			continue
+		}
+		for _, action := range r.Actions {
+			paths = append(paths, r.VaultPath(action))
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
 }
 
 func (c *Config) vaultConfig() vault.Config {
@@ -43,7 +77,7 @@ func (c *Config) PlanVault(resources []access.Resource) vault.Plan {
 // should: as the issuer, or with an operator's token. Of each action it gets
 // the secret once and takes it back.
 func (c *Config) CheckVault(ctx context.Context, resources []access.Resource, token string) ([]Finding, error) {
-	client, err := c.vault(token)
+	client, err := c.vault(token, "there is nothing to check")
 	if err != nil {
 		return nil, err
 	}

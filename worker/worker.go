@@ -30,6 +30,7 @@ import (
 	"go.temporal.io/sdk/client"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 	"hallpass/activities"
@@ -39,6 +40,7 @@ import (
 	"hallpass/evidence"
 	"hallpass/grant"
 	"hallpass/notify"
+	"hallpass/vault"
 	"hallpass/workflows"
 )
 
@@ -136,13 +138,13 @@ func (p *parts) link(request string) string {
 		"/workflows/" + access.WorkflowID(request)
 }
 
-func openIssuerSSH(_ context.Context, p *parts) (work, error) {
+func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 	key := p.config.Issuers.SSH
 	if key.Key == "" {
 		return work{}, access.Errorf(access.CodeMalformed, "issuers.ssh.key is not configured, and the role %s needs it", RoleIssuerSSH).
 			WithHint("make a CA key with hallpass ca init, or leave the role to another worker with --role %s", RoleWorkflows)
 	}
-	authority, err := p.openCA("the SSH CA", key.Key, key.PassphraseFile)
+	authority, err := p.openCA(ctx, "the SSH CA", key.Key, key.PassphraseFile)
 	if err != nil {
 		return work{}, err
 	}
@@ -150,7 +152,7 @@ func openIssuerSSH(_ context.Context, p *parts) (work, error) {
 		Users: authority.PublicKey(), Rulebook: p.book.Rulebook, Ledger: p.audit, NextSerial: p.audit.NextSerial, Now: time.Now,
 	}
 	if key.HostKey != "" {
-		if hosts.CA, err = p.openCA("the SSH CA of hosts", key.HostKey, key.PassphraseFile); err != nil {
+		if hosts.CA, err = p.openCA(ctx, "the SSH CA of hosts", key.HostKey, key.PassphraseFile); err != nil {
 			return work{}, err
 		}
 		if hosts.CA.Fingerprint() == authority.Fingerprint() {
@@ -175,20 +177,27 @@ func openIssuerSSH(_ context.Context, p *parts) (work, error) {
 			r.RegisterActivity(&activities.Certifying{Hosts: hosts})
 		},
 		run: func(ctx context.Context) error {
+			var keeping sync.WaitGroup
+			if strings.HasPrefix(key.Key, "vault:") || strings.HasPrefix(key.HostKey, "vault:") {
+				keeping.Go(func() { p.keepVault(ctx) })
+			}
 			revoked.Keep(ctx, func(err error) { p.log.Error("no new key revocation list", "error", err) })
+			keeping.Wait()
 			return nil
 		},
 	}, nil
 }
 
 func openIssuerVault(_ context.Context, p *parts) (work, error) {
-	client, err := p.config.vault("")
+	client, err := p.vaultClient("the role " + RoleIssuerVault + " needs it")
 	if err != nil {
 		return work{}, err
 	}
 	p.log.Info("mints in vault", "address", client.Address(), "auth", p.config.Issuers.Vault.Auth, "token_role", p.config.Issuers.Vault.TokenRole)
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
-		Kinds:    map[string]grant.Kind{catalog.KindVault: &grant.Vault{Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Now: time.Now}},
+		Kinds: map[string]grant.Kind{catalog.KindVault: &grant.Vault{
+			Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Leases: p.leases, Now: time.Now,
+		}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		Limits:   p.limits(),
@@ -197,20 +206,30 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	}}
 	return work{
 		register: func(r sdkworker.Registry) { r.RegisterActivity(issuing) },
-		run: func(ctx context.Context) error {
-			client.Keep(ctx, func(err error) { p.log.Error("not logged in to vault", "error", err) })
-			return nil
-		},
+		run:      func(ctx context.Context) error { p.keepVault(ctx); return nil },
 	}, nil
 }
 
-// openCA opens the key of a CA.
-func (p *parts) openCA(what, source, passphraseFile string) (*ca.CA, error) {
+// openCA opens the key of a CA. One in Vault is waited for while Vault is away.
+func (p *parts) openCA(ctx context.Context, what, source, passphraseFile string) (*ca.CA, error) {
 	o := ca.OpenOptions{AgentSocket: p.config.getenv("SSH_AUTH_SOCK")}
 	if passphraseFile != "" {
 		o.Passphrase = func(string) ([]byte, error) { return readSecret(passphraseFile) }
 	}
-	signer, err := ca.Open(source, o)
+	if strings.HasPrefix(source, "vault:") {
+		client, err := p.vaultClient("the key of " + what + " is in Vault")
+		if err != nil {
+			return nil, err
+		}
+		o.Vault = client
+	}
+	var signer ssh.Signer
+	err := keepTrying(ctx, p.log, "vault", func(context.Context) (err error) {
+		if signer, err = ca.Open(source, o); vault.Away(err) {
+			return access.Errorf(access.CodeUnavailable, "%v", err)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -247,6 +266,7 @@ type parts struct {
 	book     *book
 	stations []station
 	temporal atomic.Pointer[client.Client] // once there is a connection
+	vault    *vault.Client                 // the one login of this process; nil until a role needs it
 }
 
 // station is one role, ready to be served.

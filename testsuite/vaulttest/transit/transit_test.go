@@ -1,17 +1,17 @@
 package transit
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/vault/api"
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
@@ -19,31 +19,14 @@ import (
 	"hallpass/ca/krl"
 	"hallpass/testsuite/sshdtest"
 	"hallpass/testsuite/vaulttest"
+	"hallpass/vault"
 )
 
 const requestID = "01a208c2-2714-789d-b005-896d7398c640"
 
-// login is a client that is logged in.
-type login struct{ *api.Client }
-
-func (l login) Read(ctx context.Context, path string) (map[string]any, error) {
-	return dataOf(l.Logical().ReadWithContext(ctx, path))
-}
-
-func (l login) Write(ctx context.Context, path string, body map[string]any) (map[string]any, error) {
-	return dataOf(l.Logical().WriteWithContext(ctx, path, body))
-}
-
-func dataOf(s *api.Secret, err error) (map[string]any, error) {
-	if s == nil || err != nil {
-		return nil, err
-	}
-	return s.Data, nil
-}
-
 // issuer makes a key in Vault and logs in as somebody who can use it, and do
 // nothing else, by what ca.TransitSetup says.
-func issuer(t testing.TB, s *vaulttest.Server, typ string) (ca.TransitKey, login) {
+func issuer(t testing.TB, s *vaulttest.Server, typ string) (ca.TransitKey, *vault.Client) {
 	t.Helper()
 	k := ca.TransitKey{Mount: "transit", Name: "ca-" + typ, Version: 1}
 	script := ca.TransitSetup(k, typ)
@@ -54,11 +37,35 @@ func issuer(t testing.TB, s *vaulttest.Server, typ string) (ca.TransitKey, login
 	_, policy, _ := strings.Cut(script, "<<'EOF'\n")
 	policy, _, _ = strings.Cut(policy, "EOF\n")
 	s.Policy(t, "hallpass-ssh-ca-"+typ, policy)
-	token, err := s.Client(t).Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{"hallpass-ssh-ca-" + typ}, NoDefaultPolicy: true})
+	s.Write(t, "auth/approle/role/"+k.Name, map[string]any{"token_policies": "hallpass-ssh-ca-" + typ, "token_no_default_policy": true, "token_ttl": "1h"})
+	id, err := s.Client(t).Logical().Read("auth/approle/role/" + k.Name + "/role-id")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return k, login{s.ClientWithToken(t, token.Auth.ClientToken)}
+	secret := s.Write(t, "auth/approle/role/"+k.Name+"/secret-id", nil)
+	file := filepath.Join(t.TempDir(), "secret_id")
+	if err := os.WriteFile(file, []byte(secret.Data["secret_id"].(string)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return k, client(t, vault.Config{Address: s.Address, Auth: vault.AppRole, RoleID: id.Data["role_id"].(string), SecretIDFile: file})
+}
+
+func client(t testing.TB, c vault.Config) *vault.Client {
+	t.Helper()
+	v, err := vault.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// start runs a Vault with the engine and a way to log in.
+func start(t testing.TB, c vaulttest.Config) *vaulttest.Server {
+	t.Helper()
+	s := vaulttest.Start(t, c)
+	s.Mount(t, "transit", "transit")
+	s.EnableAuth(t, "approle", "approle")
+	return s
 }
 
 func open(t testing.TB, v ca.Vault, source string) *ca.CA {
@@ -93,8 +100,7 @@ func issue(authority *ca.CA, s ca.Spec) (*ssh.Certificate, error) {
 // A key of each type that never left Vault opens a real sshd, and signs
 // revocation lists that hosts take.
 func TestLogin(t *testing.T) {
-	s := vaulttest.Start(t, vaulttest.Config{Memory: true})
-	s.Mount(t, "transit", "transit")
+	s := start(t, vaulttest.Config{Memory: true})
 	user := sshdtest.User(t)
 	keyFile, key := sshdtest.NewKey(t)
 	for _, typ := range ca.TransitTypes() {
@@ -133,8 +139,7 @@ func TestLogin(t *testing.T) {
 
 // Rotating the key in Vault changes nothing for hosts: the version is pinned.
 func TestRotated(t *testing.T) {
-	s := vaulttest.Start(t, vaulttest.Config{Memory: true})
-	s.Mount(t, "transit", "transit")
+	s := start(t, vaulttest.Config{Memory: true})
 	k, v := issuer(t, s, "ed25519")
 	_, key := sshdtest.NewKey(t)
 	before := open(t, v, "vault:transit/"+k.Name)
@@ -161,8 +166,7 @@ func TestRotated(t *testing.T) {
 
 // While Vault is sealed nothing is signed, and afterwards it goes on.
 func TestSealed(t *testing.T) {
-	s := vaulttest.Start(t, vaulttest.Config{})
-	s.Mount(t, "transit", "transit")
+	s := start(t, vaulttest.Config{})
 	k, v := issuer(t, s, "ecdsa-p256")
 	_, key := sshdtest.NewKey(t)
 	authority := open(t, v, k.String())
@@ -183,8 +187,8 @@ func TestSealed(t *testing.T) {
 // A key that can be taken out of Vault, or that doesn't sign, is refused; and
 // the issuer's policy lets it do nothing but sign.
 func TestRefused(t *testing.T) {
-	s := vaulttest.Start(t, vaulttest.Config{Memory: true})
-	s.Mount(t, "transit", "transit")
+	s := start(t, vaulttest.Config{Memory: true})
+	root := client(t, vault.Config{Address: s.Address, Token: s.RootToken})
 	for name, c := range map[string]struct {
 		body map[string]any
 		want string
@@ -196,11 +200,11 @@ func TestRefused(t *testing.T) {
 		"p521":       {map[string]any{"type": "ecdsa-p521"}, `it has the type "ecdsa-p521"`},
 	} {
 		s.Write(t, "transit/keys/"+name, c.body)
-		if _, err := ca.Open("vault:transit/"+name, ca.OpenOptions{Vault: login{s.Client(t)}}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := ca.Open("vault:transit/"+name, ca.OpenOptions{Vault: root}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
 	}
-	if _, err := ca.Open("vault:transit/none", ca.OpenOptions{Vault: login{s.Client(t)}}); err == nil || !strings.Contains(err.Error(), "there is no such key in Vault") {
+	if _, err := ca.Open("vault:transit/none", ca.OpenOptions{Vault: root}); err == nil || !strings.Contains(err.Error(), "there is no such key in Vault") {
 		t.Error(err)
 	}
 	k, v := issuer(t, s, "ed25519")
@@ -214,8 +218,7 @@ func TestRefused(t *testing.T) {
 // BenchmarkIssue compares certificates by keys in Vault with ones by keys in
 // this process.
 func BenchmarkIssue(b *testing.B) {
-	s := vaulttest.Start(b, vaulttest.Config{Memory: true})
-	s.Mount(b, "transit", "transit")
+	s := start(b, vaulttest.Config{Memory: true})
 	_, key := sshdtest.NewKey(b)
 	local := func(private any, err error) *ca.CA {
 		if err != nil {
