@@ -145,7 +145,7 @@ func TestCARefuses(t *testing.T) {
 		{"passphrase of a key in Vault", "init vault:transit/ca --passphrase", nil, ExitUsage, "a key in Vault has no passphrase"},
 		{"no key of Vault's", "init vault:ca", nil, ExitUsage, "is not vault:MOUNT/KEY"},
 		{"no such key of Vault's", "show vault:ca", nil, ExitUsage, "is not vault:MOUNT/KEY"},
-		{"no Vault", "show vault:transit/ca", nil, ExitError, "issuers.vault.address is not configured, and the SSH CA's key is in Vault"},
+		{"no Vault", "show vault:transit/ca", nil, ExitUsage, "issuers.vault.address is not configured, and the SSH CA's key is in Vault"},
 		{"two files", "init a b", nil, ExitUsage, "unexpected argument"},
 		{"no terminal", "init --passphrase", nil, ExitUsage, "no terminal"},
 		{"empty passphrase", "init --passphrase", []string{"", ""}, ExitUsage, "empty"},

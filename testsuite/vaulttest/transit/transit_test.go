@@ -259,3 +259,35 @@ func BenchmarkIssue(b *testing.B) {
 		}
 	}
 }
+
+// What docs/decisions/0006-not-vaults-ssh-engine.md rests on: the engine
+// chooses the serial, another one each time, whatever it is asked for.
+func TestEngineChoosesTheSerial(t *testing.T) {
+	s := vaulttest.Start(t, vaulttest.Config{Memory: true})
+	s.Mount(t, "ssh-client-signer", "ssh")
+	s.Write(t, "ssh-client-signer/config/ca", map[string]any{"generate_signing_key": true, "key_type": "ed25519"})
+	s.Write(t, "ssh-client-signer/roles/hallpass", map[string]any{
+		"key_type": "ca", "allow_user_certificates": true, "allowed_users": "*", "allow_user_key_ids": true, "allowed_extensions": "permit-pty",
+	})
+	_, key := sshdtest.NewKey(t)
+	serials := map[uint64]bool{}
+	for range 4 {
+		r := s.Write(t, "ssh-client-signer/sign/hallpass", map[string]any{
+			"public_key": string(ssh.MarshalAuthorizedKey(key)), "valid_principals": "web-1/deploy", "key_id": "hallpass:" + requestID + ":alice",
+			"serial_number": "7", "serial": 7, "ttl": "600s",
+		})
+		parsed, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.Data["signed_key"].(string)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, ok := parsed.(*ssh.Certificate)
+		if !ok || cert.Serial == 7 || cert.KeyId != "hallpass:"+requestID+":alice" {
+			t.Errorf("%+v", parsed)
+			continue
+		}
+		serials[cert.Serial] = true
+	}
+	if len(serials) != 4 {
+		t.Errorf("serials %v", serials)
+	}
+}
