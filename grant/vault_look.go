@@ -18,9 +18,13 @@ import (
 	"hallpass/vault"
 )
 
+// One step of Look begins with a list, which costs Vault the more the longer it
+// is. So it goes on until it has found something to do, or has taken its time.
 const (
-	lookAtOnce = 1000 // tokens or leases that one step of Look asks about, one by one
-	lookBeside = 8    // how many of them at a time
+	lookFor    = 15 * time.Second
+	lookFind   = 100 // tokens without a grant
+	lookAtOnce = 200 // tokens or leases between two looks at the clock
+	lookBeside = 8   // questions to Vault at a time
 )
 
 // foreign keeps in mind which tokens aren't hallpass's: what a token was made
@@ -54,25 +58,22 @@ func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access
 		return Sight{}, fmt.Errorf("list tokens: %w", err)
 	}
 	k.foreign.keep(accessors)
-	sight := Sight{Next: "lease "}
+	var sight Sight
 	var unknown []string
-	for i, a := range accessors {
-		if a <= after {
-			continue
-		}
+	for _, a := range accessors {
 		switch {
+		case a <= after:
 		case live(access.Handle{Kind: catalog.KindVault, Accessor: a}):
 			sight.Looked++
 		case !k.foreign.has(a):
 			unknown = append(unknown, a)
 		}
-		if len(unknown) == lookAtOnce && i+1 < len(accessors) {
-			sight.Next = "token " + a
-			break
-		}
+	}
+	if after != "" {
+		sight.Looked = 0 // the first step has counted them
 	}
 	var mu sync.Mutex
-	err = beside(ctx, unknown, func(ctx context.Context, accessor string) error {
+	last, done, err := k.each(ctx, unknown, func() bool { return len(sight.Found) >= lookFind }, func(ctx context.Context, accessor string) error {
 		h, ours, err := k.token(ctx, accessor)
 		if err != nil || h.Accessor == "" {
 			return err
@@ -91,7 +92,27 @@ func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access
 		return Sight{}, err
 	}
 	slices.SortFunc(sight.Found, func(a, b access.Handle) int { return strings.Compare(a.Accessor, b.Accessor) })
+	sight.Next = "lease "
+	if !done {
+		sight.Next = "token " + last
+	}
 	return sight, nil
+}
+
+// each does something for each of some, many at a time, until they are done,
+// enough says so, or the time for one step is over. It says which was the last.
+func (k *Vault) each(ctx context.Context, all []string, enough func() bool, do func(context.Context, string) error) (last string, done bool, err error) {
+	begun := k.now()
+	for chunk := range slices.Chunk(all, lookAtOnce) {
+		if last != "" && (enough() || k.now().Sub(begun) > lookFor) {
+			return last, false, nil
+		}
+		if err := beside(ctx, chunk, do); err != nil {
+			return last, false, err
+		}
+		last = chunk[len(chunk)-1]
+	}
+	return last, true, nil
 }
 
 // token looks a token up, and says whether it is one of hallpass's. The handle
@@ -154,12 +175,9 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string) (Sight, error) {
 		}
 	}
 	slices.Sort(ids)
-	if ids = slices.Compact(ids); len(ids) > lookAtOnce {
-		ids = ids[:lookAtOnce]
-		sight.Next = "lease " + ids[len(ids)-1]
-	}
+	ids = slices.Compact(ids)
 	var mu sync.Mutex
-	err := beside(ctx, ids, func(ctx context.Context, id string) error {
+	last, done, err := k.each(ctx, ids, func() bool { return len(sight.Stuck) >= lookFind }, func(ctx context.Context, id string) error {
 		stuck, is, err := k.lease(ctx, id)
 		if err != nil || !is {
 			return err
@@ -171,6 +189,9 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string) (Sight, error) {
 	})
 	if err != nil {
 		return Sight{}, err
+	}
+	if !done {
+		sight.Next = "lease " + last
 	}
 	return sight, nil
 }
