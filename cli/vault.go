@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -175,6 +177,11 @@ func (a *app) vault() (*vaultClient, error) {
 	case conf.AgentAddress == "":
 		return nil, failf(ExitError, "this machine isn't told where Vault is").withHint("set VAULT_ADDR, or vault.address in hallpass.yaml")
 	}
+	if u, err := conf.ParseAddress(cmp.Or(conf.AgentAddress, conf.Address)); err != nil {
+		return nil, fmt.Errorf("address of Vault: %w", err)
+	} else if u.Scheme == "http" && !loopback(u.Hostname()) {
+		return nil, failf(ExitError, "Vault's address %s is not https, so everybody between could read what Vault gives", u.Redacted())
+	}
 	conf.MaxRetries = 0 // an unwrapping that is sent twice looks like somebody else's
 	client, err := api.NewClient(conf)
 	if err != nil {
@@ -183,6 +190,12 @@ func (a *app) vault() (*vaultClient, error) {
 	client.ClearToken() // VAULT_TOKEN is the user's own, for other things
 	client.SetMaxRetries(0)
 	return &vaultClient{a, client}, nil
+}
+
+// loopback says whether a host is this machine.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // with makes calls with token.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -522,6 +524,26 @@ func TestVaultTroubles(t *testing.T) {
 		w.must("get vault/orders-db")
 		if strings.Contains(strings.Join(w.vault.asked, " "), "hvs.mine") {
 			t.Error("the user's own token was used")
+		}
+	})
+	t.Run("not https", func(t *testing.T) {
+		w := newVaultWorld(t)
+		w.env["HALLPASS_VAULT_ADDRESS"] = "http://vault.example.com:8200"
+		w.must("request vault/orders-db --action read")
+		if r := w.run("get vault/orders-db"); r.code != ExitError || !strings.Contains(r.stderr, "http://vault.example.com:8200 is not https") {
+			t.Errorf("exit %d, %s", r.code, r.stderr)
+		}
+	})
+	t.Run("not its certificate", func(t *testing.T) {
+		w := newVaultWorld(t)
+		server := httptest.NewUnstartedServer(w.vault)
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		server.StartTLS()
+		defer server.Close()
+		w.env["HALLPASS_VAULT_ADDRESS"] = server.URL
+		w.must("request vault/orders-db --action read")
+		if r := w.run("get vault/orders-db"); r.code != ExitError || !strings.Contains(r.stderr, "Vault's certificate is not good: ") || !strings.Contains(r.stderr, "VAULT_CACERT") {
+			t.Errorf("exit %d, %s", r.code, r.stderr)
 		}
 	})
 	t.Run("crashed while opening", func(t *testing.T) {
