@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -87,6 +88,7 @@ type house struct {
 	ca       []byte // private key file
 	caPublic string
 	hosts    map[string]*sshdtest.Server
+	vault    *vaultHouse // nil: there is none
 
 	firstPort int
 	ports     atomic.Int32 // handed out
@@ -112,12 +114,24 @@ type house struct {
 //	terminate ID            terminate the request's workflow in Temporal, with a plain SDK client
 //	flip FILE OLD NEW       change bytes in place
 //	namespace NAME          make a Temporal namespace that no worker serves yet
+//	nowhere [-file FILE | TEXT]
+//	                        TEXT, or the first line of FILE, is in nothing that hallpass dev, Temporal, the
+//	                        audit log or Vault keep or log, nor in a process's environment or command line
+//	steal ID                open what the service hands out for a request, with the requester's own key
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
 //
-// and $ME, the login; $HOST1 and $HOST2, the ports of the sshds behind web-1
+// and $ME, the login; $TEMPORAL, the address of Temporal in hallpass dev; $HOST1 and $HOST2, the ports of the sshds behind web-1
 // and web-2; $PORT, $UIPORT, $PORT2 and $UIPORT2, ports that are free. "ssh" is the real one with $HOME/.ssh/config as its
 // configuration (it would take the home from /etc/passwd).
+//
+// Scripts whose names begin with "vault" are those of TestVaultScripts.
 func TestScripts(t *testing.T) {
+	newHouse(t).run(t, func(name string) bool { return !strings.HasPrefix(name, "vault") })
+}
+
+// newHouse furnishes the house, without a Vault.
+func newHouse(t *testing.T) *house {
+	t.Helper()
 	h := &house{bin: os.Getenv("HALLPASS_BIN"), me: sshdtest.User(t), hosts: map[string]*sshdtest.Server{}, firstPort: 10000 + rand.IntN(15000)}
 	if h.bin == "" {
 		t.Skip("HALLPASS_BIN is not set; make e2e builds bin/hallpass and sets it")
@@ -145,8 +159,19 @@ func TestScripts(t *testing.T) {
 			Lines: []string{"Subsystem sftp internal-sftp"},
 		})
 	}
+	return h
+}
+
+// run runs the scripts that are wanted.
+func (h *house) run(t *testing.T, want func(name string) bool) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/scripts/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = slices.DeleteFunc(files, func(file string) bool { return !want(filepath.Base(file)) })
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/scripts",
+		Files:               files,
 		Setup:               h.setup,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -164,12 +189,15 @@ func TestScripts(t *testing.T) {
 			"flip":       cmdFlip,
 			"namespace":  cmdNamespace,
 			"rogue":      cmdRogue,
+			"nowhere":    cmdNowhere,
+			"steal":      cmdSteal,
 		},
 	})
 }
 
 // world is what one script has.
 type world struct {
+	vault        *vaultHouse
 	bin, dir     string // the program, and the folder of hallpass dev
 	port, uiPort string
 	env          *testscript.Env
@@ -184,7 +212,7 @@ func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*w
 
 // setup furnishes the folder of a script.
 func (h *house) setup(env *testscript.Env) error {
-	w := &world{bin: h.bin, dir: filepath.Join(env.WorkDir, "dev"), env: env, port: h.nextPort(), uiPort: h.nextPort()}
+	w := &world{vault: h.vault, bin: h.bin, dir: filepath.Join(env.WorkDir, "dev"), env: env, port: h.nextPort(), uiPort: h.nextPort()}
 	env.Values[worldKey{}] = w
 	env.Defer(func() {
 		w.kill()
@@ -202,6 +230,10 @@ func (h *house) setup(env *testscript.Env) error {
 		"dev/catalog.yaml": h.catalog(),
 		"dev/ssh_ca":       string(h.ca),
 		"dev/ssh_ca.pub":   h.caPublic,
+	}
+	people := people
+	if h.vault != nil {
+		people = append(people[:len(people):len(people)], h.vault.furnish(files, env)...)
 	}
 	directory := "users:\n"
 	var known strings.Builder
@@ -257,6 +289,7 @@ func (h *house) setup(env *testscript.Env) error {
 		"PATH":            bin + string(os.PathListSeparator) + env.Getenv("PATH"),
 		"HALLPASS_CONFIG": filepath.Join(w.dir, "hallpass.yaml"),
 		"ME":              h.me,
+		"TEMPORAL":        "127.0.0.1:" + w.port,
 		"HOST1":           strconv.Itoa(h.hosts["web-1"].Port),
 		"HOST2":           strconv.Itoa(h.hosts["web-2"].Port),
 		"PORT":            h.nextPort(),
