@@ -118,9 +118,9 @@ vault-tests: vault ## the tests that need a real Vault, with the race detector
 	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
 
 .PHONY: e2e
-e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh; E2E=name runs one
+e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it; E2E=name runs one
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
-	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m -run '^TestScripts$$/$(E2E)' ./testsuite
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
 
 .PHONY: histories
