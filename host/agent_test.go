@@ -26,7 +26,7 @@ func TestAgentIsKilledAndStartsAgain(t *testing.T) {
 	revoked, _, file1 := w.certificate(time.Hour, nil)
 	_, _, file2 := w.certificate(time.Hour, nil)
 	_, closedRequest, file3 := w.certificate(time.Hour, nil)
-	expiring, _, file4 := w.certificate(12*time.Second, nil)
+	expiring, _, file4 := w.certificate(25*time.Second, nil)
 	open := func(file string) *client {
 		c := w.ssh(append(w.args(file), "echo rea''dy; exec sleep 1000")...)
 		c.ready("ready")
@@ -209,7 +209,7 @@ func TestOtherCertificatesAreLeftAlone(t *testing.T) {
 // The terminal is told before the end, and at it.
 func TestTerminalIsTold(t *testing.T) {
 	w := newWorld(t)
-	_, _, file := w.certificate(8*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "3s" })
+	_, _, file := w.certificate(20*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "3s" })
 	c := w.ssh(w.args(file, "-tt")...)
 	c.wait("expired")
 	for _, line := range []string{"hallpass: this session ends at ", "hallpass: the grant has ended; this session is closed."} {
@@ -222,7 +222,7 @@ func TestTerminalIsTold(t *testing.T) {
 // Policy may let an open session finish. A revocation doesn't wait.
 func TestGrace(t *testing.T) {
 	w := newWorld(t)
-	cert, _, file := w.certificate(4*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "3s" })
+	cert, _, file := w.certificate(20*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionGrace] = "3s" })
 	c := w.ssh(append(w.args(file), "echo rea''dy; sleep 1000")...)
 	c.ready("ready")
 	end := time.Unix(int64(cert.ValidBefore), 0)
@@ -263,10 +263,10 @@ func TestClockIsOff(t *testing.T) {
 				st, err := Query(w.layout)
 				return err == nil && clockOff.MatchString(strings.Join(st.Problems, "\n"))
 			})
-			cert, _, file := w.certificate(offset+5*time.Second, nil)
+			cert, _, file := w.certificate(offset+20*time.Second, nil)
 			if offset < 0 {
 				// sshd's own clock, the machine's, has to let it in.
-				cert, _, file = w.certificate(5*time.Second, nil)
+				cert, _, file = w.certificate(20*time.Second, nil)
 			}
 			c := w.ssh(append(w.args(file), "echo rea''dy; sleep 1000")...)
 			c.ready("ready")
