@@ -86,7 +86,7 @@ func grantOf(index int64, e *Event) (Grant, error) {
 	g := Grant{
 		Index: index, Request: e.Request, Requester: e.Requester, Resource: e.Resource,
 		Login: request.Login, Command: request.Command, Reason: request.Reason, Ticket: request.Ticket,
-		From: h.NotBefore, Until: h.NotAfter, Serial: h.Serial, Digests: e.digests(),
+		From: h.NotBefore, Until: h.Over(), Serial: h.Serial, Digests: e.digests(),
 	}
 	if e.Time.After(g.From) {
 		g.From = e.Time

@@ -143,6 +143,9 @@ func (a *app) showText(p *printer, s shown) {
 	}
 	if s.Ends != nil {
 		fields = append(fields, "ends", p.at(*s.Ends, now))
+		if s.Handle != nil && s.Handle.Until != nil {
+			fields = append(fields, "open sessions until", p.at(*s.Handle.Until, now))
+		}
 	}
 	if s.EndedAt != nil {
 		fields = append(fields, "ended", p.at(*s.EndedAt, now))

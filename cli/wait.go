@@ -284,6 +284,9 @@ func (a *app) finish(b backend, id string, limit time.Duration) (granted, error)
 	if s.State != access.StateActive {
 		return granted{}, a.over(s)
 	}
+	if h := s.Handle; h != nil && h.Until != nil && !a.now().Before(h.NotAfter) {
+		return granted{}, failf(ExitRefused, "the grant has ended; sessions that are open may stay until %s", h.Until.UTC().Format(time.RFC3339))
+	}
 	if err := f.sweep(); err != nil {
 		return granted{}, err
 	}

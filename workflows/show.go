@@ -87,6 +87,9 @@ func (r *request) details() string {
 		line("waits for an issuer on queue `%s`", access.IssueQueue(r.status.Standing.Resource.Kind))
 	case access.StateActive:
 		line("ends at %s", clock(*r.status.Ends))
+		if over := r.status.Handle.Over(); over.After(*r.status.Ends) {
+			line("open sessions may stay until %s", clock(over))
+		}
 	}
 	if handle := r.status.Handle; handle != nil && handle.Serial > 0 {
 		line("serial %d of CA %s", handle.Serial, handle.CA)

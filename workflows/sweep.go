@@ -75,7 +75,7 @@ func (s *sweep) ledger(ctx workflow.Context) {
 func (s *sweep) end(ctx workflow.Context, h access.Handle) {
 	finding := access.Finding{What: access.SweptEnded, Kind: h.Kind, Request: h.Request, Why: "its workflow didn't run any more; revoked"}
 	end := audit.End{Request: h.Request, State: access.StateRevoked, Why: "revoked by the sweep: its workflow didn't run any more"}
-	if !workflow.Now(ctx).Before(h.NotAfter) {
+	if !workflow.Now(ctx).Before(h.Over()) {
 		finding.Why = "its workflow didn't run any more; it had run to its end"
 		end.State, end.Why = access.StateExpired, "ran to its end, without its workflow"
 		_ = local(ctx, "record the end", hallpass.Close, end, nil) // has no refusals
