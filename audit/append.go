@@ -2,11 +2,12 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 
 	"hallpass/access"
 )
@@ -19,14 +20,25 @@ const maxBatch = 256
 // transaction.
 type op struct {
 	ctx  context.Context
-	run  func(*tx) error
-	done func(error) // is called once, after the transaction
+	run  func(*tx) error // in any transaction anew
+	done func(error)     // is called once, after the transaction
+	asks []slot          // what run will look up
+}
+
+// slot is a step of a request, which has one event at most.
+type slot struct{ request, step string }
+
+// content is what is in a slot: the event's index and leaf, or nothing.
+type content struct {
+	index int64
+	leaf  []byte
+	found bool
 }
 
 // update has the writer run f in a transaction and returns once that is
 // durable. If ctx ends meanwhile nobody knows whether f took place; all of
-// them may be repeated.
-func update[T any](ctx context.Context, l *Log, f func(*tx) (T, error)) (T, error) {
+// them may be repeated. Slots that f will look up may be named.
+func update[T any](ctx context.Context, l *Log, f func(*tx) (T, error), asks ...slot) (T, error) {
 	type result struct {
 		value T
 		err   error
@@ -37,6 +49,7 @@ func update[T any](ctx context.Context, l *Log, f func(*tx) (T, error)) (T, erro
 		ctx:  ctx,
 		run:  func(t *tx) (err error) { value, err = f(t); return err },
 		done: func(err error) { done <- result{value, err} },
+		asks: asks,
 	}
 	var zero T
 	select {
@@ -95,7 +108,7 @@ func (l *Log) gather(batch []*op) []*op {
 // each gets a transaction of its own, so that nobody suffers for another.
 func (l *Log) commit(batch []*op) {
 	results, err := l.transact(batch)
-	if err != nil && errors.Is(err, errInOp) && len(batch) > 1 {
+	if err != nil && errors.Is(err, errInOp) && !errors.Is(err, errGone) && len(batch) > 1 {
 		for _, o := range batch {
 			l.commit([]*op{o})
 		}
@@ -110,28 +123,95 @@ func (l *Log) commit(batch []*op) {
 	}
 }
 
-// errInOp marks an error that one operation of several has caused.
-var errInOp = errors.New("write audit log")
+// errInOp marks an error that one operation of several has caused, errGone one
+// that none of them could help.
+var (
+	errInOp = errors.New("write audit log")
+	errGone = errors.New("write audit log: connection lost")
+)
+
+// reconnect is how long a writer tries to come back to a database that has cut
+// its connection, as it does when it starts anew. After that the callers have
+// to try again.
+const reconnect = 5 * time.Second
 
 // transact runs the operations in one transaction. The results are theirs, and
-// count only if there is no error.
+// count only if there is no error. Where the connection breaks, it finds out
+// whether the transaction took place, and makes it take place if it didn't.
 func (l *Log) transact(batch []*op) (results []error, err error) {
+	var unsure *doubt
+	for start, wait := time.Now(), 10*time.Millisecond; ; wait *= 2 {
+		gone := false
+		results, gone, err = l.attempt(batch, &unsure)
+		if !gone {
+			return results, err
+		}
+		if time.Since(start)+wait > reconnect {
+			return nil, fmt.Errorf("%w: %w", errGone, err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-l.closing:
+			return nil, err
+		}
+	}
+}
+
+// doubt is a transaction of which nobody knows whether it was committed.
+type doubt struct {
+	checkpoint Checkpoint
+	msg        []byte
+	results    []error
+}
+
+const commitWork = "COMMIT"
+
+func insertCheckpoint(size int64, msg []byte) stmt {
+	return stmt{query: "INSERT INTO checkpoints (size, note) VALUES (?, ?)", args: []any{size, msg}}
+}
+
+// attempt is one transaction on one connection, which may break.
+func (l *Log) attempt(batch []*op, unsure **doubt) (results []error, gone bool, err error) {
 	// The writer's own context: an interrupted transaction would hit those
 	// who only share it.
 	ctx := context.Background()
-	if _, err := l.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return nil, fmt.Errorf("write audit log: %w", explain(err))
-	}
-	defer func() {
+	if l.session == nil {
+		s, err := l.db.session(ctx, l.db.DB)
 		if err != nil {
-			_, _ = l.conn.ExecContext(ctx, "ROLLBACK")
+			return nil, true, explain(err)
 		}
-	}()
-	t := &tx{ctx: ctx, log: l}
-	if t.tree, _, err = loadTree(ctx, l.conn, l.open); err != nil {
+		l.session = s
+	}
+	results, err = l.in(ctx, batch, unsure)
+	if err != nil && !l.session.gone() {
+		_, _ = l.session.send(ctx, stmt{query: "ROLLBACK"})
+	}
+	if l.session.gone() {
+		_ = l.session.Close()
+		l.session = nil
+		gone = err != nil
+	}
+	return results, gone, err
+}
+
+// in is the transaction itself.
+func (l *Log) in(ctx context.Context, batch []*op, unsure **doubt) (results []error, err error) {
+	t := &tx{ctx: ctx, log: l, slots: map[slot]content{}}
+	if err := t.begin(batch); err != nil {
 		return nil, err
 	}
 	before := t.tree.size
+	if d := *unsure; d != nil {
+		var n int64
+		if _, err := t.find([]any{&n}, "SELECT count(*) FROM checkpoints WHERE size = ? AND note = ?", d.checkpoint.Size, d.msg); err != nil {
+			return nil, fmt.Errorf("write audit log: %w", explain(err))
+		}
+		*unsure = nil
+		if n > 0 {
+			_, err = l.session.send(ctx, stmt{query: "ROLLBACK"})
+			return d.results, err
+		}
+	}
 	results = make([]error, len(batch))
 	for i, o := range batch {
 		if results[i] = o.ctx.Err(); results[i] != nil {
@@ -139,30 +219,37 @@ func (l *Log) transact(batch []*op) (results []error, err error) {
 		}
 		err := o.run(t)
 		var refusal *access.Error
-		if err != nil && !errors.As(err, &refusal) {
-			return nil, fmt.Errorf("%w: %w", errInOp, err)
+		if t.failed != nil || err != nil && !errors.As(err, &refusal) {
+			return nil, fmt.Errorf("%w: %w", errInOp, explain(cmp.Or(t.failed, err)))
 		}
 		results[i] = err
 	}
+	own := len(t.writes)
+	last, msg := l.last, l.lastMsg
 	if t.tree.size > before {
-		c := Checkpoint{l.signer.Name(), t.tree.size, t.tree.root()}
-		msg, err := c.sign(l.signer)
-		if err != nil {
+		last = Checkpoint{l.signer.Name(), t.tree.size, t.tree.root()}
+		if msg, err = last.sign(l.signer); err != nil {
 			return nil, err
 		}
-		l.last, l.lastMsg = c, msg
-		if err := t.exec("INSERT INTO checkpoints (size, note) VALUES (?, ?)", t.tree.size, msg); err != nil {
-			return nil, err
+		t.writes = append(t.writes, insertCheckpoint(last.Size, msg))
+	}
+	done, err := l.session.send(ctx, append(t.writes, stmt{query: commitWork})...)
+	switch {
+	case err == nil:
+		l.last, l.lastMsg = last, msg
+		return results, nil
+	case l.session.gone(): // whatever was answered before that
+		if t.tree.size > before {
+			*unsure = &doubt{last, msg, results}
 		}
+	case done < own:
+		return nil, fmt.Errorf("%w: %w", errInOp, explain(err))
 	}
-	if _, err := l.conn.ExecContext(ctx, "COMMIT"); err != nil {
-		return nil, fmt.Errorf("write audit log: %w", explain(err))
-	}
-	return results, nil
+	return nil, fmt.Errorf("write audit log: %w", explain(err))
 }
 
-// open is Reader.open, but for the checkpoint that this writer has signed
-// itself: there is no need to verify that one.
+// open is Reader.open, but for the checkpoint that this writer knows: there is
+// no need to verify that one again.
 func (l *Log) open(msg []byte) (Checkpoint, error) {
 	if bytes.Equal(msg, l.lastMsg) {
 		return l.last, nil
@@ -170,47 +257,107 @@ func (l *Log) open(msg []byte) (Checkpoint, error) {
 	return l.Reader.open(msg)
 }
 
-// tx is a write transaction: it holds the file's write lock, and knows the
-// tree as it grows.
+// tx is a write transaction: it keeps all other writers out, and knows the
+// tree as it grows. What it writes is sent when something is to be read, or
+// when it ends.
 type tx struct {
-	ctx  context.Context
-	log  *Log
-	tree tree
+	ctx    context.Context
+	log    *Log
+	tree   tree
+	writes []stmt
+	slots  map[slot]content // what is known, this transaction's own events too
+	failed error            // nothing of it counts
 }
 
-func (t *tx) exec(query string, args ...any) error {
-	s, err := t.log.prepare(t.ctx, query)
-	if err == nil {
-		_, err = s.ExecContext(t.ctx, args...)
+// begin begins the transaction and reads what it needs to.
+func (t *tx) begin(batch []*op) error {
+	l := t.log
+	var h head
+	stmts := append(l.db.lock(), h.query(l.db))
+	if query := l.db.prefetch(); query != "" {
+		if s := t.prefetch(query, batch); s != nil {
+			stmts = append(stmts, *s)
+		}
 	}
-	return err
+	if _, err := l.session.send(t.ctx, stmts...); err != nil {
+		return fmt.Errorf("write audit log: %w", explain(err))
+	}
+	tree, c, err := h.tree(l.open)
+	if err != nil {
+		return err
+	}
+	if err := h.durable(); err != nil {
+		return err
+	}
+	if c.Size < l.last.Size || c.Size == l.last.Size && c.Root != l.last.Root {
+		return broken("it had %d events and has been put back to an older state, which has %d", l.last.Size, c.Size)
+	}
+	l.last, l.lastMsg, t.tree = c, h.msg, tree
+	return nil
+}
+
+// prefetch asks for all slots that the operations will look up.
+func (t *tx) prefetch(query string, batch []*op) *stmt {
+	var requests, steps []string
+	for _, o := range batch {
+		for _, p := range o.asks {
+			if _, asked := t.slots[p]; asked || p.step == "" {
+				continue
+			}
+			t.slots[p] = content{}
+			requests, steps = append(requests, p.request), append(steps, p.step)
+		}
+	}
+	if len(steps) == 0 {
+		return nil
+	}
+	return &stmt{query: query, args: []any{requests, steps}, each: func(row scanner) error {
+		var p slot
+		f := content{found: true}
+		if err := row.Scan(&p.request, &p.step, &f.index, &f.leaf); err != nil {
+			return err
+		}
+		t.slots[p] = f
+		return nil
+	}}
+}
+
+// write has a statement carried out before anything is read, or at the end.
+func (t *tx) write(query string, args ...any) {
+	t.writes = append(t.writes, stmt{query: query, args: args})
+}
+
+// read gives the rows of a query to each.
+func (t *tx) read(each func(row scanner) error, query string, args ...any) error {
+	stmts := append(t.writes, stmt{query, args, each})
+	t.writes = nil
+	if _, err := t.log.session.send(t.ctx, stmts...); err != nil {
+		t.failed = err
+	}
+	return t.failed
 }
 
 // find scans the one row that query gives and says whether there is one.
-func (t *tx) find(dest []any, query string, args ...any) (bool, error) {
-	s, err := t.log.prepare(t.ctx, query)
-	if err != nil {
-		return false, err
-	}
-	err = s.QueryRowContext(t.ctx, args...).Scan(dest...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	return true, nil
+func (t *tx) find(dest []any, query string, args ...any) (found bool, err error) {
+	err = t.read(func(row scanner) error {
+		found = true
+		return row.Scan(dest...)
+	}, query, args...)
+	return found, err
 }
 
-// prepare keeps the writer's few statements compiled.
-func (l *Log) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s, ok := l.prepared[query]; ok {
-		return s, nil
+// at looks a slot up.
+func (t *tx) at(p slot) (f content, err error) {
+	f, known := t.slots[p]
+	if known {
+		return f, nil
 	}
-	s, err := l.conn.PrepareContext(ctx, query)
+	// "step <> ''" is what allows the partial index.
+	f.found, err = t.find([]any{&f.index, &f.leaf}, "SELECT idx, leaf FROM events WHERE request = ? AND step = ? AND step <> ''", p.request, p.step)
 	if err == nil {
-		l.prepared[query] = s
+		t.slots[p] = f
 	}
-	return s, err
+	return f, err
 }
 
 // append adds an event to the tree, or finds the one that was first.
@@ -218,21 +365,21 @@ func (t *tx) append(e Event) (index int64, err error) {
 	if err := e.normalize(t.log.now()); err != nil {
 		return 0, err
 	}
-	if e.Step != "" {
-		// "step <> ''" is what lets SQLite use the partial index.
-		var leaf []byte
-		found, err := t.find([]any{&index, &leaf}, "SELECT idx, leaf FROM events WHERE request = ? AND step = ? AND step <> ''", e.Request, e.Step)
+	p := slot{e.Request, e.Step}
+	if p.step != "" {
+		f, err := t.at(p)
 		if err != nil {
 			return 0, err
 		}
-		if found {
-			return index, sameRequest(leaf, e)
+		if f.found {
+			return f.index, sameRequest(f.leaf, e)
 		}
 	}
 	if e.Request != "" && (e.Requester == "" || e.Resource == "") {
 		var requester, resource string
+		// "+ 0" keeps PostgreSQL from looking for the request among all events.
 		if _, err := t.find([]any{&requester, &resource},
-			"SELECT requester, resource FROM events WHERE request = ? AND requester <> '' ORDER BY idx LIMIT 1", e.Request); err != nil {
+			"SELECT requester, resource FROM events WHERE request = ? AND requester <> '' ORDER BY idx + 0 LIMIT 1", e.Request); err != nil {
 			return 0, err
 		}
 		if e.Requester == "" {
@@ -259,10 +406,15 @@ func (t *tx) append(e Event) (index int64, err error) {
 	for _, h := range t.tree.add(leaf) {
 		stored = append(stored, h[:]...)
 	}
-	return index, t.exec(`INSERT INTO events (idx, time, type, request, step, actor, requester, resource, hashes, leaf)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		index, e.Time.UnixMilli(), e.Type, e.Request, e.Step, e.Actor, e.Requester, e.Resource, stored, leaf)
+	if p.step != "" {
+		t.slots[p] = content{index, leaf, true}
+	}
+	t.write(insertEvent, index, e.Time.UnixMilli(), e.Type, e.Request, e.Step, e.Actor, e.Requester, e.Resource, stored, leaf)
+	return index, nil
 }
+
+const insertEvent = `INSERT INTO events (idx, time, type, request, step, actor, requester, resource, hashes, leaf)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 // sameRequest refuses to take an event for one that is about another request
 // of the same id.
@@ -280,17 +432,21 @@ func sameRequest(leaf []byte, e Event) error {
 // recorded refuses an event that cites files which are not in the log: nobody
 // could judge by them later.
 func (t *tx) recorded(d *access.Digests) error {
-	for _, f := range each(d) {
-		if f.digest == "" {
+	for _, c := range each(d) {
+		step := fileStep(c.name, c.digest)
+		if c.digest == "" || t.log.files[step] {
 			continue
 		}
-		var one int
-		found, err := t.find([]any{&one}, "SELECT 1 FROM events WHERE request = '' AND step = ? AND step <> ''", fileStep(f.name, f.digest))
+		_, own := t.slots[slot{"", step}]
+		f, err := t.at(slot{"", step})
 		if err != nil {
 			return err
 		}
-		if !found {
-			return access.Errorf(access.CodeUnavailable, "the event cites %s %s, which is not in the audit log yet", f.name, clip(f.digest))
+		if !f.found {
+			return access.Errorf(access.CodeUnavailable, "the event cites %s %s, which is not in the audit log yet", c.name, clip(c.digest))
+		}
+		if !own { // this transaction may yet fail
+			t.log.files[step] = true
 		}
 	}
 	return nil
@@ -311,5 +467,5 @@ func (l *Log) Append(ctx context.Context, e Event) (index int64, err error) {
 	if ledgered(e.Type) {
 		return 0, access.Errorf(access.CodeMalformed, "event %s goes with a change of the ledger", e.Type)
 	}
-	return update(ctx, l, func(t *tx) (int64, error) { return t.append(e) })
+	return update(ctx, l, func(t *tx) (int64, error) { return t.append(e) }, slot{plain(e.Request), plain(e.Step)})
 }

@@ -1,5 +1,6 @@
 // Package audit is the record: an append-only log of everything that happened
-// to requests, and the ledger of what was issued, in one SQLite file.
+// to requests, and the ledger of what was issued, in one SQLite file or in a
+// PostgreSQL database.
 //
 // Use a Log (Open) in the processes that decide and issue; it needs the log's
 // private key. Use a Reader (OpenReader) to look, verify, prove and export; it
@@ -7,23 +8,25 @@
 //
 // What is promised:
 //
-//   - A method that writes returns nil only after the event is on disk
-//     (write-ahead log, synchronous=FULL) and covered by a signed checkpoint.
+//   - A method that writes returns nil only after the event is on disk (SQLite:
+//     write-ahead log, synchronous=FULL; PostgreSQL: synchronous_commit and
+//     fsync, looked at in each transaction) and covered by a signed checkpoint.
 //   - Events are the leaves of a Merkle tree (RFC 6962). Each transaction ends
 //     with a checkpoint of the tree, signed with Ed25519. Whoever keeps a
 //     checkpoint elsewhere finds out when an event up to there is changed,
 //     removed, inserted or moved.
-//   - Any number of goroutines and processes may write to one file: the size of
+//   - Any number of goroutines and processes may write to one log: the size of
 //     the tree is read inside the transaction that grows it, so the log never
-//     forks. A log that doesn't fit its last checkpoint takes no more events.
+//     forks. A log that doesn't fit its last checkpoint takes no more events,
+//     and a writer adds to none that is shorter than when it looked last.
 //   - The first event of a (Request, Step) wins; saying it again changes nothing
 //     and returns the same index. After an error nobody knows: say it again.
 //   - The ledger and its events change in one transaction.
 //
-// What is not: whoever holds the log's private key and the file can write
+// What is not: whoever holds the log's private key and the database can write
 // another history that verifies, up to the checkpoints kept elsewhere. Events
 // after the last checkpoint kept elsewhere can be cut off by whoever owns the
-// file.
+// database.
 package audit
 
 import (
@@ -31,8 +34,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,13 +45,13 @@ import (
 
 // Options are for Open.
 type Options struct {
-	Path string           // of the SQLite file; made with mode 0600 where there is none
-	Key  string           // the log's private key, as ReadKey returns it
-	Now  func() time.Time // nil: time.Now
+	Database string           // path of the SQLite file, made with mode 0600 where there is none, or a postgres:// address (CheckDatabase)
+	Key      string           // the log's private key, as ReadKey returns it
+	Now      func() time.Time // nil: time.Now
 }
 
 // Log is an audit log that can be written to. It is safe for concurrent use,
-// and so are several Logs, in one process or in many, on the same file.
+// and so are several Logs, in one process or in many, on the same database.
 type Log struct {
 	*Reader
 	signer note.Signer
@@ -58,15 +59,15 @@ type Log struct {
 
 	inForce atomic.Pointer[access.Digests] // of the last RecordRulebook
 
-	db       *sql.DB
-	conn     *sql.Conn            // the writer goroutine's own,
-	prepared map[string]*sql.Stmt // and so are these
-	last     Checkpoint           // the one it signed last
-	lastMsg  []byte
-	ops      chan *op
-	closing  chan struct{}
-	closed   chan struct{}
-	once     sync.Once
+	db      *database
+	session session         // the writer goroutine's own, nil where it has to connect; and so are these:
+	files   map[string]bool // steps of rulebook files that are in the log
+	last    Checkpoint      // the latest one, when it looked last
+	lastMsg []byte
+	ops     chan *op
+	closing chan struct{}
+	closed  chan struct{}
+	once    sync.Once
 }
 
 // Open opens the log for writing, and makes one where there is none. It
@@ -78,34 +79,27 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{
-		signer:   signer,
-		now:      o.Now,
-		prepared: map[string]*sql.Stmt{},
-		ops:      make(chan *op),
-		closing:  make(chan struct{}),
-		closed:   make(chan struct{}),
+		signer:  signer,
+		now:     o.Now,
+		files:   map[string]bool{},
+		ops:     make(chan *op),
+		closing: make(chan struct{}),
+		closed:  make(chan struct{}),
 	}
 	if l.now == nil {
 		l.now = time.Now
 	}
-	if err := createFile(o.Path); err != nil {
+	if l.db, err = openDatabase(o.Database, false); err != nil {
 		return nil, err
 	}
-	name, err := dsn(o.Path, false)
-	if err != nil {
-		return nil, err
-	}
-	if l.db, err = sql.Open("sqlite", name); err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
-	if l.conn, err = connect(ctx, l.db); err != nil {
+	if l.session, err = l.db.session(ctx, l.db.DB); err != nil {
 		return nil, errors.Join(fmt.Errorf("open audit log: %w", explain(err)), l.db.Close())
 	}
 	if err = l.create(ctx, verifier); err == nil {
-		l.Reader, err = openReader(ctx, o.Path, verifier)
+		l.Reader, err = openReader(ctx, o.Database, verifier)
 	}
 	if err != nil {
-		return nil, errors.Join(err, l.conn.Close(), l.db.Close())
+		return nil, errors.Join(err, l.session.Close(), l.db.Close())
 	}
 	go l.write()
 	return l, nil
@@ -115,74 +109,60 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 // happen with the write lock held, so that processes starting together make
 // one log.
 func (l *Log) create(ctx context.Context, verifier note.Verifier) (err error) {
-	if _, err := l.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	if _, err := l.session.send(ctx, l.db.lock()...); err != nil {
 		return fmt.Errorf("open audit log: %w", explain(err))
 	}
 	defer func() {
 		if err != nil {
-			_, _ = l.conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
+			_, _ = l.session.send(context.WithoutCancel(ctx), stmt{query: "ROLLBACK"})
 		}
 	}()
-	have, err := checkSchema(ctx, l.conn)
-	switch {
-	case errors.Is(err, errEmpty):
-		err = l.createTables(ctx)
-	case err == nil:
-		err = l.bringUp(ctx, have)
-	}
-	if err != nil {
+	have, err := checkSchema(ctx, l.db, l.session)
+	if err != nil && !errors.Is(err, errEmpty) {
 		return err
+	}
+	if err := create(ctx, l.db, l.session, have); err != nil {
+		return err
+	}
+	if have == 0 {
+		// The empty log's checkpoint binds the database to its key.
+		var empty tree
+		msg, err := Checkpoint{l.signer.Name(), 0, empty.root()}.sign(l.signer)
+		if err != nil {
+			return err
+		}
+		if _, err := l.session.send(ctx, insertCheckpoint(0, msg)); err != nil {
+			return fmt.Errorf("create audit log: %w", explain(err))
+		}
+	}
+	var first []byte
+	if err := l.session.QueryRowContext(ctx, "SELECT note FROM checkpoints WHERE size = 0").Scan(&first); errors.Is(err, sql.ErrNoRows) {
+		return broken("its first checkpoint is missing")
+	} else if err != nil {
+		return fmt.Errorf("open audit log: %w", explain(err))
+	}
+	if _, err := openCheckpoint(first, verifier); err != nil {
+		return err
+	}
+	var h head
+	if _, err := l.session.send(ctx, h.query(l.db)); err != nil {
+		return fmt.Errorf("open audit log: %w", explain(err))
 	}
 	open := func(msg []byte) (Checkpoint, error) { return openCheckpoint(msg, verifier) }
-	var first []byte
-	if err := l.conn.QueryRowContext(ctx, "SELECT note FROM checkpoints WHERE size = 0").Scan(&first); err != nil {
-		return broken("its first checkpoint is missing")
-	}
-	if _, err := open(first); err != nil {
+	if _, l.last, err = h.tree(open); err != nil {
 		return err
 	}
-	if _, _, err := loadTree(ctx, l.conn, open); err != nil {
+	if err := h.durable(); err != nil {
 		return err
 	}
-	if _, err := l.conn.ExecContext(ctx, "COMMIT"); err != nil {
+	l.lastMsg = h.msg
+	if _, err := l.session.send(ctx, stmt{query: commitWork}); err != nil {
 		return fmt.Errorf("open audit log: %w", explain(err))
 	}
 	return nil
 }
 
-// bringUp makes the schema that of today. What is in the log stays as it is.
-func (l *Log) bringUp(ctx context.Context, have int) error {
-	if have == schemaVersion {
-		return nil
-	}
-	for _, s := range append(slices.Concat(schemas[have:]...), fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)) {
-		if _, err := l.conn.ExecContext(ctx, s); err != nil {
-			return fmt.Errorf("create audit log: %w", explain(err))
-		}
-	}
-	return nil
-}
-
-func (l *Log) createTables(ctx context.Context) error {
-	if _, err := l.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
-		return fmt.Errorf("create audit log: %w", explain(err))
-	}
-	if err := l.bringUp(ctx, 0); err != nil {
-		return err
-	}
-	// The empty log's checkpoint binds the file to its key.
-	var empty tree
-	msg, err := Checkpoint{l.signer.Name(), 0, empty.root()}.sign(l.signer)
-	if err != nil {
-		return err
-	}
-	if _, err := l.conn.ExecContext(ctx, "INSERT INTO checkpoints (size, note) VALUES (0, ?)", msg); err != nil {
-		return fmt.Errorf("create audit log: %w", explain(err))
-	}
-	return nil
-}
-
-// Close waits for what is being written and closes the file. Calls that come
+// Close waits for what is being written and closes the database. Calls that come
 // after it fail with CodeUnavailable.
 func (l *Log) Close() error {
 	var err error
@@ -190,10 +170,10 @@ func (l *Log) Close() error {
 		close(l.closing)
 		<-l.closed
 		err = l.Reader.Close()
-		for _, s := range l.prepared {
-			err = errors.Join(err, s.Close())
+		if l.session != nil {
+			err = errors.Join(err, l.session.Close())
 		}
-		err = errors.Join(err, l.conn.Close(), l.db.Close())
+		err = errors.Join(err, l.db.Close())
 	})
 	return err
 }
@@ -201,42 +181,37 @@ func (l *Log) Close() error {
 // Reader is an audit log that can only be looked at. It is safe for concurrent
 // use, and sees what others write meanwhile.
 type Reader struct {
-	db       *sql.DB
+	db       *database
 	verifier note.Verifier
 	locks    lockCache
 }
 
-// OpenReader opens the log for reading. The key is the log's public key.
-func OpenReader(ctx context.Context, path, key string) (*Reader, error) {
+// OpenReader opens the log for reading: the SQLite file at a path, or the
+// PostgreSQL database at an address (CheckDatabase). The key is the log's
+// public key.
+func OpenReader(ctx context.Context, database, key string) (*Reader, error) {
 	v, err := parsePublicKey(key)
 	if err != nil {
 		return nil, err
 	}
-	return openReader(ctx, path, v)
+	return openReader(ctx, database, v)
 }
 
-func openReader(ctx context.Context, path string, v note.Verifier) (*Reader, error) {
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return nil, access.Errorf(access.CodeNotFound, "there is no audit log at %s", path)
-	}
-	name, err := dsn(path, true)
+func openReader(ctx context.Context, name string, v note.Verifier) (*Reader, error) {
+	db, err := openDatabase(name, true)
 	if err != nil {
 		return nil, err
 	}
-	db, err := sql.Open("sqlite", name)
-	if err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
-	if _, err := checkSchema(ctx, db); err != nil {
+	if _, err := checkSchema(ctx, db, db); err != nil {
 		if errors.Is(err, errEmpty) {
-			err = access.Errorf(access.CodeMalformed, "%s is not an audit log of hallpass: %v", path, err)
+			err = access.Errorf(access.CodeNotFound, "there is no audit log in %s yet: it is empty", db)
 		}
 		return nil, errors.Join(err, db.Close())
 	}
 	return &Reader{db: db, verifier: v}, nil
 }
 
-// Close closes the file.
+// Close closes the database.
 func (r *Reader) Close() error { return r.db.Close() }
 
 // PublicKey names the key that signs the log's checkpoints, as "name+hash".

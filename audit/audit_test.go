@@ -32,7 +32,7 @@ func testKey(t testing.TB) (private, public string) {
 // openLog opens a log that is closed when the test ends.
 func openLog(t testing.TB, path, key string) *Log {
 	t.Helper()
-	l, err := Open(context.Background(), Options{Path: path, Key: key, Now: func() time.Time { return t0 }})
+	l, err := Open(context.Background(), Options{Database: path, Key: key, Now: func() time.Time { return t0 }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func openLog(t testing.TB, path, key string) *Log {
 func newLog(t testing.TB) (l *Log, path, public string) {
 	t.Helper()
 	private, public := testKey(t)
-	path = filepath.Join(t.TempDir(), "audit.db")
+	path = newDatabase(t)
 	return openLog(t, path, private), path, public
 }
 
@@ -81,7 +81,7 @@ func TestAppendIsIdempotentByRequestAndStep(t *testing.T) {
 // the same log.
 func TestVacuumedCopyOpens(t *testing.T) {
 	private, _ := testKey(t)
-	path := filepath.Join(t.TempDir(), "audit.db")
+	path := newDatabase(t)
 	l := openLog(t, path, private)
 	if _, err := l.Append(context.Background(), Event{Type: RequestReceived, Request: "r1"}); err != nil {
 		t.Fatal(err)

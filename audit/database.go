@@ -5,28 +5,22 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
-	sqlite "modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"hallpass/access"
 )
 
-const (
-	applicationID = 0x48504155 // "HPAU": what file(1) and we know the file by
-	schemaVersion = 3
-	busyTimeout   = 10_000 // milliseconds that a writer waits for another process
-)
+// schemaVersion is that of the tables.
+const schemaVersion = 3
+
+// busyTimeout is how long a writer waits for another process.
+const busyTimeout = 10 * time.Second
 
 // schemas is all there is in the database: what each version of the schema
-// added to the one before. The leaf stands last in its row, so that filtering
-// by the columns doesn't read it.
+// added to the one before, in the words of SQLite (dialect.go). The leaf stands
+// last in its row, so that filtering by the columns doesn't read it.
 //
 // The hashes of the Merkle tree are stored with the event that completes them:
 // first the leaf's hash, then those of the subtrees that end there, from the
@@ -98,68 +92,6 @@ var schemas = [schemaVersion][]string{{
 	`CREATE INDEX ledger_open ON ledger (request) WHERE ended = ''`,
 }}
 
-// dsn names the database for the driver, with everything set that a
-// connection needs.
-func dsn(path string, readOnly bool) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("open audit log: %w", err)
-	}
-	q := url.Values{"_pragma": {
-		fmt.Sprintf("busy_timeout(%d)", busyTimeout),
-		"trusted_schema(off)",
-	}}
-	if readOnly {
-		q.Set("mode", "ro")
-		q.Add("_pragma", "query_only(on)")
-	} else {
-		q.Set("mode", "rw")
-		q.Add("_pragma", "journal_mode(wal)")
-		q.Add("_pragma", "synchronous(full)")
-	}
-	u := url.URL{Scheme: "file", Path: filepath.ToSlash(abs), RawQuery: q.Encode()}
-	return u.String(), nil
-}
-
-// connect opens a writer's connection. Setting the journal mode of a new file
-// takes a lock that SQLite doesn't wait for, so where several processes make
-// the log together, some of them have to try again.
-func connect(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
-	start := time.Now()
-	for wait := time.Millisecond; ; wait *= 2 {
-		conn, err := db.Conn(ctx)
-		if err == nil || access.CodeOf(explain(err)) != access.CodeUnavailable || time.Since(start) > busyTimeout*time.Millisecond {
-			return conn, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
-		}
-	}
-}
-
-// createFile makes an empty file that only its owner can read, where there is
-// none. SQLite gives its -wal and -shm files the same mode.
-func createFile(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		return f.Close()
-	}
-	if !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("create audit log: %w", err)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("open audit log: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return access.Errorf(access.CodeForbidden, "audit log %s can be written by others (mode %04o)", path, mode).
-			WithHint("chmod 600 %s", path)
-	}
-	return nil
-}
-
 // querier is what *sql.DB, *sql.Conn and *sql.Tx have in common.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
@@ -169,110 +101,132 @@ type querier interface {
 // errEmpty says that there is nothing in the database yet.
 var errEmpty = errors.New("the database is empty")
 
-// checkSchema refuses what isn't an audit log, what a newer hallpass has
-// written, and a log that somebody has added tables, indexes or triggers to.
-// It returns the version of the schema, which may be an older one.
-func checkSchema(ctx context.Context, q querier) (v int, err error) {
-	var id int
-	if err := q.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
-		return 0, fmt.Errorf("open audit log: %w", explain(err))
-	}
-	if err := q.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
-		return 0, fmt.Errorf("open audit log: %w", explain(err))
-	}
-	var found []string
-	rows, err := q.QueryContext(ctx, "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")
-	if err != nil {
-		return 0, fmt.Errorf("open audit log: %w", explain(err))
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return 0, fmt.Errorf("open audit log: %w", err)
-		}
-		found = append(found, s)
-	}
-	if err := rows.Err(); err != nil {
-		return 0, fmt.Errorf("open audit log: %w", err)
-	}
-	switch {
-	case id == 0 && v == 0 && len(found) == 0:
-		return 0, errEmpty
-	case id != applicationID:
-		return 0, access.Errorf(access.CodeMalformed, "this SQLite file is not an audit log of hallpass")
-	case v > schemaVersion:
-		return 0, access.Errorf(access.CodeMalformed, "audit log has schema version %d, this hallpass knows %d", v, schemaVersion).
-			WithHint("use the newer hallpass that wrote it")
-	case v < 1 || !sameSchema(found, v):
-		return 0, access.Errorf(access.CodeMalformed, "the tables of the audit log have been changed: its schema is not that of version %d", v)
-	}
-	return v, nil
-}
-
-// explain adds what to do to the errors of SQLite that people meet.
+// explain says in our own words what went wrong in the database, and what to
+// do about it.
 func explain(err error) error {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // the caller's own
 		return err
 	}
-	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-		return access.Errorf(access.CodeUnavailable, "audit log is locked by another process for over %d s", busyTimeout/1000)
-	case sqlite3.SQLITE_NOTADB:
-		return access.Errorf(access.CodeMalformed, "this file is not an audit log of hallpass")
-	case sqlite3.SQLITE_FULL:
-		return access.Errorf(access.CodeUnavailable, "no space left for the audit log")
-	case sqlite3.SQLITE_CORRUPT:
-		return access.Errorf(access.CodeMalformed, "the SQLite file of the audit log is damaged: %v", err)
+	for _, own := range []error{explainSQLite(err), explainPostgres(err)} {
+		if own != nil {
+			return own
+		}
 	}
 	return err
 }
 
-// damaged says whether SQLite can't make sense of its file.
-func damaged(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
+func errFull() error {
+	return access.Errorf(access.CodeUnavailable, "no space left for the audit log")
 }
 
-// loadTree reads the last checkpoint and the tree it signs, and refuses a log
-// in which they don't fit together.
-func loadTree(ctx context.Context, q querier, open func([]byte) (Checkpoint, error)) (tree, []byte, error) {
-	var size int64
-	var msg []byte
-	err := q.QueryRowContext(ctx, "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1").Scan(&size, &msg)
-	if errors.Is(err, sql.ErrNoRows) {
-		return tree{}, nil, broken("it has no checkpoint")
-	} else if err != nil {
-		return tree{}, nil, fmt.Errorf("read audit log: %w", explain(err))
+// damaged says whether the database can't make sense of its files.
+func damaged(err error) bool { return damagedSQLite(err) || damagedPostgres(err) }
+
+// head reads what a writer or a prover begins with: the last checkpoint and the
+// tree that it signs.
+type head struct {
+	found      bool
+	size, next int64
+	msg        []byte
+	committed  [2]string // settings that say whether a commit is on disk
+	readOnly   string
+	peaks      []tlog.Hash
+	err        error // what is wrong with the peaks
+}
+
+// query reads it all at once: a row for each subtree that a tree of the
+// checkpoint's size is made of (peakPlaces), or one row for the empty tree.
+func (h *head) query(d dialect) stmt {
+	return stmt{
+		query: `WITH RECURSIVE bits (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM bits WHERE n < 61)
+			SELECT size, note, (SELECT coalesce(max(idx), -1) + 1 FROM events), ` + d.settings() + `, n, coalesce(((size >> n) << n) - 1, -1), idx, hashes
+			FROM (SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1) AS head
+			LEFT JOIN bits ON (size >> n) & 1 = 1
+			LEFT JOIN events ON idx = ((size >> n) << n) - 1
+			ORDER BY n DESC`,
+		each: func(row scanner) error {
+			var level, index sql.NullInt64
+			var at int64
+			var stored []byte
+			if err := row.Scan(&h.size, &h.msg, &h.next, &h.committed[0], &h.committed[1], &h.readOnly, &level, &at, &index, &stored); err != nil {
+				return err
+			}
+			h.found = true
+			if !level.Valid || h.err != nil {
+				return nil
+			}
+			if !index.Valid {
+				h.err = broken("event %d is missing", at)
+				return nil
+			}
+			hash, err := hashAt(stored, int(level.Int64))
+			if err != nil {
+				h.err = broken("event %d: %v", at, err)
+			}
+			h.peaks = append(h.peaks, hash)
+			return nil
+		},
 	}
-	c, err := open(msg)
-	if err != nil {
-		return tree{}, nil, err
+}
+
+// tree refuses a log in which the checkpoint and the tree don't fit together.
+func (h *head) tree(open func([]byte) (Checkpoint, error)) (tree, Checkpoint, error) {
+	if !h.found {
+		return tree{}, Checkpoint{}, broken("it has no checkpoint")
 	}
-	if c.Size != size {
-		return tree{}, nil, broken("the checkpoint of size %d stands in the place of size %d", c.Size, size)
+	c, err := open(h.msg)
+	switch {
+	case err != nil:
+		return tree{}, c, err
+	case c.Size != h.size:
+		return tree{}, c, broken("the checkpoint of size %d stands in the place of size %d", c.Size, h.size)
+	case h.next != h.size:
+		return tree{}, c, broken("its last checkpoint covers %d events, but the last event has index %d", h.size, h.next-1)
+	case h.err != nil:
+		return tree{}, c, h.err
 	}
-	var next int64
-	if err := q.QueryRowContext(ctx, "SELECT coalesce(max(idx), -1) + 1 FROM events").Scan(&next); err != nil {
-		return tree{}, nil, fmt.Errorf("read audit log: %w", explain(err))
-	}
-	if next != size {
-		return tree{}, nil, broken("its last checkpoint covers %d events, but the last event has index %d", size, next-1)
-	}
-	t := tree{size: size}
-	levels, rows := peakPlaces(size)
-	for i, row := range rows {
-		h, err := readHash(ctx, q, levels[i], row)
-		if err != nil {
-			return tree{}, nil, err
-		}
-		t.peaks = append(t.peaks, h)
-	}
+	t := tree{size: h.size, peaks: h.peaks}
 	if t.root() != c.Root {
-		return tree{}, nil, broken("its stored hashes are not those that its last checkpoint (size %d) signs", size)
+		return tree{}, c, broken("its stored hashes are not those that its last checkpoint (size %d) signs", h.size)
 	}
-	return t, msg, nil
+	return t, c, nil
+}
+
+// durable refuses a database that acknowledges what isn't on its disk yet, and
+// one that takes nothing.
+func (h *head) durable() error {
+	switch {
+	case h.readOnly != "off":
+		return errReadOnly()
+	case h.committed[0] != "on" && h.committed[0] != "remote_apply":
+		return access.Errorf(access.CodeUnavailable, "PostgreSQL has synchronous_commit=%s: it would acknowledge events before they are on disk", h.committed[0]).
+			WithHint("ALTER ROLE … IN DATABASE … SET synchronous_commit = on")
+	case h.committed[1] != "on":
+		return access.Errorf(access.CodeUnavailable, "PostgreSQL has fsync=%s: it would acknowledge events before they are on disk", h.committed[1]).
+			WithHint("set fsync = on in postgresql.conf")
+	}
+	return nil
+}
+
+// loadTree reads the last checkpoint and the tree it signs.
+func loadTree(ctx context.Context, d dialect, q querier, open func([]byte) (Checkpoint, error)) (tree, []byte, error) {
+	var h head
+	query := h.query(d)
+	rows, err := q.QueryContext(ctx, query.query)
+	if err != nil {
+		return tree{}, nil, fmt.Errorf("read audit log: %w", explain(err))
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		if err := query.each(rows); err != nil {
+			return tree{}, nil, fmt.Errorf("read audit log: %w", explain(err))
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return tree{}, nil, fmt.Errorf("read audit log: %w", explain(err))
+	}
+	t, _, err := h.tree(open)
+	return t, h.msg, err
 }
 
 func readHash(ctx context.Context, q querier, level int, row int64) (h tlog.Hash, err error) {
@@ -293,11 +247,4 @@ func readHash(ctx context.Context, q querier, level int, row int64) (h tlog.Hash
 func broken(format string, args ...any) *access.Error {
 	return access.Errorf(access.CodeUnverified, "the audit log has been changed: "+format, args...).
 		WithHint("hallpass audit verify")
-}
-
-// sameSchema says whether these are the statements of a version of our schema,
-// in any order: VACUUM writes them in another.
-func sameSchema(found []string, version int) bool {
-	want := slices.Concat(schemas[:version]...)
-	return slices.Equal(slices.Sorted(slices.Values(found)), slices.Sorted(slices.Values(want)))
 }

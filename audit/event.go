@@ -154,7 +154,7 @@ func (e *Event) normalize(now time.Time) error {
 		e.Why = e.Why[:maxWhy]
 	}
 	for _, s := range []*string{&e.Type, &e.Request, &e.Step, &e.Actor, &e.Requester, &e.Resource, &e.Why} {
-		*s = strings.ToValidUTF8(*s, "\uFFFD")
+		*s = plain(*s)
 	}
 	e.Why = strings.Map(func(r rune) rune {
 		if unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) {
@@ -166,6 +166,11 @@ func (e *Event) normalize(now time.Time) error {
 		e.Oversized, e.Statement = s.Hash(), nil
 	}
 	return e.check()
+}
+
+// plain is s as text that every database takes.
+func plain(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 func (e *Event) check() error {

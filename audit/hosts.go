@@ -56,20 +56,19 @@ func (l *Log) Enrol(ctx context.Context, h Host, e Event) (Host, error) {
 		e.Time = l.now()
 	}
 	return update(ctx, l, func(t *tx) (Host, error) {
-		var leaf []byte
-		found, err := t.find([]any{&leaf}, "SELECT leaf FROM events WHERE request = ? AND step = ? AND step <> ''", e.Request, e.Step)
+		was, err := t.at(slot{e.Request, e.Step})
 		if err != nil {
 			return Host{}, err
 		}
-		if !found {
+		if !was.found {
 			if _, err := t.append(e); err != nil {
 				return Host{}, err
 			}
 			h.At = e.Time.UTC().Truncate(time.Millisecond)
-			return h, t.exec(`INSERT OR REPLACE INTO hosts (host, token, agent_key, host_key, certificate, at) VALUES (?, ?, ?, ?, '', ?)`,
-				h.Name, h.Token, h.AgentKey, h.HostKey, h.At.UnixMilli())
+			t.write(putHost, h.Name, h.Token, h.AgentKey, h.HostKey, "", h.At.UnixMilli())
+			return h, nil
 		}
-		first, err := ParseEvent(leaf)
+		first, err := ParseEvent(was.leaf)
 		if err != nil || first.Host == nil {
 			return Host{}, broken("the enrolment by token %s can't be read", clip(e.Request))
 		}
@@ -77,7 +76,7 @@ func (l *Log) Enrol(ctx context.Context, h Host, e Event) (Host, error) {
 			return Host{}, access.Errorf(access.CodeDuplicate, "this token has been used already, by another host or other keys").
 				WithHint("make another one with: hallpass host token %s", h.Name)
 		}
-		have, found, err := scanHost(t.log.conn.QueryRowContext(t.ctx, hostQuery+" WHERE host = ?", h.Name))
+		have, found, err := t.host(h.Name)
 		if err != nil {
 			return Host{}, err
 		}
@@ -98,7 +97,7 @@ func (l *Log) Certified(ctx context.Context, h Host, serial uint64) error {
 	}
 	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
 		none := struct{}{}
-		have, found, err := scanHost(t.log.conn.QueryRowContext(t.ctx, hostQuery+" WHERE host = ?", h.Name))
+		have, found, err := t.host(h.Name)
 		if err != nil {
 			return none, err
 		}
@@ -108,14 +107,15 @@ func (l *Log) Certified(ctx context.Context, h Host, serial uint64) error {
 		if _, err := t.append(e); err != nil {
 			return none, err
 		}
-		return none, t.exec("UPDATE hosts SET host_key = ?, certificate = ? WHERE host = ?", h.HostKey, h.Certificate, h.Name)
+		t.write("UPDATE hosts SET host_key = ?, certificate = ? WHERE host = ?", h.HostKey, h.Certificate, h.Name)
+		return none, nil
 	})
 	return err
 }
 
 const hostQuery = "SELECT host, token, agent_key, host_key, certificate, at FROM hosts"
 
-func scanHost(row interface{ Scan(...any) error }) (h Host, found bool, err error) {
+func scanHost(row scanner) (h Host, found bool, err error) {
 	var at int64
 	err = row.Scan(&h.Name, &h.Token, &h.AgentKey, &h.HostKey, &h.Certificate, &at)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -126,6 +126,18 @@ func scanHost(row interface{ Scan(...any) error }) (h Host, found bool, err erro
 	h.At = time.UnixMilli(at).UTC()
 	return h, true, nil
 }
+
+func (t *tx) host(name string) (h Host, found bool, err error) {
+	err = t.read(func(row scanner) error {
+		h, found, err = scanHost(row)
+		return err
+	}, hostQuery+" WHERE host = ?", name)
+	return h, found, err
+}
+
+const putHost = `INSERT INTO hosts (host, token, agent_key, host_key, certificate, at) VALUES (?, ?, ?, ?, ?, ?)
+	ON CONFLICT (host) DO UPDATE SET token = excluded.token, agent_key = excluded.agent_key, host_key = excluded.host_key,
+	certificate = excluded.certificate, at = excluded.at`
 
 // Host looks an enrolled host up by its name, and says whether there is one.
 func (r *Reader) Host(ctx context.Context, name string) (Host, bool, error) {
@@ -384,8 +396,8 @@ func (known hosts) session(p *replay, e *Event) error {
 
 // finish compares the table of hosts with what the events told.
 func (known hosts) finish(ctx context.Context, p *replay, q querier) error {
-	if v, err := checkSchema(ctx, q); err != nil || v < 2 {
-		return err
+	if p.schema < 2 {
+		return nil
 	}
 	have, err := listHosts(ctx, q)
 	if err != nil {

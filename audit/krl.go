@@ -37,13 +37,12 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 	own := ssh.FingerprintSHA256(ca)
 	return update(ctx, l, func(t *tx) (krl.List, error) {
 		none := krl.List{}
-		if err := t.exec("INSERT INTO cas (fingerprint, key) VALUES (?, ?) ON CONFLICT DO NOTHING", own, statement.MarshalKey(ca)); err != nil {
-			return none, err
-		}
+		t.write("INSERT INTO cas (fingerprint, key) VALUES (?, ?) ON CONFLICT DO NOTHING", own, statement.MarshalKey(ca))
 		now := l.now()
 		var taken int64
-		if _, err := t.find([]any{&taken}, `INSERT INTO krl (id, taken, version, list, signature) VALUES (1, ?, 0, x'', '')
-			ON CONFLICT (id) DO UPDATE SET taken = max(taken + 1, excluded.taken) RETURNING taken`, now.UnixMilli()); err != nil {
+		if _, err := t.find([]any{&taken}, `INSERT INTO krl (id, taken, version, list, signature) VALUES (1, ?, 0, ?, '')
+			ON CONFLICT (id) DO UPDATE SET taken = CASE WHEN krl.taken < excluded.taken THEN excluded.taken ELSE krl.taken + 1 END RETURNING taken`,
+			now.UnixMilli(), []byte{}); err != nil {
 			return none, err
 		}
 		list := krl.List{Version: uint64(taken), Generated: now.UTC().Truncate(time.Second)}
@@ -70,26 +69,20 @@ const revokedQuery = `SELECT json_extract(handle, '$.ca'), json_extract(handle, 
 // revoked lists the certificates that were taken back and end after a time, or
 // whose sessions do.
 func (t *tx) revoked(after time.Time) ([]krl.CA, error) {
-	rows, err := t.log.conn.QueryContext(t.ctx, revokedQuery,
-		after.UTC().Format(time.RFC3339), after.Add(-access.MaxGrace).UTC().Format(time.RFC3339))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
 	var names []string
 	serials := map[string][]uint64{}
-	for rows.Next() {
+	if err := t.read(func(row scanner) error {
 		var ca string
 		var serial int64
-		if err := rows.Scan(&ca, &serial); err != nil {
-			return nil, err
+		if err := row.Scan(&ca, &serial); err != nil {
+			return err
 		}
 		if len(names) == 0 || names[len(names)-1] != ca {
 			names = append(names, ca)
 		}
 		serials[ca] = append(serials[ca], uint64(serial))
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	}, revokedQuery, after.UTC().Format(time.RFC3339), after.Add(-access.MaxGrace).UTC().Format(time.RFC3339)); err != nil {
 		return nil, err
 	}
 	var cas []krl.CA
@@ -140,8 +133,9 @@ func (t *tx) caKey(fingerprint string) (ssh.PublicKey, error) {
 // later one, which then says all that this one does.
 func (l *Log) PublishKRL(ctx context.Context, k KRL) error {
 	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
-		return struct{}{}, t.exec("UPDATE krl SET version = ?1, list = ?2, signature = ?3 WHERE version < ?1 AND taken >= ?1",
+		t.write("UPDATE krl SET version = ?1, list = ?2, signature = ?3 WHERE version < ?1 AND taken >= ?1",
 			int64(k.Version), k.List, k.Signature)
+		return struct{}{}, nil
 	})
 	return err
 }

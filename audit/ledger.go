@@ -71,7 +71,8 @@ func (l *Log) NextSerial(ctx context.Context, ca string) (uint64, error) {
 			return 0, access.Errorf(access.CodeMalformed, "no serials are left for CA %s", clip(ca))
 		}
 		last++
-		return uint64(last), t.exec("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", ca, last)
+		t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", ca, last)
+		return uint64(last), nil
 	})
 }
 
@@ -263,7 +264,7 @@ func ended(e Entry) *access.Error {
 
 const entryQuery = "SELECT request, hash, handle, credential, ended, ended_at FROM ledger"
 
-func scanEntry(row interface{ Scan(...any) error }) (e Entry, found bool, err error) {
+func scanEntry(row scanner) (e Entry, found bool, err error) {
 	var handle, credential string
 	var at int64
 	err = row.Scan(&e.Request, &e.RequestHash, &handle, &credential, &e.Ended, &at)
@@ -285,8 +286,12 @@ func scanEntry(row interface{ Scan(...any) error }) (e Entry, found bool, err er
 	return e, true, nil
 }
 
-func (t *tx) entry(request string) (Entry, bool, error) {
-	return scanEntry(t.log.conn.QueryRowContext(t.ctx, entryQuery+" WHERE request = ?", request))
+func (t *tx) entry(request string) (e Entry, found bool, err error) {
+	err = t.read(func(row scanner) error {
+		e, found, err = scanEntry(row)
+		return err
+	}, entryQuery+" WHERE request = ?", request)
+	return e, found, err
 }
 
 func (t *tx) put(e Entry) error {
@@ -305,9 +310,13 @@ func (t *tx) put(e Entry) error {
 	if e.Ended != "" {
 		at = e.EndedAt.UnixMilli()
 	}
-	return t.exec("INSERT OR REPLACE INTO ledger (request, hash, handle, credential, ended, ended_at) VALUES (?, ?, ?, ?, ?, ?)",
-		e.Request, e.RequestHash, string(handle), string(credential), string(e.Ended), at)
+	t.write(putEntry, e.Request, e.RequestHash, string(handle), string(credential), string(e.Ended), at)
+	return nil
 }
+
+const putEntry = `INSERT INTO ledger (request, hash, handle, credential, ended, ended_at) VALUES (?, ?, ?, ?, ?, ?)
+	ON CONFLICT (request) DO UPDATE SET hash = excluded.hash, handle = excluded.handle, credential = excluded.credential,
+	ended = excluded.ended, ended_at = excluded.ended_at`
 
 func equalJSON(a, b any) (bool, error) {
 	x, err := json.Marshal(a)

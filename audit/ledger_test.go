@@ -13,7 +13,7 @@ import (
 
 func TestNextSerialIsMonotonicAndNeverTwice(t *testing.T) {
 	private, _ := testKey(t)
-	path := t.TempDir() + "/audit.db"
+	path := newDatabase(t)
 	var mu sync.Mutex
 	given := map[uint64]int{}
 	var wg sync.WaitGroup

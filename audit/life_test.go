@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"database/sql"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +60,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, now: t0}
 	w.private, w.public = testKey(t)
-	w.path = filepath.Join(t.TempDir(), "audit.db")
+	w.path = newDatabase(t)
 	var err error
 	w.ca, err = ca.New(key(t, "ca"), w.clock)
 	if err != nil {
@@ -77,7 +75,7 @@ func (w *world) clock() time.Time { return w.now }
 
 func (w *world) open() {
 	w.t.Helper()
-	l, err := Open(context.Background(), Options{Path: w.path, Key: w.private, Now: w.clock})
+	l, err := Open(context.Background(), Options{Database: w.path, Key: w.private, Now: w.clock})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -292,13 +290,9 @@ func (w *world) edit(statements ...string) {
 	if err := w.log.Close(); err != nil {
 		w.t.Fatal(err)
 	}
-	db, err := sql.Open("sqlite", "file:"+w.path)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = db.Close() }()
+	db := behind(w.t, w.path)
 	for _, s := range statements {
-		if _, err := db.Exec(s); err != nil {
+		if _, err := db.Exec(words(s)); err != nil {
 			w.t.Fatalf("%s: %v", s, err)
 		}
 	}

@@ -181,16 +181,15 @@ func (l *Log) Lock(ctx context.Context, book *evidence.Rulebook, st access.State
 		}
 	}
 	said, err := update(ctx, l, func(t *tx) (bool, error) {
-		var one int
-		if said, err := t.find([]any{&one}, "SELECT 1 FROM events WHERE request = '' AND step = ? AND step <> ''", e.Step); said || err != nil {
-			return said, err
+		if was, err := t.at(slot{"", e.Step}); was.found || err != nil {
+			return was.found, err
 		}
 		if err := t.underLocks(e.Locks); err != nil {
 			return false, err
 		}
 		_, err := t.append(e)
 		return false, err
-	})
+	}, slot{"", e.Step})
 	if err != nil || !said {
 		return lock, err
 	}

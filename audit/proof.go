@@ -47,7 +47,7 @@ func (r *Reader) Prove(ctx context.Context, request string) (Proof, error) {
 		return Proof{}, err
 	}
 	defer end()
-	t, msg, err := loadTree(ctx, conn, r.open)
+	t, msg, err := loadTree(ctx, r.db, conn, r.open)
 	if err != nil {
 		return Proof{}, err
 	}

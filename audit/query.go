@@ -8,6 +8,7 @@ import (
 	"iter"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -47,7 +48,7 @@ func events(ctx context.Context, db querier, q Query) iter.Seq2[Record, error] {
 	query := "SELECT idx, leaf FROM events WHERE " + where
 	switch {
 	case q.Limit > 0 && q.Last:
-		query = fmt.Sprintf("SELECT idx, leaf FROM (%s ORDER BY idx DESC LIMIT %d) ORDER BY idx", query, q.Limit)
+		query = fmt.Sprintf("SELECT idx, leaf FROM (%s ORDER BY idx DESC LIMIT %d) AS those ORDER BY idx", query, q.Limit)
 	case q.Limit > 0:
 		query += fmt.Sprintf(" ORDER BY idx LIMIT %d", q.Limit)
 	default:
@@ -83,7 +84,7 @@ func (q Query) where() (string, []any) {
 	add := func(term string, arg any) { terms, args = append(terms, term), append(args, arg) }
 	prefix := func(column, value, end string) {
 		if strings.HasSuffix(value, end) {
-			add("substr("+column+", 1, ?) = ?", len(value))
+			add("substr("+column+", 1, ?) = ?", utf8.RuneCountInString(value))
 			args = append(args, value)
 		} else {
 			add(column+" = ?", value)
@@ -136,7 +137,7 @@ func (r *Reader) Event(ctx context.Context, index int64) (Record, error) {
 // and CodeMismatch if several begin so.
 func (r *Reader) FindRequest(ctx context.Context, prefix string) (string, error) {
 	rows, err := r.db.QueryContext(ctx,
-		"SELECT DISTINCT request FROM events WHERE request >= ? AND request < ? AND request <> '' LIMIT 3", prefix, prefix+"\U0010FFFF")
+		"SELECT DISTINCT request FROM events WHERE request >= ? AND request < ? AND request <> '' ORDER BY request LIMIT 3", prefix, prefix+"\U0010FFFF")
 	if err != nil {
 		return "", fmt.Errorf("read audit log: %w", explain(err))
 	}

@@ -19,6 +19,7 @@ import (
 // judges each by what was known then: the files of the day and the request's
 // own past.
 type replay struct {
+	schema   int // version of the tables; 0 without a database
 	report   *Report
 	files    map[string]string // content by fileStep
 	latest   access.Digests    // the versions recorded last

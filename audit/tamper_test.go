@@ -26,9 +26,13 @@ func move(from, to int) string {
 // log's key. Each change is found, and the place is named.
 func TestTampering(t *testing.T) {
 	replaceLeaf := func(index int, old, new string) string {
-		return fmt.Sprintf("UPDATE events SET leaf = CAST(replace(CAST(leaf AS TEXT), '%s', '%s') AS BLOB) WHERE idx = %d", old, new, index)
+		change := "CAST(replace(CAST(leaf AS TEXT), '%s', '%s') AS BLOB)"
+		if server != nil {
+			change = "convert_to(replace(convert_from(leaf, 'UTF8'), '%s', '%s'), 'UTF8')"
+		}
+		return fmt.Sprintf("UPDATE events SET leaf = "+change+" WHERE idx = %d", old, new, index)
 	}
-	for _, row := range []struct {
+	for i, row := range []struct {
 		name  string
 		edits []string
 		index int64
@@ -77,7 +81,7 @@ func TestTampering(t *testing.T) {
 			13, "the checkpoint of size 13 stands in the place of size 14", "stands in the place of size 14"},
 		{"last checkpoint deleted", []string{"DELETE FROM checkpoints WHERE size = 14"},
 			13, "event is not covered by a checkpoint", "its last checkpoint covers 13 events"},
-		{"checkpoint without signature", []string{"UPDATE checkpoints SET note = CAST(substr(CAST(note AS TEXT), 1, 20) AS BLOB) WHERE size = 14"},
+		{"checkpoint without signature", []string{"UPDATE checkpoints SET note = substr(note, 1, 20) WHERE size = 14"},
 			13, "checkpoint of size 14", "checkpoint"},
 		{"column actor edited", []string{"UPDATE events SET actor = 'carol' WHERE idx = 5"},
 			5, "column actor says", ""},
@@ -102,12 +106,15 @@ func TestTampering(t *testing.T) {
 		{"serials set back", []string{"UPDATE serials SET last = 0"},
 			-1, "the serials of CA", ""},
 	} {
+		if server != nil && i%4 != 1 {
+			continue // what finds them is the same
+		}
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.live()
 			w.edit(row.edits...)
 			wantProblem(t, w.verify(VerifyOptions{}), row.index, row.what)
-			l, err := Open(context.Background(), Options{Path: w.path, Key: w.private})
+			l, err := Open(context.Background(), Options{Database: w.path, Key: w.private})
 			if err == nil {
 				_ = l.Close()
 			}
@@ -228,12 +235,15 @@ func TestSchemaChangesAreRefused(t *testing.T) {
 		{"newer version", "PRAGMA user_version = 4", "schema version 4, this hallpass knows 3"},
 		{"another application", "PRAGMA application_id = 1", "not an audit log"},
 	} {
+		if server != nil {
+			break // TestPostgresSchemaChangesAreRefused
+		}
 		t.Run(row.name, func(t *testing.T) {
 			l, path, public := newLog(t)
 			w := &world{t: t, path: path, log: l}
 			w.edit(row.edit)
 			private, _ := testKey(t)
-			if _, err := Open(context.Background(), Options{Path: path, Key: private}); err == nil || !strings.Contains(err.Error(), row.want) {
+			if _, err := Open(context.Background(), Options{Database: path, Key: private}); err == nil || !strings.Contains(err.Error(), row.want) {
 				t.Errorf("Open: %v, want %q", err, row.want)
 			}
 			if _, err := OpenReader(context.Background(), path, public); err == nil || !strings.Contains(err.Error(), row.want) {
@@ -266,7 +276,7 @@ func TestCheckpointOfAnotherKeyIsRefused(t *testing.T) {
 	w.edit(fmt.Sprintf("UPDATE checkpoints SET note = x'%x' WHERE size = 14", forged))
 	wantProblem(t, w.verify(VerifyOptions{}), 13, "not signed by the log's key")
 	for _, key := range []string{w.private, other} {
-		if _, err := Open(context.Background(), Options{Path: w.path, Key: key}); err == nil {
+		if _, err := Open(context.Background(), Options{Database: w.path, Key: key}); err == nil {
 			t.Error("a log whose checkpoints are of two keys was opened")
 		}
 	}

@@ -108,28 +108,35 @@ func (r *Reader) Verify(ctx context.Context, o VerifyOptions) (Report, error) {
 		return report, err
 	}
 	defer end()
-	if _, err := checkSchema(ctx, conn); err != nil {
-		return report, err
+	return report, verify(ctx, r.db, conn, r.verifier, since, &report)
+}
+
+// verify fills the report in by what a connection sees.
+func verify(ctx context.Context, d dialect, q querier, verifier note.Verifier, since *Checkpoint, report *Report) error {
+	have, err := checkSchema(ctx, d, q)
+	if err != nil {
+		return err
 	}
-	v := &verification{ctx: ctx, conn: conn, report: &report, verifier: r.verifier, since: since, replay: newReplay(&report)}
+	v := &verification{ctx: ctx, db: d, conn: q, report: report, verifier: verifier, since: since, replay: newReplay(report)}
+	v.replay.schema = have
 	if err := v.run(); err != nil {
-		return report, err
+		return err
 	}
 	report.OK = len(report.Problems) == 0
-	return report, nil
+	return nil
 }
 
 // snapshot gives a connection that sees the log as of now, whatever is
 // written meanwhile.
-func (r *Reader) snapshot(ctx context.Context) (*sql.Conn, func(), error) {
+func (r *Reader) snapshot(ctx context.Context) (querier, func(), error) {
 	conn, err := r.db.Conn(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read audit log: %w", explain(err))
 	}
-	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
+	if _, err := conn.ExecContext(ctx, r.db.snapshot()); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("read audit log: %w", explain(err)), conn.Close())
 	}
-	return conn, func() {
+	return translated{conn, r.db}, func() {
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") // nothing was written
 		_ = conn.Close()
 	}, nil
@@ -139,84 +146,90 @@ func (r *Reader) snapshot(ctx context.Context) (*sql.Conn, func(), error) {
 // that grows with each checkpoint on the way.
 type verification struct {
 	ctx      context.Context
-	conn     *sql.Conn
+	db       dialect
+	conn     querier
 	report   *Report
 	verifier note.Verifier
 	since    *Checkpoint
 	replay   *replay
 
 	tree    tree
-	lost    bool  // an event is missing: from here on there is no tree to compare
-	proven  int64 // the tree of this size was the one that was signed
-	signed  *sql.Rows
-	next    int64  // size of the next checkpoint, -1: no more
-	msg     []byte // the next checkpoint
-	lastMsg []byte // the last one looked at
+	lost    bool   // an event is missing: from here on there is no tree to compare
+	proven  int64  // the tree of this size was the one that was signed
+	lastMsg []byte // the last checkpoint looked at
 }
 
-func (v *verification) run() (err error) {
-	v.signed, err = v.conn.QueryContext(v.ctx, "SELECT size, note FROM checkpoints ORDER BY size")
-	if err != nil {
+func (v *verification) run() error {
+	var size int64
+	var msg []byte
+	err := v.conn.QueryRowContext(v.ctx, "SELECT size, note FROM checkpoints ORDER BY size LIMIT 1").Scan(&size, &msg)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("read audit log: %w", explain(err))
 	}
-	defer func() { _ = v.signed.Close() }()
-	if err := v.advance(); err != nil {
-		return err
-	}
-	if v.next != 0 {
+	if err != nil || size != 0 {
 		v.report.problem(-1, nil, "the checkpoint of the empty log is missing")
+		msg = nil
 	}
-	rows, err := v.conn.QueryContext(v.ctx,
-		"SELECT idx, time, type, request, step, actor, requester, resource, hashes, leaf FROM events ORDER BY idx")
+	v.compare(msg)
+	last := int64(-1)
+	for {
+		page, err := v.page(last)
+		for _, got := range page {
+			if got.index != last+1 && !v.lost {
+				v.report.problem(last+1, nil, "%s missing", plural(got.index-last-1, "event is", "events from here on are"))
+				v.lost = true
+			}
+			last = got.index
+			v.event(&got)
+			v.compare(got.note)
+		}
+		if damaged(err) {
+			v.report.problem(last+1, nil, "events from here on can't be read: %v", explain(err))
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read audit log: %w", explain(err))
+		}
+		if len(page) < maxPage {
+			break
+		}
+	}
+	var beyond int64 // the next checkpoint, -1 if there is none
+	err = v.conn.QueryRowContext(v.ctx, "SELECT coalesce(min(size), -1) FROM checkpoints WHERE size > ?", last+1).Scan(&beyond)
 	if err != nil {
 		return fmt.Errorf("read audit log: %w", explain(err))
 	}
-	defer func() { _ = rows.Close() }()
-	if err := v.compare(); err != nil {
-		return err
-	}
-	last := int64(-1)
-	for rows.Next() {
-		var got row
-		if err := rows.Scan(&got.index, &got.time, &got.Type, &got.Request, &got.Step, &got.Actor, &got.Requester, &got.Resource,
-			&got.hashes, &got.leaf); err != nil {
-			return fmt.Errorf("read audit log: %w", explain(err))
-		}
-		if got.index != last+1 && !v.lost {
-			v.report.problem(last+1, nil, "%s missing", plural(got.index-last-1, "event is", "events from here on are"))
-			v.lost = true
-		}
-		last = got.index
-		v.event(&got)
-		if err := v.compare(); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil {
-		if !damaged(err) {
-			return fmt.Errorf("read audit log: %w", explain(err))
-		}
-		v.report.problem(last+1, nil, "events from here on can't be read: %v", explain(err))
-		return nil
-	}
-	v.finish(last + 1)
+	v.finish(last+1, beyond)
 	if err := v.replay.finish(v.ctx, v.conn); err != nil {
 		return err
 	}
-	return v.intact()
+	damage, err := v.db.intact(v.ctx, v.conn)
+	if damage != "" {
+		v.report.problem(-1, nil, "%s", damage)
+	}
+	return err
 }
 
-// intact has SQLite look at its own file: an index that doesn't fit its table
-// would answer queries wrongly.
-func (v *verification) intact() error {
-	var found string
-	if err := v.conn.QueryRowContext(v.ctx, "PRAGMA integrity_check(1)").Scan(&found); err != nil {
-		return fmt.Errorf("read audit log: %w", explain(err))
+// maxPage bounds how many events are read at once.
+const maxPage = 250
+
+// page reads the next events, each with the checkpoint that it is the last
+// event of. With an error it gives those in front of it.
+func (v *verification) page(after int64) (page []row, err error) {
+	rows, err := v.conn.QueryContext(v.ctx, `SELECT idx, time, type, request, step, actor, requester, resource, hashes, leaf,
+		(SELECT note FROM checkpoints WHERE size = idx + 1) FROM events WHERE idx > ? ORDER BY idx LIMIT ?`, after, maxPage)
+	if err != nil {
+		return nil, err
 	}
-	if found != "ok" {
-		v.report.problem(-1, nil, "the SQLite file is damaged: %s", found)
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var got row
+		if err := rows.Scan(&got.index, &got.time, &got.Type, &got.Request, &got.Step, &got.Actor, &got.Requester, &got.Resource,
+			&got.hashes, &got.leaf, &got.note); err != nil {
+			return page, err
+		}
+		page = append(page, got)
 	}
-	return nil
+	return page, rows.Err()
 }
 
 // row is an event as the database has it.
@@ -225,7 +238,8 @@ type row struct {
 	time  int64
 	Event // the query columns alone
 	hashes,
-	leaf []byte
+	leaf,
+	note []byte // of the checkpoint that ends with it
 }
 
 func (v *verification) event(got *row) {
@@ -281,22 +295,11 @@ func (v *verification) grow(got *row, e *Event) {
 	}
 }
 
-// advance reads the next checkpoint.
-func (v *verification) advance() error {
-	if !v.signed.Next() {
-		v.next = -1
-		return v.signed.Err()
-	}
-	if err := v.signed.Scan(&v.next, &v.msg); err != nil {
-		return fmt.Errorf("read audit log: %w", explain(err))
-	}
-	return nil
-}
-
-// compare holds the tree, as it is now, against the checkpoint of its size.
-func (v *verification) compare() error {
+// compare holds the tree, as it is now, against the checkpoint of its size,
+// which is nil if there is none.
+func (v *verification) compare(msg []byte) {
 	if v.lost {
-		return nil
+		return
 	}
 	size := v.tree.size
 	if s := v.since; s != nil && s.Size == size {
@@ -306,11 +309,11 @@ func (v *verification) compare() error {
 			v.report.Since = &size
 		}
 	}
-	if v.next != size {
-		return nil
+	if msg == nil {
+		return
 	}
-	v.lastMsg = bytes.Clone(v.msg)
-	c, err := openCheckpoint(v.msg, v.verifier)
+	v.lastMsg = msg
+	c, err := openCheckpoint(msg, v.verifier)
 	switch {
 	case err != nil:
 		v.report.problem(size-1, nil, "checkpoint of size %d: %v", size, err)
@@ -323,19 +326,19 @@ func (v *verification) compare() error {
 	default:
 		v.proven = size
 	}
-	return v.advance()
 }
 
-// finish looks at what is left when all events have been seen.
-func (v *verification) finish(size int64) {
+// finish looks at what is left when all events have been seen: so many, and the
+// next checkpoint, of size beyond.
+func (v *verification) finish(size, beyond int64) {
 	r := v.report
 	r.Size, r.Checkpoint = size, string(v.lastMsg)
-	if !v.lost && v.lastMsg != nil && v.proven != size && v.next < 0 {
+	if !v.lost && v.lastMsg != nil && v.proven != size && beyond < 0 {
 		r.problem(v.proven, nil, "%s not covered by a checkpoint: the last one has size %d",
 			plural(size-v.proven, "event is", "events from here on are"), v.proven)
 	}
-	if !v.lost && v.next > size {
-		r.problem(size, nil, "events have been cut off: there is a checkpoint of size %d, but the log ends here", v.next)
+	if !v.lost && beyond > size {
+		r.problem(size, nil, "events have been cut off: there is a checkpoint of size %d, but the log ends here", beyond)
 	}
 	if s := v.since; s != nil && s.Size > size {
 		r.problem(size, nil, "events have been cut off: the older checkpoint has size %d, but the log ends here", s.Size)

@@ -81,6 +81,14 @@ func (a *app) auditCommand() *cli.Command {
 				Action: a.auditExport,
 			},
 			{
+				Name:      "copy",
+				Usage:     "copy the whole log into a new file or PostgreSQL database, and verify the copy",
+				ArgsUsage: "FILE|postgres://USER@HOST/DATABASE",
+				Description: "A back-up, or the way from one database to the other: stop the workers, copy, set audit.database, start them.\n" +
+					"PostgreSQL's password comes from PGPASSFILE, ~/.pgpass or PGPASSWORD.",
+				Action: a.auditCopy,
+			},
+			{
 				Name:        "checkpoint",
 				Usage:       "print the signed checkpoint, to be kept elsewhere",
 				Description: "Whoever keeps one can tell later, with audit verify --since FILE, that nothing before it was changed.",
@@ -574,6 +582,29 @@ func (a *app) auditExport(c *cli.Context) error {
 			return r.ExportCSV(a.ctx, a.out, q)
 		}
 		return r.ExportJSONLines(a.ctx, a.out, q)
+	})
+}
+
+func (a *app) auditCopy(c *cli.Context) error {
+	args, err := arguments(c, "FILE|postgres://USER@HOST/DATABASE")
+	if err != nil {
+		return err
+	}
+	if err := audit.CheckDatabase(args[0]); err != nil {
+		return err
+	}
+	return a.withLog(func(r *audit.Reader) error {
+		report, grown, err := r.Copy(a.ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if err := a.auditReport(report, "the audit log"); err != nil {
+			return err
+		}
+		if grown > 0 {
+			a.err.Printf("%d more events were recorded meanwhile, which are not in the copy. Before you move to it, stop the workers and copy anew.\n", grown)
+		}
+		return nil
 	})
 }
 

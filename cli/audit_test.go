@@ -28,7 +28,7 @@ func auditedWorld(t *testing.T) (w *world, id string) {
 	check(t, err)
 	key, err := audit.ReadKey(file("audit.key"))
 	check(t, err)
-	log, err := audit.Open(ctx, audit.Options{Path: file("audit.db"), Key: key, Now: w.now.Now})
+	log, err := audit.Open(ctx, audit.Options{Database: file("audit.db"), Key: key, Now: w.now.Now})
 	check(t, err)
 	defer func() { check(t, log.Close()) }()
 	book := w.service.book
@@ -148,6 +148,51 @@ func TestAuditCommands(t *testing.T) {
 	var report audit.Report
 	if err := json.Unmarshal([]byte(w.must("audit verify -o json").stdout), &report); err != nil || !report.OK || report.Size != 9 {
 		t.Errorf("report %+v, %v", report, err)
+	}
+}
+
+// A copy is verified before it is one, and answers like the log.
+func TestAuditCopy(t *testing.T) {
+	w, _ := auditedWorld(t)
+	copied := filepath.Join(w.dir, "copy.db")
+	if r := w.must("audit copy " + copied); !strings.Contains(r.stdout, "verified: 9 events") || !strings.Contains(r.stdout, "the first 9 events are those of the older checkpoint") {
+		t.Errorf("copy: %s", r.stdout)
+	}
+	want := w.must("audit export").stdout
+	w.env["HALLPASS_AUDIT_DATABASE"] = copied
+	if got := w.must("audit export").stdout; got != want {
+		t.Error("the copy says something else")
+	}
+	for _, row := range []struct {
+		line string
+		code int
+		want string
+	}{
+		{"audit copy " + copied, ExitRefused, "there already is a file at"},
+		{"audit copy", ExitUsage, "missing"},
+		{"audit copy postgres://alice:s3cr3t@127.0.0.1:1/audit", ExitUsage, "the address of the audit log has a password in it, which would be shown; leave it out"},
+		{"audit copy postgres://alice@127.0.0.1:1/audit", ExitUnreachable, "PostgreSQL can't be reached"},
+		{"audit copy postgres:nothing", ExitUsage, "is not of the form postgres://user@host/database"},
+	} {
+		r := w.run(row.line)
+		if r.code != row.code || !strings.Contains(r.stderr, row.want) || strings.Contains(r.stderr, "s3cr3t") {
+			t.Errorf("%s: exit %d, %s; want %d, %s", row.line, r.code, r.stderr, row.code, row.want)
+		}
+	}
+	// The configured address may not have one either, wherever it comes from.
+	w.env["HALLPASS_AUDIT_DATABASE"] = "postgres://alice:s3cr3t@db/audit"
+	for _, line := range []string{"config show", "config check", "audit log", "worker"} {
+		if r := w.run(line); r.code != ExitUsage || !strings.Contains(r.stderr, "HALLPASS_AUDIT_DATABASE: audit.database: the address of the audit log has a password") ||
+			strings.Contains(r.stdout+r.stderr, "s3cr3t") {
+			t.Errorf("%s: exit %d, %s%s", line, r.code, r.stdout, r.stderr)
+		}
+	}
+	w.env["HALLPASS_AUDIT_DATABASE"] = "postgres://alice@127.0.0.1:1/audit"
+	if r := w.run("config show"); r.code != 0 || !strings.Contains(r.stdout, "postgres://alice@127.0.0.1:1/audit") {
+		t.Errorf("config show: %s%s", r.stdout, r.stderr)
+	}
+	if r := w.run("audit log"); r.code != ExitUnreachable || !strings.Contains(r.stderr, "PostgreSQL can't be reached") {
+		t.Errorf("audit log: exit %d, %s", r.code, r.stderr)
 	}
 }
 

@@ -26,7 +26,7 @@ func visitedWorld(t *testing.T) (w *world, id string) {
 	ctx := context.Background()
 	key, err := audit.ReadKey(filepath.Join(w.dir, "audit.key"))
 	check(t, err)
-	log, err := audit.Open(ctx, audit.Options{Path: filepath.Join(w.dir, "audit.db"), Key: key, Now: w.now.Now})
+	log, err := audit.Open(ctx, audit.Options{Database: filepath.Join(w.dir, "audit.db"), Key: key, Now: w.now.Now})
 	check(t, err)
 	defer func() { check(t, log.Close()) }()
 	policy := "hosts: {enroll: [sre]}\n" + testPolicy

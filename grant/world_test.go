@@ -123,7 +123,7 @@ func (w *world) pass(d time.Duration) { w.clock.Add(int64(d / time.Second)) }
 // openLog opens the audit log once more, as another process would.
 func (w *world) openLog() *audit.Log {
 	w.t.Helper()
-	l, err := audit.Open(context.Background(), audit.Options{Path: w.path, Key: w.key, Now: w.now})
+	l, err := audit.Open(context.Background(), audit.Options{Database: w.path, Key: w.key, Now: w.now})
 	if err != nil {
 		w.t.Fatal(err)
 	}

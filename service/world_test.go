@@ -65,7 +65,7 @@ rules:
 	w.check(err)
 	key, err := audit.ReadKey(filepath.Join(dir, "key"))
 	w.check(err)
-	w.log, err = audit.Open(context.Background(), audit.Options{Path: filepath.Join(dir, "audit.db"), Key: key})
+	w.log, err = audit.Open(context.Background(), audit.Options{Database: filepath.Join(dir, "audit.db"), Key: key})
 	w.check(err)
 	t.Cleanup(func() { _ = w.log.Close() })
 	w.book, err = evidence.NewRulebook([]byte(policy), []byte(directory), []byte(catalog))

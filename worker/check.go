@@ -73,6 +73,15 @@ func (c *Config) Check(ctx context.Context) []Finding {
 		return c.Audit.Key, err
 	})
 	file("audit public key", c.Audit.PublicKey, func() (string, error) { return audit.ReadPublicKey(c.Audit.PublicKey) })
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if c.Audit.Database != "" && c.Audit.PublicKey != "" {
+		detail, err := c.log(ctx)
+		if access.CodeOf(err) == access.CodeNotFound || errors.Is(err, fs.ErrNotExist) { // a worker makes it
+			detail, err = err.Error(), nil
+		}
+		add("audit log", detail, err)
+	}
 	file("ssh CA", c.Issuers.SSH.Key, func() (string, error) {
 		path, ok := strings.CutPrefix(c.Issuers.SSH.Key, "file:")
 		if !ok {
@@ -91,11 +100,31 @@ func (c *Config) Check(ctx context.Context) []Finding {
 		}
 		return client.Address() + ", by " + c.Issuers.Vault.Auth + "; to try it: hallpass vault check", nil
 	})
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
 	detail, err := c.answers(ctx)
 	add("temporal", detail, err)
 	return out
+}
+
+// log looks at the audit log: that it is there, is one, and is this key's.
+func (c *Config) log(ctx context.Context) (_ string, err error) {
+	key, err := audit.ReadPublicKey(c.Audit.PublicKey)
+	if err != nil {
+		return "", err
+	}
+	r, err := audit.OpenReader(ctx, c.Audit.Database, key)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	msg, err := r.Checkpoint(ctx)
+	if err != nil {
+		return "", err
+	}
+	checkpoint, err := audit.OpenCheckpoint(msg, key)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s, %s", c.Audit.Database, plural(int(checkpoint.Size), "event")), nil
 }
 
 func (c *Config) answers(ctx context.Context) (string, error) {

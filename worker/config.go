@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/audit"
 	"hallpass/ca"
 	"hallpass/internal/yamlfile"
 	"hallpass/vault"
@@ -52,7 +53,7 @@ type Temporal struct {
 
 // Audit says where the audit log is.
 type Audit struct {
-	Database  string
+	Database  string // file, or address of PostgreSQL without a password
 	Key       string // file of the private key; only workers read it
 	PublicKey string // file of the public key
 }
@@ -146,8 +147,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Directory }, file: absolute},
 		{path: "catalog", env: "HALLPASS_CATALOG", about: "what there is to ask for", value: "catalog.yaml",
 			at: func(c *Config) any { return &c.Catalog }, file: absolute},
-		{path: "audit.database", env: "HALLPASS_AUDIT_DATABASE", about: "the audit log", value: "audit.db",
-			at: func(c *Config) any { return &c.Audit.Database }, file: absolute},
+		{path: "audit.database", env: "HALLPASS_AUDIT_DATABASE", about: "the audit log: a file, or postgres://user@host/database", value: "audit.db",
+			at: func(c *Config) any { return &c.Audit.Database }, check: audit.CheckDatabase, file: absoluteDatabase},
 		{path: "audit.key", env: "HALLPASS_AUDIT_KEY", about: "file of the key that signs it", value: "audit.key",
 			at: func(c *Config) any { return &c.Audit.Key }, file: absolute},
 		{path: "audit.public_key", env: "HALLPASS_AUDIT_PUBLIC_KEY", about: "file of the key that verifies it", value: "audit.pub",
@@ -473,6 +474,14 @@ func absoluteSource(value string, abs func(string) string) string {
 		return "file:" + abs(path)
 	}
 	return value
+}
+
+// absoluteDatabase is for the audit log, which may be a file or not.
+func absoluteDatabase(value string, abs func(string) string) string {
+	if audit.IsAddress(value) {
+		return value
+	}
+	return abs(value)
 }
 
 // absoluteKey is for a signing key, which may be a fingerprint.

@@ -148,6 +148,21 @@ func TestLoadDefaultsLieBesideTheFile(t *testing.T) {
 	}
 }
 
+// The audit log may be an address, which is left as it is.
+func TestLoadTakesAnAddressForTheAuditLog(t *testing.T) {
+	const address = "postgres://hallpass@db.example.com:5432/audit?sslrootcert=/etc/ca.pem"
+	c, err := Load(writeConfig(t, "audit: {database: \""+address+"\"}\n"), environ(nil))
+	if err != nil || c.Audit.Database != address {
+		t.Errorf("%v, %v", c, err)
+	}
+	for _, text := range []string{"postgres://hallpass:s3cr3t@db/audit", "postgresql://db/audit?password=s3cr3t", "postgres://h:s3cr3t@[/audit"} {
+		_, err := Load(writeConfig(t, "audit:\n  database: \""+text+"\"\n"), environ(nil))
+		if err == nil || strings.Contains(err.Error(), "s3cr3t") || !strings.Contains(err.Error(), ":2:13: audit.database: the address of the audit log") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // Each variable of the table overrides the file, and says so.
 func TestLoadEnvironmentOverrides(t *testing.T) {
 	work := t.TempDir()

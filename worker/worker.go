@@ -308,7 +308,7 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 	} else if err != nil {
 		return nil, err
 	}
-	if p.audit, err = audit.Open(ctx, audit.Options{Path: c.Audit.Database, Key: key}); err != nil {
+	if p.audit, err = audit.Open(ctx, audit.Options{Database: c.Audit.Database, Key: key}); err != nil {
 		return nil, err
 	}
 	if p.book, err = openBook(c, p.audit, log); err != nil {

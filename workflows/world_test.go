@@ -156,7 +156,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.log, err = audit.Open(t.Context(), audit.Options{Path: filepath.Join(dir, "audit.db"), Key: key, Now: w.env.Now})
+	w.log, err = audit.Open(t.Context(), audit.Options{Database: filepath.Join(dir, "audit.db"), Key: key, Now: w.env.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

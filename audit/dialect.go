@@ -1,0 +1,148 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"hallpass/access"
+)
+
+// dialect is what SQLite and PostgreSQL don't have in common. All else is the
+// same code and the same statements for both, written as SQLite understands
+// them: translate makes PostgreSQL's of them.
+type dialect interface {
+	translate(query string) string
+
+	// pool opens the database, which may connect later.
+	pool(readOnly bool) (*sql.DB, error)
+	// session is a writer's connection.
+	session(ctx context.Context, db *sql.DB) (session, error)
+
+	// lock begins a transaction that no other writer is in at the same time,
+	// in whatever process.
+	lock() []stmt
+	// snapshot begins a transaction that sees the log as of one moment.
+	snapshot() string
+	// settings are three columns: whether a commit is on disk before it is
+	// acknowledged, by the session's setting and by the server's, and whether
+	// nothing can be written.
+	settings() string
+	// prefetch looks steps up, all at once, and gives request, step, idx and
+	// leaf of those that are there; "" where it is cheaper to ask for each.
+	prefetch() string
+
+	// schema reads what there is: the version, 0 if the database is empty, and
+	// a description to be compared with want.
+	schema(ctx context.Context, q querier) (version int, found []string, err error)
+	want(version int) []string
+	// create makes the schema that of the version that it should have.
+	create(have int) []string
+
+	// intact has the database look at itself; "" means that nothing is wrong.
+	intact(ctx context.Context, q querier) (string, error)
+
+	// String names the log in messages; nothing secret is in it.
+	String() string
+}
+
+// stmt is a statement with its arguments.
+type stmt struct {
+	query string
+	args  []any
+	each  func(row scanner) error // is given the rows of a query; nil if there are none
+}
+
+// scanner is a row of a result.
+type scanner interface{ Scan(dest ...any) error }
+
+// session is a writer's connection to the database.
+type session interface {
+	querier
+	// send has statements carried out in order, in one round trip where the
+	// database is elsewhere, and stops at the first that fails. done is how
+	// many were carried out.
+	send(ctx context.Context, stmts ...stmt) (done int, err error)
+	// gone says whether the connection is broken: whatever was sent last may
+	// or may not have been carried out.
+	gone() bool
+	Close() error
+}
+
+// dialectOf tells databases apart by their names.
+func dialectOf(name string) (dialect, error) {
+	if IsAddress(name) {
+		return newPostgres(name)
+	}
+	return sqliteFile(name), nil
+}
+
+// database is a pool of connections, asked in SQLite's words.
+type database struct {
+	*sql.DB
+	dialect
+}
+
+func openDatabase(name string, readOnly bool) (*database, error) {
+	d, err := dialectOf(name)
+	if err != nil {
+		return nil, err
+	}
+	db, err := d.pool(readOnly)
+	if err != nil {
+		return nil, err
+	}
+	return &database{db, d}, nil
+}
+
+func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return d.DB.QueryContext(ctx, d.translate(query), args...)
+}
+
+func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return d.DB.QueryRowContext(ctx, d.translate(query), args...)
+}
+
+// translated is a connection that is asked in SQLite's words.
+type translated struct {
+	*sql.Conn
+	dialect
+}
+
+func (c translated) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return c.Conn.QueryContext(ctx, c.translate(query), args...)
+}
+
+func (c translated) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return c.Conn.QueryRowContext(ctx, c.translate(query), args...)
+}
+
+// checkSchema refuses what isn't an audit log, what a newer hallpass has
+// written, and a log that somebody has added tables, indexes or triggers to.
+// It returns the version of the schema, which may be an older one.
+func checkSchema(ctx context.Context, d dialect, q querier) (int, error) {
+	v, found, err := d.schema(ctx, q)
+	switch {
+	case err != nil:
+		return 0, err
+	case v == 0 && len(found) == 0:
+		return 0, errEmpty
+	case v > schemaVersion:
+		return 0, access.Errorf(access.CodeMalformed, "audit log has schema version %d, this hallpass knows %d", v, schemaVersion).
+			WithHint("use the newer hallpass that wrote it")
+	case v < 1 || !slices.Equal(slices.Sorted(slices.Values(found)), slices.Sorted(slices.Values(d.want(v)))):
+		return 0, access.Errorf(access.CodeMalformed, "the tables of the audit log have been changed: its schema is not that of version %d", v)
+	}
+	return v, nil
+}
+
+// create makes the tables, or what is missing of them.
+func create(ctx context.Context, d dialect, s session, have int) error {
+	for _, query := range d.create(have) {
+		if _, err := s.send(ctx, stmt{query: query}); err != nil {
+			return fmt.Errorf("create audit log: %w", explain(err))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/testsuite/postgrestest"
+)
+
+// server is there while tests run on PostgreSQL.
+var server *postgrestest.Server
+
+// onPostgres runs tests that are also tests of SQLite.
+func onPostgres(t *testing.T, tests ...func(*testing.T)) {
+	startServer(t)
+	for _, test := range tests {
+		name := runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name()
+		t.Run(strings.TrimPrefix(name, "hallpass/audit."), test)
+	}
+}
+
+// startServer has the test run on PostgreSQL.
+func startServer(t testing.TB) {
+	t.Helper()
+	server = postgrestest.Start(t)
+	t.Cleanup(func() { server, spare = nil, nil })
+	t.Setenv("PGPASSFILE", passfile(t, postgrestest.Admin, server.Password))
+}
+
+// passfile writes somebody's password where PostgreSQL's clients look for it.
+func passfile(t testing.TB, user, password string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pgpass")
+	if err := os.WriteFile(path, fmt.Appendf(nil, "*:*:*:%s:%s\n", user, password), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newDatabase names a database of its own for a log: a file, or what the tests
+// run on.
+func newDatabase(t testing.TB) string {
+	t.Helper()
+	if server == nil {
+		return filepath.Join(t.TempDir(), "audit.db")
+	}
+	if len(spare) == 0 {
+		spare = append(spare, server.NewDatabase(t))
+	}
+	last := len(spare) - 1
+	name := spare[last]
+	spare = spare[:last]
+	t.Cleanup(func() {
+		server.Exec(t, name, "DROP SCHEMA IF EXISTS "+postgresSchema+" CASCADE")
+		spare = append(spare, name)
+	})
+	return addressOf(postgrestest.Admin, name)
+}
+
+// spare are databases that tests are done with: making one takes a while.
+var spare []string
+
+// addressOf is the address of a database on the server, without a password.
+func addressOf(user, database string) string {
+	u := url.URL{Scheme: "postgres", User: url.User(user), Host: fmt.Sprintf("127.0.0.1:%d", server.Port), Path: "/" + database, RawQuery: "sslmode=disable"}
+	return u.String()
+}
+
+// behind opens a database without the log's knowing.
+func behind(t testing.TB, name string) *sql.DB {
+	t.Helper()
+	db, err := openDatabase(name, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	db.SetMaxOpenConns(1) // so that temporary tables last
+	return db.DB
+}
+
+// words makes of a test's statement one of the database that it runs on.
+func words(query string) string {
+	if server == nil {
+		return query
+	}
+	query = regexp.MustCompile(`x'([0-9a-f]*)'`).ReplaceAllString(query, "decode('$1', 'hex')")
+	return strings.NewReplacer("zeroblob(32)", `decode(repeat('00', 32), 'hex')`, " AS BLOB)", " AS bytea)").Replace(query)
+}
+
+// TestOnPostgreSQL runs what is about the database once more on PostgreSQL.
+func TestOnPostgreSQL(t *testing.T) {
+	onPostgres(t,
+		// What only PostgreSQL has, the rest of this file and postgres_faults_test.go.
+		testPostgresSchema,
+		testPostgresSchemaChangesAreRefused,
+		testPostgresPlans,
+		testServerKilled,
+		testConnectionsCut,
+		testLostCommit,
+		testUnavailable,
+		testLockHeld,
+		testPutBack,
+		testRoles,
+		testPasswordsStayHidden,
+		testDumpAndRestore,
+		// append_test.go, audit_test.go
+		TestAppendIsIdempotentByRequestAndStep,
+		TestTwoLogsOnOneFileDontFork,
+		TestProcessesDontFork,
+		TestMadeTogether,
+		TestKilledWriterLosesNothingItAcknowledged,
+		TestOneBadEventDoesNotFailItsNeighbours,
+		TestAppendBounds,
+		TestWhyCannotSteerATerminal,
+		TestRequesterAndResourceComeFromTheRequest,
+		TestAnotherRequestOfTheSameID,
+		TestCloseRefusesLaterCalls,
+		TestCancelledCallerDoesNotWait,
+		// copy_test.go
+		TestCopy,
+		TestCopyOfABrokenLog,
+		TestCopyWhileOthersWrite,
+		// hosts_test.go
+		TestATokenTakesInOneHost,
+		TestVisits,
+		// krl_test.go
+		TestDraftKRLNamesWhatWasTakenBack,
+		TestKRLVersionsOnlyGrow,
+		TestPublishKRL,
+		// ledger_test.go
+		TestNextSerialIsMonotonicAndNeverTwice,
+		TestReserveFirstOneWins,
+		TestIssued,
+		TestEndOnce,
+		TestReleaseOfWhatWasNeverReceived,
+		TestEndWhileIssuing,
+		// life_test.go, locks_test.go
+		TestWholeLifeVerifies,
+		TestLocks,
+		TestIssuedUnderOtherLocks,
+		TestProofOfARequestEndedByALock,
+		TestLive,
+		// proof_test.go
+		TestProof,
+		TestQueries,
+		TestExport,
+		TestOddTextsAreRecordedAndVerify,
+		// tamper_test.go
+		TestTampering,
+		TestAppendingToABrokenLogIsRefused,
+		TestCheckpointOfAnotherKeyIsRefused,
+		TestOlderCheckpoint,
+	)
+}
+
+func testPostgresSchema(t *testing.T) {
+	ctx := context.Background()
+	private, _ := testKey(t)
+	name := newDatabase(t)
+	// What is compared is compared below, with the difference.
+	if l, err := Open(ctx, Options{Database: name, Key: private}); err == nil {
+		defer func() { _ = l.Close() }()
+	}
+	d, err := openDatabase(name, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	version, found, err := d.schema(ctx, d)
+	if err != nil || version != schemaVersion {
+		t.Errorf("version %d, want %d; %v", version, schemaVersion, err)
+	}
+	slices.Sort(found)
+	if diff := cmp.Diff(slices.Sorted(slices.Values(d.want(schemaVersion))), found); diff != "" {
+		t.Errorf("postgresLines (-want +got):\n%s", diff)
+	}
+}
