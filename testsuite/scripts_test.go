@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,6 +36,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/testsuite/postgrestest"
 	"hallpass/testsuite/sshdtest"
 )
 
@@ -83,12 +85,14 @@ const policyFile = `rules:
 // house is what all scripts share: the program, the SSH CA's key, and two
 // hosts that trust it.
 type house struct {
+	t        *testing.T
 	bin      string
 	me       string // the login: whoever runs the tests
 	ca       []byte // private key file
 	caPublic string
 	hosts    map[string]*sshdtest.Server
 	vault    *vaultHouse // nil: there is none
+	postgres func() *postgrestest.Server // of one script alone, as it may stop it
 
 	firstPort int
 	ports     atomic.Int32 // handed out
@@ -113,6 +117,9 @@ type house struct {
 //	                        none sends no argument
 //	terminate ID            terminate the request's workflow in Temporal, with a plain SDK client
 //	flip FILE OLD NEW       change bytes in place
+//	postgres [stop|kill|start]
+//	                        make an empty database, $DATABASE, and its password known; stop its server,
+//	                        kill -9 it, start it again
 //	namespace NAME          make a Temporal namespace that no worker serves yet
 //	nowhere [-file FILE | TEXT]
 //	                        TEXT, or the first line of FILE, is in nothing that hallpass dev, Temporal, the
@@ -132,7 +139,7 @@ func TestScripts(t *testing.T) {
 // newHouse furnishes the house, without a Vault.
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{bin: os.Getenv("HALLPASS_BIN"), me: sshdtest.User(t), hosts: map[string]*sshdtest.Server{}, firstPort: 10000 + rand.IntN(15000)}
+	h := &house{t: t, bin: os.Getenv("HALLPASS_BIN"), me: sshdtest.User(t), hosts: map[string]*sshdtest.Server{}, firstPort: 10000 + rand.IntN(15000)}
 	if h.bin == "" {
 		t.Skip("HALLPASS_BIN is not set; make e2e builds bin/hallpass and sets it")
 	}
@@ -159,6 +166,7 @@ func newHouse(t *testing.T) *house {
 			Lines: []string{"Subsystem sftp internal-sftp"},
 		})
 	}
+	h.postgres = sync.OnceValue(func() *postgrestest.Server { return postgrestest.Start(t) })
 	return h
 }
 
@@ -187,6 +195,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"signal":     cmdSignal,
 			"terminate":  cmdTerminate,
 			"flip":       cmdFlip,
+			"postgres":   h.cmdPostgres,
 			"namespace":  cmdNamespace,
 			"rogue":      cmdRogue,
 			"nowhere":    cmdNowhere,
@@ -538,6 +547,20 @@ func cmdFlip(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s isn't in %s", args[1], args[0])
 	}
 	ts.Check(os.WriteFile(path, bytes.Replace(data, []byte(args[1]), []byte(args[2]), 1), 0o600))
+}
+
+func (h *house) cmdPostgres(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 0 || len(args) == 1 && slices.Contains([]string{"stop", "kill", "start"}, args[0]), "postgres [stop|kill|start]")
+	s := h.postgres()
+	if len(args) == 1 {
+		map[string]func(){"stop": s.Stop, "kill": s.Kill, "start": func() { s.Restart(h.t) }}[args[0]]()
+		return
+	}
+	passwords := ts.MkAbs("pgpass")
+	ts.Check(os.WriteFile(passwords, fmt.Appendf(nil, "127.0.0.1:%d:*:%s:%s\n", s.Port, postgrestest.Admin, s.Password), 0o600))
+	ts.Setenv("PGPASSFILE", passwords)
+	ts.Setenv("PGSECRET", s.Password)
+	ts.Setenv("DATABASE", fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", postgrestest.Admin, s.Port, s.NewDatabase(h.t)))
 }
 
 // dial connects as anybody can: no code of hallpass, no key.
