@@ -100,7 +100,7 @@ floors: ## check that imports go down, never up
 .PHONY: unit
 unit: ## all package tests, with the race detector, in random order
 	$(call say,tests of the packages with the race detector)
-	@CGO_ENABLED=1 $(GO) test -race -shuffle=on $(UNIT)
+	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $(UNIT)
 
 .PHONY: hosts
 hosts: ## the host agent with a real sshd, PAM and ssh; as root, and with nothing beside it: it measures time

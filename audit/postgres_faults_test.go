@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"net"
@@ -451,10 +452,33 @@ func testPasswordsStayHidden(t *testing.T) {
 	}
 }
 
+// within is a transaction that is asked in SQLite's words.
+type within struct {
+	*sql.Tx
+	dialect
+}
+
+func (q within) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return q.Tx.QueryContext(ctx, q.translate(query), args...)
+}
+
+func (q within) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return q.Tx.QueryRowContext(ctx, q.translate(query), args...)
+}
+
 func testPostgresSchemaChangesAreRefused(t *testing.T) {
 	const changed = "the tables of the audit log have been changed"
+	ctx := context.Background()
+	private, public := testKey(t)
+	name := newDatabase(t)
+	openLog(t, name, private)
+	db, err := openDatabase(name, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
 	for _, row := range []struct{ name, edit, want string }{
-		{"trigger", "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER t BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION public.f()", changed},
+		{"trigger", "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL;END'; CREATE TRIGGER t BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION public.f()", changed},
 		{"rule", "CREATE RULE r AS ON INSERT TO events DO INSTEAD NOTHING", changed},
 		{"table added", "CREATE TABLE more (x int)", changed},
 		{"view added", "CREATE VIEW more AS SELECT 1", changed},
@@ -469,27 +493,33 @@ func testPostgresSchemaChangesAreRefused(t *testing.T) {
 		{"another application", "COMMENT ON SCHEMA hallpass_audit IS 'somebody else''s'", "is not an audit log of hallpass"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			l, name, public := newLog(t)
-			if err := l.Close(); err != nil {
+			tx, err := db.DB.BeginTx(ctx, nil)
+			if err != nil {
 				t.Fatal(err)
 			}
-			db := databaseOf(t, name)
-			server.Exec(t, db, "SET search_path = hallpass_audit; "+row.edit)
-			t.Cleanup(func() {
-				server.Exec(t, db, "DROP FUNCTION IF EXISTS public.f CASCADE; DROP TABLE IF EXISTS public.heir")
-			})
-			private, _ := testKey(t)
-			if _, err := Open(context.Background(), Options{Database: name, Key: private}); err == nil || !strings.Contains(err.Error(), row.want) {
-				t.Errorf("Open: %v, want %q", err, row.want)
+			defer func() { _ = tx.Rollback() }()
+			for edit := range strings.SplitSeq(row.edit, "; ") {
+				if _, err := tx.Exec(edit); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if _, err := OpenReader(context.Background(), name, public); err == nil || !strings.Contains(err.Error(), row.want) {
-				t.Errorf("OpenReader: %v, want %q", err, row.want)
+			if _, err := checkSchema(ctx, db, within{tx, db}); err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("%v, want %q", err, row.want)
 			}
 		})
 	}
+	// Whoever opens the log looks.
+	server.Exec(t, databaseOf(t, name), "CREATE TABLE hallpass_audit.more (x int)")
+	for _, open := range []func() error{
+		func() error { _, err := OpenReader(ctx, name, public); return err },
+		func() error { _, err := Open(ctx, Options{Database: name, Key: private}); return err },
+	} {
+		if err := open(); err == nil || !strings.Contains(err.Error(), changed) {
+			t.Errorf("%v, want %q", err, changed)
+		}
+	}
 	t.Run("another encoding", func(t *testing.T) {
 		server.Exec(t, "postgres", "CREATE DATABASE latin ENCODING 'SQL_ASCII' TEMPLATE template0")
-		private, _ := testKey(t)
 		if _, err := Open(context.Background(), Options{Database: addressOf(postgrestest.Admin, "latin"), Key: private}); err == nil || !strings.Contains(err.Error(), "has the encoding SQL_ASCII, not UTF8") {
 			t.Error(err)
 		}

@@ -118,8 +118,8 @@ type house struct {
 //	terminate ID            terminate the request's workflow in Temporal, with a plain SDK client
 //	flip FILE OLD NEW       change bytes in place
 //	postgres [stop|kill|start]
-//	                        make an empty database, $DATABASE, and its password known; stop its server,
-//	                        kill -9 it, start it again
+//	                        make an empty database, $DATABASE, whose password is $PGSECRET; stop its
+//	                        server, kill -9 it, start it again
 //	namespace NAME          make a Temporal namespace that no worker serves yet
 //	nowhere [-file FILE | TEXT]
 //	                        TEXT, or the first line of FILE, is in nothing that hallpass dev, Temporal, the
@@ -558,9 +558,8 @@ func (h *house) cmdPostgres(ts *testscript.TestScript, neg bool, args []string) 
 	}
 	passwords := ts.MkAbs("pgpass")
 	ts.Check(os.WriteFile(passwords, fmt.Appendf(nil, "127.0.0.1:%d:*:%s:%s\n", s.Port, postgrestest.Admin, s.Password), 0o600))
-	ts.Setenv("PGPASSFILE", passwords)
 	ts.Setenv("PGSECRET", s.Password)
-	ts.Setenv("DATABASE", fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", postgrestest.Admin, s.Port, s.NewDatabase(h.t)))
+	ts.Setenv("DATABASE", fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?passfile=%s", postgrestest.Admin, s.Port, s.NewDatabase(h.t), passwords))
 }
 
 // dial connects as anybody can: no code of hallpass, no key.
