@@ -39,23 +39,24 @@ func (p Problem) String() string {
 
 // Report is what Verify and CheckProof found.
 type Report struct {
-	OK         bool      `json:"ok"`
-	Log        string    `json:"log"` // name and hash of the log's key
-	Request    string    `json:"request,omitempty"`
-	Checkpoint string    `json:"checkpoint"`      // the signed checkpoint that the events were checked against
-	Size       int64     `json:"size"`            // events it covers
-	Since      *int64    `json:"since,omitempty"` // with an older checkpoint: its size; all events up to there are the same
-	Events     int64     `json:"events"`          // events looked at
-	Requests   int64     `json:"requests"`
-	Statements int64     `json:"statements"` // signatures verified
-	Issued     int64     `json:"issued"`     // credentials judged again
-	Files      int64     `json:"files"`      // rulebook versions
-	From       time.Time `json:"from,omitzero"`
-	To         time.Time `json:"to,omitzero"`
-	Grant      *Grant    `json:"grant,omitempty"`    // with a proof: the access that it proves
-	Problems   []Problem `json:"problems,omitempty"` // the first bad event comes first
-	More       int64     `json:"more,omitempty"`     // problems that aren't listed
-	Warnings   []Problem `json:"warnings,omitempty"` // odd, and no proof of anything
+	OK         bool          `json:"ok"`
+	Log        string        `json:"log"` // name and hash of the log's key
+	Request    string        `json:"request,omitempty"`
+	Checkpoint string        `json:"checkpoint"`          // the signed checkpoint that the events were checked against
+	Size       int64         `json:"size"`                // events it covers
+	Since      *int64        `json:"since,omitempty"`     // with an older checkpoint: its size; all events up to there are the same
+	Witnessed  []Cosignature `json:"witnessed,omitempty"` // who has cosigned the older checkpoint
+	Events     int64         `json:"events"`              // events looked at
+	Requests   int64         `json:"requests"`
+	Statements int64         `json:"statements"` // signatures verified
+	Issued     int64         `json:"issued"`     // credentials judged again
+	Files      int64         `json:"files"`      // rulebook versions
+	From       time.Time     `json:"from,omitzero"`
+	To         time.Time     `json:"to,omitzero"`
+	Grant      *Grant        `json:"grant,omitempty"`    // with a proof: the access that it proves
+	Problems   []Problem     `json:"problems,omitempty"` // the first bad event comes first
+	More       int64         `json:"more,omitempty"`     // problems that aren't listed
+	Warnings   []Problem     `json:"warnings,omitempty"` // odd, and no proof of anything
 }
 
 func (r *Report) problem(index int64, e *Event, format string, args ...any) {
@@ -80,7 +81,8 @@ func add(r *Report, list []Problem, index int64, e *Event, format string, args [
 
 // VerifyOptions are for Verify.
 type VerifyOptions struct {
-	Since []byte // an older signed checkpoint, kept elsewhere; nil: none
+	Since     []byte   // an older signed checkpoint, kept elsewhere; nil: none
+	Witnesses []string // keys of those who must have cosigned it (Witnessed)
 }
 
 // Verify recomputes and judges everything that is in the log, as of one
@@ -102,6 +104,12 @@ func (r *Reader) Verify(ctx context.Context, o VerifyOptions) (Report, error) {
 			return report, fmt.Errorf("older checkpoint: %w", err)
 		}
 		since = &c
+	}
+	if len(o.Witnesses) > 0 {
+		var err error
+		if report.Witnessed, err = Witnessed(o.Since, o.Witnesses...); err != nil {
+			return report, fmt.Errorf("older checkpoint: %w", err)
+		}
 	}
 	conn, end, err := r.snapshot(ctx)
 	if err != nil {

@@ -53,6 +53,7 @@ func (a *app) auditCommand() *cli.Command {
 				Usage: "recompute the log, check every signature in it, judge again everything that was issued",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "since", Usage: "and check that the log has only grown since the checkpoint in `FILE`", TakesFile: true},
+					&cli.StringSliceFlag{Name: "witness", Usage: "and that the witness with this `KEY` has cosigned that checkpoint; may be repeated"},
 				},
 				Action: a.auditVerify,
 			},
@@ -458,6 +459,9 @@ func (a *app) auditVerify(c *cli.Context) error {
 		}
 		o.Since = data
 	}
+	if o.Witnesses = c.StringSlice("witness"); len(o.Witnesses) > 0 && o.Since == nil {
+		return usagef("--witness goes with --since: witnesses cosign a checkpoint")
+	}
 	return a.withLog(func(r *audit.Reader) error {
 		report, err := r.Verify(a.ctx, o)
 		if err != nil {
@@ -499,7 +503,11 @@ func (a *app) reportText(p *printer, r audit.Report) {
 	if !r.From.IsZero() {
 		span = p.clock(r.From) + " to " + p.clock(r.To)
 	}
-	p.fields("log", r.Log, "size", r.Size, "time", span, "since", since)
+	fields := []any{"log", r.Log, "size", r.Size, "time", span, "since", since}
+	for _, w := range r.Witnessed {
+		fields = append(fields, "witness", w.Witness+", "+p.at(w.Time, a.now()))
+	}
+	p.fields(fields...)
 	if g := r.Grant; g != nil {
 		p.Printf("\n")
 		a.grantsText(p, []audit.Grant{*g})

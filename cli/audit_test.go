@@ -84,7 +84,7 @@ func TestAuditInit(t *testing.T) {
 	if made.PublicKey != public || !strings.HasPrefix(public, "audit.example.com+") || strings.Contains(r.stdout+r.stderr, private) {
 		t.Errorf("%s is not about %s", r.stdout, public)
 	}
-	log, err := audit.Open(t.Context(), audit.Options{Path: filepath.Join(w.dir, "audit.db"), Key: private})
+	log, err := audit.Open(t.Context(), audit.Options{Database: filepath.Join(w.dir, "audit.db"), Key: private})
 	check(t, err)
 	check(t, log.Close())
 	w.must("audit verify")
@@ -128,6 +128,7 @@ func TestAuditCommands(t *testing.T) {
 		{"audit show 99", 7, []string{"there is no event 99"}},
 		{"audit show " + id[:13], 0, []string{"request " + id, "request.received", "statement.refused"}},
 		{"audit verify", 0, []string{"verified: 9 events, 5 signatures, 1 issued credential and 3 rulebook versions check out"}},
+		{"audit verify --witness x", 2, []string{"--witness goes with --since"}},
 		{"audit export", 0, []string{`{"index":0,"event":{"v":1,`}},
 		{"audit export --format csv --event grant.", 0, []string{"index,time,type", "grant.released," + id + ",alice,alice,ssh/web-1,released"}},
 		{"audit export --format xml", 2, []string{"not jsonl or csv"}},

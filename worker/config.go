@@ -56,6 +56,9 @@ type Audit struct {
 	Database  string // file, or address of PostgreSQL without a password
 	Key       string // file of the private key; only workers read it
 	PublicKey string // file of the public key
+
+	Publish              string // file or http(s) address of the place for checkpoints; "" if there is none
+	PublishAuthorization string // file whose first line is the Authorization header for it
 }
 
 // Issuers is what the issuer of each kind needs.
@@ -153,6 +156,10 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Audit.Key }, file: absolute},
 		{path: "audit.public_key", env: "HALLPASS_AUDIT_PUBLIC_KEY", about: "file of the key that verifies it", value: "audit.pub",
 			at: func(c *Config) any { return &c.Audit.PublicKey }, file: absolute},
+		{path: "audit.publish", env: "HALLPASS_AUDIT_PUBLISH", about: "where its checkpoints are published: a file, or an http(s) address for PUT",
+			at: func(c *Config) any { return &c.Audit.Publish }, check: audit.CheckPlace, file: absolutePlace},
+		{path: "audit.publish_authorization", env: "HALLPASS_AUDIT_PUBLISH_AUTHORIZATION", about: "file of the Authorization header for it",
+			at: func(c *Config) any { return &c.Audit.PublishAuthorization }, file: absolute},
 		{path: "issuers.ssh.key", env: "HALLPASS_ISSUERS_SSH_KEY", about: "the SSH CA: file:PATH, agent:SHA256:… or vault:MOUNT/KEY",
 			at: func(c *Config) any { return &c.Issuers.SSH.Key }, check: checkKeySource, file: absoluteSource},
 		{path: "issuers.ssh.passphrase_file", env: "HALLPASS_ISSUERS_SSH_PASSPHRASE_FILE", about: "passphrase of an encrypted CA key file",
@@ -479,6 +486,14 @@ func absoluteSource(value string, abs func(string) string) string {
 // absoluteDatabase is for the audit log, which may be a file or not.
 func absoluteDatabase(value string, abs func(string) string) string {
 	if audit.IsAddress(value) {
+		return value
+	}
+	return abs(value)
+}
+
+// absolutePlace is for checkpoints, whose place may be a file or not.
+func absolutePlace(value string, abs func(string) string) string {
+	if strings.HasPrefix(value, "http:") || strings.HasPrefix(value, "https:") {
 		return value
 	}
 	return abs(value)

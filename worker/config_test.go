@@ -47,6 +47,8 @@ audit:
   database: a.db
   key: a.key
   public_key: a.pub
+  publish: https://checkpoints.example.com/hallpass
+  publish_authorization: token
 issuers:
   ssh:
     key: "file:ca"
@@ -93,6 +95,8 @@ client: {user: alice, key: id}
 		"audit.database":               dir + "/a.db",
 		"audit.key":                    dir + "/a.key",
 		"audit.public_key":             dir + "/a.pub",
+		"audit.publish":                "https://checkpoints.example.com/hallpass",
+		"audit.publish_authorization":  dir + "/token",
 		"issuers.ssh.key":              "file:" + dir + "/ca",
 		"issuers.ssh.passphrase_file":  dir + "/ca.pass",
 		"issuers.ssh.host_key":         "file:" + dir + "/host_ca",
@@ -196,7 +200,7 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 func TestLoadRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown setting", "polcy: x\n", `:1:1: unknown setting "polcy"; known are temporal, ui, policy`},
-		{"unknown setting inside", "audit:\n  databse: x\n", `:2:3: unknown setting "audit.databse"; known are database, key, public_key`},
+		{"unknown setting inside", "audit:\n  databse: x\n", `:2:3: unknown setting "audit.databse"; known are database, key, public_key, publish, publish_authorization`},
 		{"unknown kind", "issuers:\n  sssh: {key: x}\n", `:2:3: unknown setting "issuers.sssh"; known are ssh`},
 		{"other case", "Policy: x\n", `:1:1: unknown setting "Policy"`},
 		{"repeated setting", "ui: http://a\nui: http://b\n", `:2:1: `},

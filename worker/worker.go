@@ -383,6 +383,9 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 			beside(s.run)
 		}
 	}
+	if p.config.Audit.Publish != "" {
+		beside(p.publish)
+	}
 	if err := p.queues(ctx, cancel, beside, ready); ctx.Err() == nil {
 		return err
 	}

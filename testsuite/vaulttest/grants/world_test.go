@@ -132,7 +132,7 @@ func (w *world) setUp() {
 // openLog opens the audit log once more, as another process would.
 func (w *world) openLog() *audit.Log {
 	w.t.Helper()
-	l, err := audit.Open(context.Background(), audit.Options{Path: filepath.Join(w.dir, "audit.db"), Key: w.key})
+	l, err := audit.Open(context.Background(), audit.Options{Database: filepath.Join(w.dir, "audit.db"), Key: w.key})
 	if err != nil {
 		w.t.Fatal(err)
 	}
