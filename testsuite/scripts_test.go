@@ -91,7 +91,7 @@ type house struct {
 	ca       []byte // private key file
 	caPublic string
 	hosts    map[string]*sshdtest.Server
-	vault    *vaultHouse // nil: there is none
+	vault    *vaultHouse                 // nil: there is none
 	postgres func() *postgrestest.Server // of one script alone, as it may stop it
 
 	firstPort int
