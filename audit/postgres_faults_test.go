@@ -539,7 +539,8 @@ func testPostgresPlans(t *testing.T) {
 		want  string
 	}{
 		{"SELECT count(*) FROM " + lockSteps, nil, "events_step"},
-		{revokedQuery, []any{"2031-01-01T00:00:00Z"}, "ledger_revoked"},
+		{revokedQuery, []any{"2031-01-01T00:00:00Z", "2030-12-31T00:00:00Z"}, "ledger_revoked"},
+		{"SELECT handle FROM ledger WHERE ended = '' AND request > ? ORDER BY request LIMIT ?", []any{"", 3}, "ledger_open"},
 		{l.db.prefetch(), []any{[]string{"r1"}, []string{"s"}}, "events_step"},
 	} {
 		rows, err := db.Query("EXPLAIN "+l.db.translate(row.query), row.args...)

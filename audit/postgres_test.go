@@ -122,12 +122,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestMadeTogether,
 		TestKilledWriterLosesNothingItAcknowledged,
 		TestOneBadEventDoesNotFailItsNeighbours,
-		TestAppendBounds,
-		TestWhyCannotSteerATerminal,
-		TestRequesterAndResourceComeFromTheRequest,
 		TestAnotherRequestOfTheSameID,
-		TestCloseRefusesLaterCalls,
-		TestCancelledCallerDoesNotWait,
 		// copy_test.go
 		TestCopy,
 		TestCopyOfABrokenLog,
@@ -142,21 +137,22 @@ func TestOnPostgreSQL(t *testing.T) {
 		// ledger_test.go
 		TestNextSerialIsMonotonicAndNeverTwice,
 		TestReserveFirstOneWins,
-		TestIssued,
 		TestEndOnce,
-		TestReleaseOfWhatWasNeverReceived,
 		TestEndWhileIssuing,
 		// life_test.go, locks_test.go
 		TestWholeLifeVerifies,
 		TestLocks,
 		TestIssuedUnderOtherLocks,
-		TestProofOfARequestEndedByALock,
 		TestLive,
 		// proof_test.go
 		TestProof,
 		TestQueries,
 		TestExport,
 		TestOddTextsAreRecordedAndVerify,
+		// sweep_test.go
+		TestOpenGrants,
+		TestOrphan,
+		TestStray,
 		// tamper_test.go
 		TestTampering,
 		TestAppendingToABrokenLogIsRefused,

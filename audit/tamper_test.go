@@ -106,7 +106,7 @@ func TestTampering(t *testing.T) {
 		{"serials set back", []string{"UPDATE serials SET last = 0"},
 			-1, "the serials of CA", ""},
 	} {
-		if server != nil && i%4 != 1 {
+		if server != nil && i%8 != 1 {
 			continue // what finds them is the same
 		}
 		t.Run(row.name, func(t *testing.T) {
