@@ -141,7 +141,7 @@ const reconnect = 5 * time.Second
 func (l *Log) transact(batch []*op) (results []error, err error) {
 	var unsure *doubt
 	for start, wait := time.Now(), 10*time.Millisecond; ; wait *= 2 {
-		gone := false
+		var gone bool
 		results, gone, err = l.attempt(batch, &unsure)
 		if !gone {
 			return results, err

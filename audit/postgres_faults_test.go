@@ -493,7 +493,7 @@ func testPostgresSchemaChangesAreRefused(t *testing.T) {
 		{"another application", "COMMENT ON SCHEMA hallpass_audit IS 'somebody else''s'", "is not an audit log of hallpass"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			tx, err := db.DB.BeginTx(ctx, nil)
+			tx, err := db.BeginTx(ctx, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -382,10 +382,9 @@ func TestVaultResources(t *testing.T) {
 // What went through other hands is told loudly, and on record.
 func TestVaultTampering(t *testing.T) {
 	reseal := func(st *access.Status, change func(*sealed.Secret)) {
-		wrapping := ""
 		req := st.Standing.Request
 		secret := sealed.Secret{Request: req.ID, Reads: []sealed.Read{{Action: "read", Path: "database/creds/orders-ro"}}}
-		wrapping = "hvs.wrapping-1"
+		wrapping := "hvs.wrapping-1"
 		secret.WrappingToken = wrapping
 		change(&secret)
 		text, err := sealed.Seal(req.Recipient, secret)

@@ -121,8 +121,8 @@ func TestPostAnswers(t *testing.T) {
 		}
 		err := p.post(ctx, s.URL+path, []byte("{}"), nil)
 		cancel()
-		if got := ""; err != nil {
-			if got = err.Error(); got != want {
+		if err != nil {
+			if got := err.Error(); got != want {
 				t.Errorf("%s: %q, want %q", path, got, want)
 			}
 		} else if want != "" {

@@ -197,7 +197,7 @@ func TestRecipients(t *testing.T) {
 func TestSecretIsNotPrinted(t *testing.T) {
 	var log bytes.Buffer
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("opened", "secret", example())
-	for _, text := range []string{fmt.Sprint(example()), fmt.Sprintf("%+v", example()), fmt.Sprintf("%#v", example()), fmt.Sprintf("%s", example()), log.String()} {
+	for _, text := range []string{fmt.Sprint(example()), fmt.Sprintf("%+v", example()), fmt.Sprintf("%#v", example()), fmt.Sprintf("%q", example()), log.String()} {
 		if strings.Contains(text, "hvs.") {
 			t.Error(text)
 		}
