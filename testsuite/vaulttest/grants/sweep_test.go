@@ -17,6 +17,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/grant"
+	"hallpass/testsuite/vaulttest"
 	"hallpass/vault"
 )
 
@@ -148,7 +149,8 @@ func TestSweep(t *testing.T) {
 
 // A lease that Vault can't take back is reported, until it is gone.
 func TestSweepStuckLease(t *testing.T) {
-	w := newWorld(t)
+	// Vault tries six times, each after a longer wait than the one before.
+	w := newWorldOn(t, vaulttest.Config{RevokeRetry: 100 * time.Millisecond})
 	a := w.ask(time.Hour, "read")
 	w.open(a, w.issue(w.issuer(nil, nil), a))
 	sweeper := w.sweeper(0)
@@ -224,7 +226,7 @@ resources:
   vault/cert:
     path: pki/issue
     actions: {get: {role: web, with: {common_name: web.example.com}}}
-`)
+`, vaulttest.Config{})
 	w.vault.Mount(b, "pki", "pki")
 	w.vault.Write(b, "pki/root/generate/internal", map[string]any{"common_name": "example.com", "ttl": "48h", "key_type": "ec"})
 	w.vault.Write(b, "pki/roles/web", map[string]any{

@@ -65,7 +65,13 @@ type world struct {
 // newWorld has a database.
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := newWorldOf(t, catalogYAML)
+	return newWorldOn(t, vaulttest.Config{})
+}
+
+// newWorldOn has a Vault of its own kind.
+func newWorldOn(t testing.TB, config vaulttest.Config) *world {
+	t.Helper()
+	w := newWorldOf(t, catalogYAML, config)
 	w.db = w.vault.NewDatabase(t, postgrestest.Start(t), "database")
 	w.db.Role(t, "orders-ro", time.Hour)
 	w.db.Role(t, "orders-dump", time.Hour)
@@ -73,9 +79,9 @@ func newWorld(t testing.TB) *world {
 }
 
 // newWorldOf has nothing yet of what the catalog names.
-func newWorldOf(t testing.TB, catalog string) *world {
+func newWorldOf(t testing.TB, catalog string, config vaulttest.Config) *world {
 	t.Helper()
-	w := &world{t: t, vault: vaulttest.Start(t, vaulttest.Config{}), dir: t.TempDir()}
+	w := &world{t: t, vault: vaulttest.Start(t, config), dir: t.TempDir()}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
