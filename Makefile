@@ -1,8 +1,8 @@
 # hallpass: what there is to do. `make help` lists it.
 #
-# The binary holds a whole Temporal server, whose first compilation takes
+# bin/hallpass-dev holds a whole Temporal server, whose first compilation takes
 # minutes on a small machine. No test binary links it: end-to-end tests run
-# bin/hallpass itself.
+# bin/hallpass, which becomes bin/hallpass-dev where it needs the server.
 
 .SHELLFLAGS := -o pipefail -c
 SHELL      := /bin/bash
@@ -40,11 +40,12 @@ export PATH := $(PATH):/usr/sbin:/sbin
 export CGO_ENABLED := 0
 
 .PHONY: build
-build: ## build bin/hallpass and bin/hallpass-host
+build: ## build bin/hallpass, bin/hallpass-dev and bin/hallpass-host
 	$(call say,$(BIN) (the first time this takes some minutes))
 	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
+	@$(GO) build $(BUILDFLAGS) -o $(BIN)-dev ./cmd/hallpass-dev
 	@GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
-	@ls -lh $(BIN) $(BIN)-host | awk '{print $$NF ", " $$5}'
+	@ls -lh $(BIN) $(BIN)-dev $(BIN)-host | awk '{print $$NF ", " $$5}'
 
 .PHONY: vault
 vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it gets into hallpass
@@ -154,13 +155,15 @@ release: ## build for Linux and macOS, amd64 and arm64, into dist/
 	$(call say,release $(VERSION))
 	@rm -rf dist && mkdir -p dist
 	@for p in $(PLATFORMS); do \
-		out=dist/hallpass-$$(echo $$p | tr / -); echo $$out; \
-		GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/hallpass || exit 1; \
+		out=dist/$$(echo $$p | tr / -)/hallpass; echo $$out; \
+		export GOOS=$${p%/*} GOARCH=$${p#*/}; \
+		$(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/hallpass || exit 1; \
+		$(GO) build -trimpath $(BUILDFLAGS) -o $$out-dev ./cmd/hallpass-dev || exit 1; \
 		case $$p in linux/*) \
-			GOOS=linux GOARCH=$${p#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/hallpass-host-$$(echo $$p | tr / -) ./cmd/hallpass-host || exit 1;; \
+			$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$out-host ./cmd/hallpass-host || exit 1;; \
 		esac; \
 	done
-	@cd dist && sha256sum hallpass-* >SHA256SUMS && cat SHA256SUMS
+	@cd dist && sha256sum */hallpass* >SHA256SUMS && cat SHA256SUMS
 
 .PHONY: deps
 deps: # what the machine needs beside Go; installed with apt

@@ -46,6 +46,9 @@ func (a *app) devCommand() *cli.Command {
 					return usagef("--%s is %d, not a port (1 to 65535)", flag, n)
 				}
 			}
+			if a.server == nil && a.serverIn != "" {
+				return a.becomeServer()
+			}
 			var failed error
 			ready, err := newReadyFile(c.String("ready-file"))
 			if err != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"hallpass/worker"
 )
 
@@ -33,6 +35,50 @@ func unusedPort(t *testing.T) string {
 	}
 	defer l.Close() //nolint:errcheck // test
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// Without a server of its own, the program becomes the one beside it that has
+// one, in the same process and with the same arguments.
+func TestDevBecomesTheServer(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	vars := map[string]string{"HOME": home}
+	name := "hallpass-dev-" + filepath.Base(home)
+	beside := filepath.Join(filepath.Dir(self), name)
+	var became []string
+	exec := func(a *app) {
+		a.exec = func(path string, argv, _ []string) error {
+			became = append([]string{path}, argv...)
+			return nil
+		}
+	}
+	args := []string{"--output", "json", "dev", "--dir", filepath.Join(home, "dev")}
+
+	code, _, stderr := operate(t, vars, args, WithServerIn(name), exec)
+	if want := "there is no " + beside; code != ExitNotFound || !strings.Contains(stderr, want) || became != nil {
+		t.Errorf("exit code %d, became %v: %s", code, became, stderr)
+	}
+	if err := os.WriteFile(beside, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(beside) //nolint:errcheck // the folder goes too
+	if code, _, stderr = operate(t, vars, args, WithServerIn(name), exec); code != ExitOK {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if d := cmp.Diff(append([]string{beside, beside}, args...), became); d != "" {
+		t.Error(d)
+	}
+	if files, err := os.ReadDir(home); err != nil || len(files) != 0 {
+		t.Errorf("it made %v itself: %v", files, err)
+	}
+	// What is wrong with the words is said here.
+	became = nil
+	if code, _, _ = operate(t, vars, []string{"dev", "--port", "70000"}, WithServerIn(name), exec); code != ExitUsage || became != nil {
+		t.Errorf("exit code %d, became %v", code, became)
+	}
 }
 
 // Dev furnishes its folder before it starts a server; what comes after that

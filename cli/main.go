@@ -47,7 +47,10 @@ type app struct {
 	exec    func(path string, argv, env []string) error
 	after   func(time.Duration) <-chan time.Time
 	signals func() <-chan os.Signal // nil: they aren't ours to take
-	server  worker.StartServer      // nil: dev can't start one
+	server  worker.StartServer      // nil: dev can't start one here
+
+	serverIn string   // the program where it can
+	args     []string // of this run
 }
 
 // commands is the table of commands, in the order of the help text.
@@ -103,7 +106,7 @@ const (
 // Main runs hallpass once with args (without the program's name) and returns
 // its exit code. It ends early when ctx is cancelled, with ExitInterrupted.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(string) string, options ...Option) int {
-	a := &app{ctx: ctx, stdin: stdin, env: env, now: time.Now, sleep: pause, console: openConsole, exec: syscall.Exec, after: time.After}
+	a := &app{ctx: ctx, stdin: stdin, env: env, now: time.Now, sleep: pause, console: openConsole, exec: syscall.Exec, after: time.After, args: args}
 	a.out = newPrinter(stdout, env)
 	a.err = newPrinter(stderr, env)
 	for _, o := range options {

@@ -140,8 +140,8 @@ func violations(pkgs []pkg) []string {
 				bad("%s depends on ca: no CA belongs on a host", name)
 			}
 		}
-		if links(p.Deps, server) && !within(name, "worker/embedded") && !within(name, "cmd/hallpass") {
-			bad("%s links the Temporal server: only worker/embedded and cmd/hallpass may", name)
+		if links(p.Deps, server) && !within(name, "worker/embedded") && !within(name, "cmd/hallpass-dev") {
+			bad("%s links the Temporal server: only worker/embedded and cmd/hallpass-dev may", name)
 		}
 	}
 	return all
@@ -226,7 +226,9 @@ func TestFloorsViolations(t *testing.T) {
 		{"temporal in the issuer", pkg{ImportPath: "hallpass/grant", Deps: []string{"go.temporal.io/sdk/temporal"}},
 			[]string{"grant depends on Temporal: what decides and issues can be read and tested without it"}},
 		{"server", pkg{ImportPath: "hallpass/cli", Deps: []string{"go.temporal.io/server/temporal"}},
-			[]string{"cli links the Temporal server: only worker/embedded and cmd/hallpass may"}},
+			[]string{"cli links the Temporal server: only worker/embedded and cmd/hallpass-dev may"}},
+		{"server in the program that people run", pkg{ImportPath: "hallpass/cmd/hallpass", Deps: []string{"go.temporal.io/server/temporal"}},
+			[]string{"cmd/hallpass links the Temporal server: only worker/embedded and cmd/hallpass-dev may"}},
 		{"Vault's client", pkg{ImportPath: "hallpass/grant", Deps: []string{"github.com/hashicorp/vault/api", "github.com/hashicorp/vault/api/auth/approle"}}, nil},
 		{"Vault's server", pkg{ImportPath: "hallpass/testsuite/vaulttest", Deps: []string{"github.com/hashicorp/vault/vault"}},
 			[]string{"testsuite/vaulttest links the Vault server, whose licence doesn't allow it: run the program of testsuite/vault instead"}},

@@ -17,7 +17,7 @@ import (
 
 // StartServer starts a Temporal server that serves one folder and returns
 // when clients can connect. Package embedded has the one there is; it comes
-// in as a value so that nothing but cmd/hallpass links the server.
+// in as a value so that nothing but cmd/hallpass-dev links the server.
 type StartServer func(context.Context, ServerOptions) (Server, error)
 
 // Server is a Temporal server in this process.

@@ -9,6 +9,6 @@
 // another version of Temporal's schema made is refused and not touched; what
 // Temporal logs goes to a file and never to the terminal.
 //
-// This is the only package that links the server, about 100 MB. Build with
-// the tag noserver to leave it out: Start then says so.
+// This is the only package that links the server, about 100 MB, and
+// hallpass-dev is the only program that links this package.
 package embedded
