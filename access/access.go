@@ -233,6 +233,7 @@ type Ruling struct {
 	MaxDuration Seconds    `json:"max_duration"`       // the longest grant that the rules allow
 	Window      Seconds    `json:"window"`             // how long approvers have
 	Revokers    []string   `json:"revokers,omitempty"` // groups whose members may revoke, beside those who may approve
+	Limits      Limits     `json:"limits,omitzero"`
 	SSH         SSHOptions `json:"ssh"`
 	Digests     Digests    `json:"digests"`
 	At          time.Time  `json:"at"` // the time that conditions saw as now

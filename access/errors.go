@@ -17,6 +17,7 @@ const (
 	CodeDuplicate   Code = "duplicate"   // has been said before
 	CodeForbidden   Code = "forbidden"   // the signer may not say this
 	CodeDenied      Code = "denied"      // policy, an approver or the issuer said no
+	CodeLimited     Code = "limited"     // too many or too soon, by policy's limits; the message says when there is room again
 	CodeNotFound    Code = "not-found"   // no such request, resource, user
 	CodeEnded       Code = "ended"       // too late: the request is past that point
 	CodeUnavailable Code = "unavailable" // a part is down; try again

@@ -34,6 +34,9 @@ import (
 
 // Recorder is the part of audit.Log that the workflow's activities need.
 type Recorder interface {
+	// Receive records that a request was received, once, and whether policy's
+	// limits leave room for it.
+	Receive(ctx context.Context, e audit.Event, limits access.Limits, later bool) error
 	// Append records an event, once per request and step.
 	Append(ctx context.Context, e audit.Event) (int64, error)
 	// Entry is what the ledger holds of a request, false if nothing.
@@ -105,13 +108,21 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	}
 
 	event := audit.Event{Request: request.ID, RequestHash: in.Request.Hash(), Requester: request.Signer, Resource: request.Resource}
-	received := event
-	received.Type, received.Step = audit.RequestReceived, "received"
+	received, limits := event, standing.Ruling.Limits
+	if standing.Effect == access.EffectDeny {
+		limits = access.Limits{} // it has its answer
+	}
 	received.Actor, received.Statement, received.Digests = request.Signer, &in.Request, &standing.Ruling.Digests
-	if _, err := a.Log.Append(ctx, received); access.CodeOf(err) == access.CodeMismatch {
-		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
-	} else if err != nil {
-		return DecideOutput{}, again(err)
+	later := request.Start != nil && request.Start.After(a.Now())
+	limited := a.Log.Receive(ctx, received, limits, later)
+	switch access.CodeOf(limited) {
+	case access.CodeLimited:
+	case access.CodeMismatch:
+		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, limited)
+	default:
+		if limited != nil {
+			return DecideOutput{}, again(limited)
+		}
 	}
 	// Not before the request is on record: whatever is locked from here on
 	// finds it there, and tells its workflow.
@@ -121,6 +132,9 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 		if standing, err = book.Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits); err != nil {
 			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 		}
+	}
+	if limited != nil && standing.Effect != access.EffectDeny {
+		standing.Effect, standing.Why, standing.Missing, standing.Duration = access.EffectDeny, limited.Error(), nil, 0
 	}
 	ruled := event
 	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"

@@ -63,6 +63,12 @@ func (n *notes) End(_ context.Context, e audit.End) (audit.Entry, error) {
 	return audit.Entry{Request: e.Request, Ended: n.ended[e.Request]}, n.err
 }
 
+func (n *notes) Receive(ctx context.Context, e audit.Event, _ access.Limits, _ bool) error {
+	e.Type, e.Step = audit.RequestReceived, "received"
+	_, err := n.Append(ctx, e)
+	return err
+}
+
 // Lock has no part in these tests: package audit's own and the workflows' try it.
 func (n *notes) Received(_ context.Context, request string) (time.Time, bool, error) {
 	for _, e := range n.events {

@@ -15,6 +15,7 @@ const (
 	RulebookChanged    = "rulebook.changed"    // File: a version of policy, directory or catalog, once per digest
 	RulebookBroken     = "rulebook.broken"     // Why: a changed file that can't be read; the old one stays in force
 	RequestReceived    = "request.received"    // Statement: the request
+	RequestLimited     = "request.limited"     // Why: a limit of policy left no room for it
 	RequestRuled       = "request.ruled"       // Ruling: what policy says of it
 	RequestEscalated   = "request.escalated"   // Asked: who was asked or told, because nobody had decided for so long
 	DecisionAccepted   = "decision.accepted"   // Statement: a decision that counts; a denial that ends the request is in that end
@@ -36,7 +37,7 @@ const (
 func Types() []string {
 	return append([]string{
 		RulebookChanged, RulebookBroken,
-		RequestReceived, RequestRuled, RequestEscalated, DecisionAccepted, StatementRefused,
+		RequestReceived, RequestLimited, RequestRuled, RequestEscalated, DecisionAccepted, StatementRefused,
 		CredentialPrepared, CredentialIssued, CredentialRefused,
 		RequestDenied, RequestTimedOut, RequestCancelled,
 		GrantExpired, GrantReleased, GrantRevoked,

@@ -82,7 +82,9 @@ func (l *Log) NextSerial(ctx context.Context, ca string) (uint64, error) {
 // the winner's.
 //
 // Errors: CodeEnded for a request that has ended, with its entry; CodeMismatch
-// if the handle was chosen for another request of the same id.
+// if the handle was chosen for another request of the same id; CodeLimited if
+// the limits of the ruling in e leave no room for one more grant. That is counted
+// in the same transaction, so of two at the same moment one is first.
 func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, e Event) (Entry, error) {
 	if h.Request == "" || requestHash == "" || e.Request != "" && e.Request != h.Request {
 		return Entry{}, access.Errorf(access.CodeMalformed, "handle without the id and hash of its request")
@@ -95,8 +97,9 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 	}
 	e.Request, e.RequestHash, e.Step, e.Handle = h.Request, requestHash, CredentialPrepared, &h
 	type reply struct {
-		entry Entry
-		ended bool
+		entry   Entry
+		ended   bool
+		limited *access.Error
 	}
 	r, err := update(ctx, l, func(t *tx) (reply, error) {
 		have, found, err := t.entry(h.Request)
@@ -104,11 +107,21 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 		case err != nil:
 			return reply{}, err
 		case found && have.Ended != "":
-			return reply{have, true}, nil
+			return reply{entry: have, ended: true}, nil
 		case found && have.RequestHash != requestHash:
 			return reply{}, access.Errorf(access.CodeMismatch, "request %s is already in the ledger with another content", h.Request)
 		case found:
 			return reply{entry: have}, nil
+		}
+		if e.Time.IsZero() {
+			e.Time = l.now()
+		}
+		if e.Ruling != nil {
+			// Nothing can come between this and the entry.
+			limited, err := t.room(e.Ruling.Limits, h.Request, e.Requester, e.Resource, e.Time)
+			if err != nil || limited != nil {
+				return reply{limited: limited}, err
+			}
 		}
 		if _, err := t.append(e); err != nil {
 			return reply{}, err
@@ -116,8 +129,11 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 		entry := Entry{Request: h.Request, RequestHash: requestHash, Handle: &h}
 		return reply{entry: entry}, t.put(entry)
 	})
-	if err == nil && r.ended {
+	switch {
+	case err == nil && r.ended:
 		return r.entry, ended(r.entry)
+	case err == nil && r.limited != nil:
+		return r.entry, r.limited
 	}
 	return r.entry, err
 }

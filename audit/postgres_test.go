@@ -139,7 +139,9 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestReserveFirstOneWins,
 		TestEndOnce,
 		TestEndWhileIssuing,
-		// life_test.go, locks_test.go
+		// life_test.go, limits_test.go, locks_test.go
+		TestReserveCounts,
+		TestReceiveCounts,
 		TestWholeLifeVerifies,
 		TestLocks,
 		TestIssuedUnderOtherLocks,

@@ -29,6 +29,7 @@ type replay struct {
 	locks    Locks
 	said     map[string]access.Lock // all that were set, by their statement's hash
 	hosts    hosts
+	counts   counted
 	partial  bool // a proof: the events of one request alone
 	lastTime time.Time
 }
@@ -44,9 +45,11 @@ type story struct {
 	hash      string
 	requester string
 	received  time.Time // when it was first heard of; zero if the log doesn't say
+	index     int64     // of the event that says so
 	request   access.Statement
 	ruled     *access.Digests // by the last event of the request that cites files
 	handle    *access.Handle
+	prepared  *preparation // nil where there was nothing to count
 	issued    *access.Credential
 	ended     access.State
 	entry     [sha256.Size]byte // of the ledger's entry, once ended
@@ -185,7 +188,11 @@ func (p *replay) judge(index int64, e *Event) error {
 	}
 	switch e.Type {
 	case RequestReceived:
+		p.counts.received(index, e)
+		s.index = index
 		return p.received(e, s)
+	case RequestLimited:
+		p.counts.limited(e)
 	case DecisionAccepted:
 		return p.accepted(index, e, s)
 	case CredentialPrepared:
@@ -367,6 +374,7 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 		return fmt.Errorf("the request has a handle already")
 	}
 	s.handle = h
+	p.prepare(e, s)
 	if h.Serial != 0 {
 		key := serial{h.CA, h.Serial}
 		if first, taken := p.serials[key]; taken {
@@ -433,6 +441,9 @@ func (p *replay) issued(e *Event, s *story) error {
 		// Whoever runs the workflow can leave out that it was received.
 		s.requester, s.request = request.Signer, e.Evidence.Request
 	}
+	if err := p.hadRoom(e, s); err != nil {
+		return err
+	}
 	return checkCredential(*cred, standing, e.Time)
 }
 
@@ -454,12 +465,13 @@ func (p *replay) ended(e *Event, s *story) error {
 	}
 	request, ruled := s.request, s.ruled
 	s.ended = e.State
+	p.counts.ended(e)
 	entry, err := entryOf(e, s)
 	if err != nil {
 		return err
 	}
 	s.entry = sha256.Sum256(entry)
-	s.request, s.issued, s.ruled = access.Statement{}, nil, nil
+	s.request, s.issued, s.ruled, s.prepared = access.Statement{}, nil, nil, nil
 	if e.Statement == nil {
 		if e.Actor != "" {
 			return fmt.Errorf("the statement by which %s ended it is missing in it", clip(e.Actor))

@@ -65,7 +65,7 @@ func exitCode(err error) int {
 	switch access.CodeOf(err) {
 	case access.CodeMalformed:
 		return ExitUsage
-	case access.CodeDenied:
+	case access.CodeDenied, access.CodeLimited:
 		return ExitDenied
 	case access.CodeUnavailable:
 		return ExitUnreachable

@@ -225,18 +225,23 @@ func (r *Rulebook) CheckStop(request access.Statement, st access.Statement, typ 
 
 // mayRevoke says whether u may take away what req asked for.
 func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) bool {
-	requester, ok := r.Directory.User(req.Signer)
-	if !ok {
-		requester = access.User{Name: req.Signer}
-	}
-	resource := r.resource(req.Resource)
-	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now})
+	ruling := r.Decide(req, now)
 	groups := ruling.Revokers
 	if len(ruling.Needs) == 0 && len(groups) == 0 {
 		groups = r.Policy.Groups()
 	}
 	return policy.Eligible(ruling.Needs, policy.Voter{User: u, Waited: policy.Ever}) ||
 		slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(groups, g) })
+}
+
+// Decide is what policy says of a request, taken as it is, at now, and also
+// where requester or resource have left the files.
+func (r *Rulebook) Decide(req access.Request, now time.Time) access.Ruling {
+	requester, ok := r.Directory.User(req.Signer)
+	if !ok {
+		requester = access.User{Name: req.Signer}
+	}
+	return r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now})
 }
 
 // check is one judgement under way.

@@ -43,7 +43,7 @@ type Issuer struct {
 // the codes of evidence.Rulebook.Judge; CodeDenied if the evidence isn't
 // enough, or the kind's caps are exceeded; CodeMismatch if the ledger has
 // another request under the same id; CodeEnded if the request has ended, or
-// its time is over. A lock is CodeDenied, also one that comes while the
+// its time is over; CodeLimited if policy's limits leave no room. A lock is CodeDenied, also one that comes while the
 // credential is made. CodeUnavailable, and every error that isn't an
 // *access.Error, means try again; so does calling before the request's start.
 //
@@ -176,7 +176,7 @@ func discard(ctx context.Context, kind Kind, h access.Handle, entry audit.Entry,
 		return
 	}
 	switch access.CodeOf(err) {
-	case access.CodeEnded, access.CodeMismatch:
+	case access.CodeEnded, access.CodeMismatch, access.CodeLimited:
 	default:
 		if err != nil || reflect.DeepEqual(entry.Handle, &h) {
 			return // ours, or nobody knows

@@ -97,6 +97,7 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 		}
 		out.MaxDuration = least(out.MaxDuration, access.InSeconds(r.MaxDuration))
 		out.Window = least(out.Window, access.InSeconds(r.Window))
+		out.Limits = out.Limits.Strictest(r.Limits)
 		if err := r.asks(in.Request); err != "" {
 			deny("%s (rule %q)", err, r.Name)
 		}

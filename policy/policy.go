@@ -82,23 +82,26 @@ type Policy struct {
 	index  index
 	locks  locks
 	hosts  hosts
+
+	limited bool // some rule has limits
 }
 
 // Rule is one rule, as written.
 type Rule struct {
 	Name        string
-	Line        int               // in the file, from 1
-	When        string            // CEL
-	Deny        string            // why the rule denies; "" for a rule that allows
-	MaxDuration time.Duration     // 0: none named
-	Window      time.Duration     // 0: none named
-	Reason      bool              // a reason must be given
-	Ticket      string            // regular expression that the whole ticket must match; "": none asked for
-	Approvals   []access.Set      // nil: none needed
-	Denies      int               // so many denials end the request; 0: one
-	Escalate    []access.Step     // by After, each another one
-	Auto        string            // CEL; where true, this rule's approvals aren't needed
-	Revoke      []string          // groups whose members may revoke
+	Line        int           // in the file, from 1
+	When        string        // CEL
+	Deny        string        // why the rule denies; "" for a rule that allows
+	MaxDuration time.Duration // 0: none named
+	Window      time.Duration // 0: none named
+	Reason      bool          // a reason must be given
+	Ticket      string        // regular expression that the whole ticket must match; "": none asked for
+	Approvals   []access.Set  // nil: none needed
+	Denies      int           // so many denials end the request; 0: one
+	Escalate    []access.Step // by After, each another one
+	Auto        string        // CEL; where true, this rule's approvals aren't needed
+	Revoke      []string      // groups whose members may revoke
+	Limits      access.Limits
 	SSH         access.SSHOptions // Extensions nil: none named
 }
 
@@ -183,6 +186,7 @@ func Parse(name string, data []byte) (*Policy, error) {
 				}
 				names[rl.Name] = rl.pos["name"]
 				p.rules = append(p.rules, rl)
+				p.limited = p.limited || rl.Limits != (access.Limits{})
 			}
 		},
 	}, "rules")
@@ -258,12 +262,13 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		"denies":   at("denies", func(v node) { rl.Denies = r.count(v, "denies", MaxCount) }),
 		"escalate": at("escalate", func(v node) { rl.Escalate = r.steps(v) }),
 		"auto":     at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
+		"limits":   at("limits", func(v node) { rl.Limits = r.limits(v) }),
 		"revoke":   at("revoke", func(v node) { rl.Revoke = r.names(v, "revoke") }),
 		"ssh":      at("ssh", func(v node) { r.ssh(v, rl) }),
 	}, "name", "when")
 
 	if rl.pos["deny"] != (position{}) {
-		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "escalate", "auto", "ssh"} {
+		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "escalate", "auto", "limits", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
 				r.failAt(at, "a rule that denies has no %s", f)
 			}

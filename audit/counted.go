@@ -1,0 +1,158 @@
+package audit
+
+import (
+	"fmt"
+	"time"
+
+	"hallpass/access"
+	"hallpass/statement"
+)
+
+// counted counts for policy's limits as a replay goes through the log. It says
+// of each moment what the database said then.
+type counted struct {
+	open    map[string]grantee // that haven't ended, by request
+	had     []asked            // requests that were received within the last hours, in the order of the log
+	denials map[string]time.Time
+}
+
+type grantee struct {
+	requester, resource string
+	over                time.Time
+}
+
+type asked struct {
+	request, requester, resource string
+
+	index   int64
+	at      time.Time
+	limited bool
+}
+
+// remember is how long a request is kept to be counted: the hour that counts,
+// and as much again for clocks that differ.
+const remember = 2 * time.Hour
+
+func (c *counted) received(index int64, e *Event) {
+	for len(c.had) > 0 && e.Time.Sub(c.had[0].at) > remember {
+		c.had = c.had[1:]
+	}
+	c.had = append(c.had, asked{request: e.Request, requester: e.Requester, resource: e.Resource, index: index, at: e.Time})
+}
+
+func (c *counted) limited(e *Event) {
+	for i := range c.had {
+		if c.had[i].request == e.Request {
+			c.had[i].limited = true
+		}
+	}
+}
+
+func (c *counted) prepared(e *Event) {
+	if c.open == nil {
+		c.open = map[string]grantee{}
+	}
+	c.open[e.Request] = grantee{e.Requester, e.Resource, e.Handle.Over()}
+}
+
+func (c *counted) ended(e *Event) {
+	delete(c.open, e.Request)
+	if !spoken(e) {
+		return
+	}
+	if c.denials == nil {
+		c.denials = map[string]time.Time{}
+	}
+	for _, s := range []scope{{requester: e.Requester}, {resource: e.Resource}, {requester: e.Requester, resource: e.Resource}} {
+		if key := s.String(); e.Time.After(c.denials[key]) {
+			c.denials[key] = e.Time
+		}
+	}
+}
+
+// These three are what counting has from the database.
+
+func (c *counted) running(s scope, now time.Time, request string) (n int, first time.Time, err error) {
+	for id, g := range c.open {
+		if id != request && s.has(g.requester, g.resource) && g.over.After(now) {
+			n++
+			if first.IsZero() || g.over.Before(first) {
+				first = g.over
+			}
+		}
+	}
+	return n, first, nil
+}
+
+func (c *counted) asked(s scope, n int, place int64, since time.Time) (time.Time, bool, error) {
+	for i := len(c.had) - 1; i >= 0; i-- {
+		a := c.had[i]
+		if a.limited || a.index >= place || !a.at.After(since) || !s.has(a.requester, a.resource) {
+			continue
+		}
+		if n--; n == 0 {
+			return a.at, true, nil
+		}
+	}
+	return time.Time{}, false, nil
+}
+
+func (c *counted) denied(s scope, since time.Time) (time.Time, bool, error) {
+	at := c.denials[s.String()]
+	return at, at.After(since), nil
+}
+
+// preparation is what there was to count when a handle was prepared: whether
+// there was room is known once the request is, by the rules of that moment.
+type preparation struct {
+	digests access.Digests
+	at      time.Time // that the rules were asked about
+	ruled   access.Limits
+	why     string // there was no room for it
+}
+
+// prepare counts what there is when a handle is prepared, and then the handle.
+func (p *replay) prepare(e *Event, s *story) {
+	defer p.counts.prepared(e)
+	if p.partial || e.Ruling == nil || e.digests() == nil {
+		return
+	}
+	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), ruled: e.Ruling.Limits}
+	who := asking{request: e.Request, requester: e.Requester, resource: e.Resource}
+	if !s.received.IsZero() {
+		who.received, who.index, who.at = true, s.index, s.received
+	}
+	if no, _ := exhausted(&p.counts, e.Ruling.Limits, who, e.Time, false); no != nil { // counting what is in memory has no errors
+		s.prepared.why = no.Message
+	}
+}
+
+// hadRoom checks that a credential was prepared under the limits of the day,
+// and that they left room for it.
+func (p *replay) hadRoom(e *Event, s *story) error {
+	was := s.prepared
+	if was == nil {
+		if p.partial {
+			return nil
+		}
+		// Nobody has said what it was prepared under.
+		was = &preparation{digests: *e.digests(), at: judgedAt(e)}
+	}
+	book, err := p.rulebook(was.digests)
+	if err != nil {
+		return err
+	}
+	if !book.Policy.Limited() {
+		return nil
+	}
+	request, err := statement.ParseRequest([]byte(e.Evidence.Request.Payload))
+	switch {
+	case err != nil:
+		return err
+	case book.Decide(request, was.at).Limits != was.ruled:
+		return fmt.Errorf("it was prepared under other limits than policy's")
+	case was.why != "":
+		return fmt.Errorf("policy's limits left no room for it: %s", was.why)
+	}
+	return nil
+}
