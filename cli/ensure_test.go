@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -28,6 +30,34 @@ func TestEnsureIsSilentWithALiveGrant(t *testing.T) {
 	r := w.must("ensure test-1 tester 22")
 	if r.stdout+r.stderr != "" || w.dialed != dialed {
 		t.Errorf("said %q, dialed %d times", r.stdout+r.stderr, w.dialed-dialed)
+	}
+}
+
+// What is granted for one command opens no shell, so a login that finds it
+// would be sent away by the host, and it must not take the place of a grant
+// that opens one.
+func TestGrantOfACommandIsNotALogin(t *testing.T) {
+	w := newWorld(t)
+	r := w.must("request ssh/test-1 --command uptime")
+	id := w.service.order[0]
+	base := filepath.Join(w.home(), "certs", "tester@"+id)
+	if !strings.Contains(r.stdout, " -i "+base+" ") {
+		t.Errorf("stdout %q has no -i %s", r.stdout, base)
+	}
+	if again := w.must("wait " + id); again.stdout != r.stdout {
+		t.Errorf("wait after the grant says\n%s\nrequest said\n%s", again.stdout, r.stdout)
+	}
+	if r := w.run("ensure test-1 tester 22"); r.code != ExitError {
+		t.Errorf("ensure takes it for a login: exit %d, %q", r.code, r.stderr)
+	}
+	w.must("request ssh/test-1")
+	w.must("request ssh/test-1 --command uptime")
+	if r := w.must("ensure test-1 tester 22"); r.stdout+r.stderr != "" {
+		t.Errorf("the login is gone: %q", r.stdout+r.stderr)
+	}
+	w.must("release " + id)
+	if _, err := os.Stat(base + "-cert.pub"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after release: %v", err)
 	}
 }
 
@@ -164,7 +194,7 @@ func TestGrantsArriveTogether(t *testing.T) {
 		check(t, err)
 		c := &ssh.Certificate{Key: key, CertType: ssh.UserCert, ValidBefore: uint64(time.Now().Add(time.Hour).Unix())}
 		check(t, c.SignCert(rand.Reader, signer))
-		grants[i] = grant{certificate: c, key: private, login: "deploy", hosts: []string{"web-1"}}
+		grants[i] = grant{certificate: c, key: private, login: "deploy", names: []string{"web-1"}}
 	}
 	base := filepath.Join(f.certs(), "deploy@web-1")
 	for range 15 {

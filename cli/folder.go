@@ -35,6 +35,7 @@ import (
 //	certs/LOGIN@HOST-cert.pub    the certificate of a live grant, for each name of the host
 //	certs/LOGIN@HOST.pub         its public key
 //	certs/LOGIN@HOST             its private key; absent while ssh-agent holds it
+//	certs/LOGIN@ID…              the same for a grant of one command, by its request
 //
 // "@" can't be part of a login, so no two grants share a name. A private key
 // lives only as long as its request and its grant.
@@ -238,7 +239,7 @@ type grant struct {
 	key         ed25519.PrivateKey // nil with identity
 	identity    string
 	login       string
-	hosts       []string
+	names       []string // of hosts, or of the request
 }
 
 // install makes a grant usable: the key goes into ssh-agent where there is
@@ -258,8 +259,8 @@ func (f *folder) install(g grant) (inAgent bool, err error) {
 		return inAgent, err
 	}
 	defer unlock()
-	for _, host := range g.hosts {
-		base := f.base(g.login, host)
+	for _, name := range g.names {
+		base := f.base(g.login, name)
 		if base == "" {
 			continue
 		}

@@ -126,7 +126,7 @@ func takeSSH(a *app, f *folder, s access.Status, k kept) (granted, error) {
 		return granted{}, err
 	}
 	inAgent, err := f.install(grant{
-		certificate: c, key: k.key, identity: k.Identity, login: k.request.Login, hosts: hosts(k.Resource),
+		certificate: c, key: k.key, identity: k.Identity, login: k.request.Login, names: names(k.request, k.Resource),
 	})
 	if err != nil {
 		return granted{}, fmt.Errorf("keep the certificate: %w", err)
@@ -134,7 +134,7 @@ func takeSSH(a *app, f *folder, s access.Status, k kept) (granted, error) {
 	if err := f.forget(s.ID); err != nil {
 		return granted{}, err
 	}
-	return a.grantedAs(f, k.request.ID, k.request.Login, k.Resource, c, inAgent), nil
+	return a.grantedAs(f, k.request, k.Resource, c, inAgent), nil
 }
 
 func tellSSH(p *printer, g granted) {

@@ -326,15 +326,16 @@ func acceptable(s access.Status, k kept) (*ssh.Certificate, error) {
 
 // againSSH shows a grant whose files are in place.
 func againSSH(a *app, f *folder, s access.Status) (granted, error) {
-	res := a.resourceOf(s)
-	for _, host := range hosts(res) {
-		c, ok := f.live(s.Standing.Request.Login, host)
+	r, res := s.Standing.Request, a.resourceOf(s)
+	r.ID = s.ID
+	for _, name := range names(r, res) {
+		c, ok := f.live(r.Login, name)
 		if !ok {
 			continue
 		}
 		if request, _, err := ca.ParseKeyID(c.KeyId); err == nil && request == s.ID {
-			_, err := os.Stat(f.base(s.Standing.Request.Login, host))
-			return a.grantedAs(f, s.ID, s.Standing.Request.Login, res, c, err != nil), nil
+			_, err := os.Stat(f.base(r.Login, name))
+			return a.grantedAs(f, r, res, c, err != nil), nil
 		}
 	}
 	return granted{}, elsewhere(s)
@@ -343,17 +344,27 @@ func againSSH(a *app, f *folder, s access.Status) (granted, error) {
 // grantedAs says how to use a grant that is in the folder. It becomes a command
 // to paste, so it is made of what this machine knows, not of what the service
 // says.
-func (a *app) grantedAs(f *folder, id, login string, res access.Resource, c *ssh.Certificate, inAgent bool) granted {
+func (a *app) grantedAs(f *folder, r access.Request, res access.Resource, c *ssh.Certificate, inAgent bool) granted {
 	ends := f.end(c).UTC()
-	base := f.base(login, hosts(res)[0])
+	base := f.base(r.Login, names(r, res)[0])
 	identity := base
 	if inAgent {
 		identity += ".pub" // by which ssh finds the private key in the agent
 	}
 	return granted{
-		ID: id, State: access.StateActive, Resource: res.Name, Login: login, Ends: &ends,
-		Identity: identity, Certificate: base + "-cert.pub", Agent: inAgent, SSH: sshLine(base, identity, login, res),
+		ID: r.ID, State: access.StateActive, Resource: res.Name, Login: r.Login, Ends: &ends,
+		Identity: identity, Certificate: base + "-cert.pub", Agent: inAgent, SSH: sshLine(base, identity, r.Login, res),
 	}
+}
+
+// names are what a grant's files go by: the hosts it opens, so that every ssh
+// there finds it, or the request's id if it is for one command, which is of no
+// use to any other ssh.
+func names(r access.Request, res access.Resource) []string {
+	if r.Command != "" {
+		return []string{r.ID}
+	}
+	return hosts(res)
 }
 
 // resourceOf is the resource of a request: as this machine's catalog has it,
