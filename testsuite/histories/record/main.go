@@ -3,7 +3,7 @@
 //
 //	go run ./testsuite/histories/record -hallpass bin/hallpass
 //
-// It takes about ten seconds.
+// It takes some seconds.
 package main
 
 import (
@@ -75,7 +75,7 @@ rules:
 )
 
 // groups of the people who play; eve isn't in the directory.
-var groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "sre", "trent": "security", "eve": ""}
+var groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "sre", "dave": "dev", "trent": "security", "eve": ""}
 
 // plays are the recordings, by name. Each asks and steers; the end is waited
 // for.
@@ -109,6 +109,12 @@ var plays = []struct {
 		r.ask("alice", "ssh/dev-1", time.Hour, &start)
 		r.await(access.StateScheduled)
 		r.update(access.MessageCancel, r.stop("alice", access.TypeCancel))
+	}},
+	{"refused-by-issuer", func(r *request) {
+		start := statement.Time(time.Now().Add(4 * time.Second))
+		r.ask("dave", "ssh/dev-1", time.Hour, &start)
+		r.await(access.StateScheduled)
+		r.leaves("dave")
 	}},
 	{"cancelled-by-operator", func(r *request) {
 		r.ask("alice", "ssh/web-1", time.Hour, nil)
@@ -201,7 +207,7 @@ func record(ctx context.Context, program, out string) (err error) {
 	done := make(chan error)
 	for _, p := range plays {
 		go func() {
-			r := &request{ctx: ctx, client: c, signers: signers}
+			r := &request{ctx: ctx, client: c, signers: signers, dir: dir}
 			p.play(r)
 			done <- r.finish(filepath.Join(out, p.name+".json"))
 		}()
@@ -216,9 +222,7 @@ func record(ctx context.Context, program, out string) (err error) {
 // examples.
 func furnish(dir string) (map[string]ssh.Signer, error) {
 	signers := map[string]ssh.Signer{}
-	var people strings.Builder
-	people.WriteString("users:\n")
-	for name, group := range groups {
+	for name := range groups {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
 			return nil, err
@@ -226,18 +230,27 @@ func furnish(dir string) (map[string]ssh.Signer, error) {
 		if signers[name], err = ssh.NewSignerFromKey(key); err != nil {
 			return nil, err
 		}
-		if group != "" {
-			fmt.Fprintf(&people, "  %s: {groups: [%s], keys: [%q]}\n", name, group, statement.MarshalKey(signers[name].PublicKey()))
-		}
 	}
 	for name, content := range map[string]string{
-		"hallpass.yaml": config, "policy.yaml": policy, "catalog.yaml": catalog, "directory.yaml": people.String(),
+		"hallpass.yaml": config, "policy.yaml": policy, "catalog.yaml": catalog, "directory.yaml": people(signers, ""),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			return nil, err
 		}
 	}
 	return signers, nil
+}
+
+// people is the directory, without the one who has left.
+func people(signers map[string]ssh.Signer, left string) string {
+	var b strings.Builder
+	b.WriteString("users:\n")
+	for name, group := range groups {
+		if group != "" && name != left {
+			fmt.Fprintf(&b, "  %s: {groups: [%s], keys: [%q]}\n", name, group, statement.MarshalKey(signers[name].PublicKey()))
+		}
+	}
+	return b.String()
 }
 
 // serve starts hallpass in dir and connects to its Temporal.
@@ -298,6 +311,7 @@ type request struct {
 	ctx     context.Context
 	client  client.Client
 	signers map[string]ssh.Signer
+	dir     string
 	req     access.Request
 	signed  access.Statement
 	run     client.WorkflowRun
@@ -374,6 +388,15 @@ func (r *request) lock(name, resource string) {
 		if len(out.Told) != 1 || out.Refused != nil {
 			r.check(fmt.Errorf("the lock told %v; refused: %w", out.Told, out.Refused))
 		}
+	}
+}
+
+// leaves takes a user out of the directory, all at once.
+func (r *request) leaves(name string) {
+	if r.err == nil {
+		path := filepath.Join(r.dir, "directory.yaml")
+		r.check(os.WriteFile(path+".new", []byte(people(r.signers, name)), 0o600))
+		r.check(os.Rename(path+".new", path))
 	}
 }
 
