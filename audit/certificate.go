@@ -12,6 +12,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/ca/krl"
 	"hallpass/catalog"
 	"hallpass/statement"
 )
@@ -81,6 +82,7 @@ func checkCertificate(cred access.Credential, st access.Standing) error {
 	if err != nil {
 		return err
 	}
+	name, _, _ := strings.Cut(principal, "/")
 	critical := map[string]string{}
 	if command := request.Command; command != "" {
 		critical["force-command"] = command
@@ -111,6 +113,8 @@ func checkCertificate(cred access.Credential, st access.Standing) error {
 		return fmt.Errorf("the certificate is for another key than the one in the request")
 	case cert.Serial != h.Serial || cert.Serial == 0:
 		return fmt.Errorf("the certificate has serial %d, its handle %d", cert.Serial, h.Serial)
+	case !krl.InSeries(cert.Serial, name):
+		return fmt.Errorf("the certificate's serial %d is not of the series of %s", cert.Serial, name)
 	case cert.KeyId != keyID:
 		return fmt.Errorf("the certificate has the key id %q, not %q", clip(cert.KeyId), keyID)
 	case !slices.Equal(cert.ValidPrincipals, h.Principals):

@@ -91,7 +91,7 @@ func TestCopy(t *testing.T) {
 	if index := w.record(newer(9, 9)); index != size {
 		t.Errorf("goes on at %d, want %d", index, size)
 	}
-	if n, err := w.log.NextSerial(ctx, w.ca.Fingerprint()); err != nil || n != 2 {
+	if n, err := w.log.NextSerial(ctx, w.ca.Fingerprint(), 0); err != nil || n != 2 {
 		t.Errorf("serial %d, %v", n, err)
 	}
 	if _, err := last.Append(ctx, newer(9, 9)); err != nil {

@@ -47,10 +47,44 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 		}
 		list := krl.List{Version: uint64(taken), Generated: now.UTC().Truncate(time.Second)}
 		var err error
-		list.CAs, err = t.revoked(now.Add(-access.ClockSkew))
+		if list.CAs, err = t.revoked(now.Add(-access.ClockSkew)); err == nil && list.Entries() > fillFrom {
+			err = t.fill(list.CAs)
+		}
 		return list, err
 	})
 }
+
+// fillFrom is how many entries a list has before it names serials whose
+// certificates have run out, only to be shorter. A short one says what was
+// taken back and nothing else.
+const fillFrom = 1000
+
+// fill joins what is revoked where nothing between is open. A serial that was
+// given and isn't in the ledger yet counts as nothing: should what has a higher
+// one of its series already be revoked by then, its certificate is refused
+// until the next list.
+func (t *tx) fill(cas []krl.CA) error {
+	open := map[string][]uint64{}
+	if err := t.read(func(row scanner) error {
+		var ca string
+		var serial int64
+		if err := row.Scan(&ca, &serial); err != nil {
+			return err
+		}
+		open[ca] = append(open[ca], uint64(serial))
+		return nil
+	}, openQuery); err != nil {
+		return err
+	}
+	for i, ca := range cas {
+		cas[i].Ranges = krl.Fill(ca.Ranges, open[ssh.FingerprintSHA256(ca.Key)])
+	}
+	return nil
+}
+
+// openQuery has the condition of the index ledger_open.
+const openQuery = `SELECT json_extract(handle, '$.ca'), json_extract(handle, '$.serial') FROM ledger
+	WHERE ended = '' AND handle <> '' AND json_extract(handle, '$.serial') > 0 ORDER BY 1, 2`
 
 // revokedQuery has the conditions of the index ledger_revoked, so that it
 // reads of the ledger what it lists and nothing else.
@@ -92,7 +126,7 @@ func (t *tx) revoked(after time.Time) ([]krl.CA, error) {
 			return nil, err
 		}
 		if key != nil {
-			cas = append(cas, krl.CA{Key: key, Serials: serials[ca]})
+			cas = append(cas, krl.CA{Key: key, Ranges: krl.Join(serials[ca]...)})
 		}
 	}
 	return cas, nil

@@ -31,7 +31,11 @@ func (w *world) draft() krl.List {
 func serials(l krl.List) []uint64 {
 	var out []uint64
 	for _, c := range l.CAs {
-		out = append(out, c.Serials...)
+		for _, r := range c.Ranges {
+			for s := r.First; s <= r.Last; s++ {
+				out = append(out, s)
+			}
+		}
 	}
 	return out
 }
@@ -119,6 +123,59 @@ func TestDraftKRLNamesWhatIsInItsGrace(t *testing.T) {
 	w.now = until.Add(access.ClockSkew)
 	if got := serials(w.draft()); len(got) != 0 {
 		t.Errorf("still in the list: %v", got)
+	}
+}
+
+// A long list also names what lies between and has run out, so that it has no
+// more entries than there are grants open. What is open is never in it.
+func TestDraftKRLIsFilled(t *testing.T) {
+	w := newWorld(t)
+	const n = 3 * fillFrom
+	put := func(i int, state access.State) uint64 {
+		h := access.Handle{Request: fmt.Sprintf("r%07d", i), Kind: "ssh", Serial: krl.Serial(7, uint64(i)), CA: w.ca.Fingerprint(),
+			Principals: []string{"web-1/deploy"}, NotBefore: w.now, NotAfter: w.now.Add(time.Hour)}
+		_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
+			return struct{}{}, t.put(Entry{Request: h.Request, RequestHash: "h", Handle: &h, Ended: state, EndedAt: w.now})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.Serial
+	}
+	var open, revoked []uint64
+	for i := 1; i <= n; i++ {
+		switch {
+		case i%100 == 50:
+			open = append(open, put(i, ""))
+		case i%2 == 0:
+			put(i, access.StateExpired)
+		default:
+			revoked = append(revoked, put(i, access.StateReleased))
+		}
+	}
+	list := w.draft()
+	if got, most := list.Entries(), len(open)+1; got > most {
+		t.Errorf("%d entries with %d open", got, len(open))
+	}
+	for _, s := range open {
+		if list.Revoked(w.ca.PublicKey(), s) {
+			t.Fatalf("%d is open and revoked", s)
+		}
+	}
+	for _, s := range revoked {
+		if !list.Revoked(w.ca.PublicKey(), s) {
+			t.Fatalf("%d isn't revoked", s)
+		}
+	}
+	// One more is open, and not any more.
+	late := put(n+1, "")
+	put(n+2, access.StateRevoked)
+	if l := w.draft(); l.Revoked(w.ca.PublicKey(), late) {
+		t.Error("what has just been given is revoked")
+	}
+	put(n+1, access.StateExpired)
+	if l := w.draft(); !l.Revoked(w.ca.PublicKey(), late) || l.Entries() > len(open)+1 {
+		t.Errorf("%d entries", l.Entries())
 	}
 }
 

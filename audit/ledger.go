@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
 	"database/sql"
 
 	"hallpass/access"
+	"hallpass/ca/krl"
 	"hallpass/statement"
 )
 
@@ -55,25 +55,37 @@ func ending(state access.State, st access.Statement) (access.Type, error) {
 	return header.Type, nil
 }
 
-// NextSerial returns the next certificate serial of a CA key, which is named
-// by its fingerprint: 1, 2, 3, … It is durable before it is returned, so that
-// none is ever given twice; some may never be used.
-func (l *Log) NextSerial(ctx context.Context, ca string) (uint64, error) {
-	if ca == "" {
-		return 0, access.Errorf(access.CodeMalformed, "serial for a CA without a fingerprint")
+// NextSerial returns the next certificate serial of a series (package krl) of
+// a CA key, which is named by its fingerprint; of series 0 that is 1, 2, 3, …
+// It is durable before it is returned, so that none is ever given twice; some
+// may never be used.
+func (l *Log) NextSerial(ctx context.Context, ca string, series uint32) (uint64, error) {
+	if ca == "" || series > krl.MaxSeries {
+		return 0, access.Errorf(access.CodeMalformed, "serial for a CA without a fingerprint, or of no series")
 	}
+	counter := serialCounter(ca, series)
 	return update(ctx, l, func(t *tx) (uint64, error) {
 		var last int64
-		if _, err := t.find([]any{&last}, "SELECT last FROM serials WHERE ca = ?", ca); err != nil {
+		if _, err := t.find([]any{&last}, "SELECT last FROM serials WHERE ca = ?", counter); err != nil {
 			return 0, err
 		}
-		if last < 0 || last == math.MaxInt64 {
-			return 0, access.Errorf(access.CodeMalformed, "no serials are left for CA %s", clip(ca))
+		if last < 0 || last >= krl.MaxCount {
+			return 0, access.Errorf(access.CodeMalformed, "no serials are left for CA %s", clip(counter))
 		}
 		last++
-		t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", ca, last)
-		return uint64(last), nil
+		t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", counter, last)
+		return krl.Serial(series, uint64(last)), nil
 	})
+}
+
+// serialCounter is the name of the counter of a series. That of series 0 is
+// the CA's fingerprint alone: so the counters were called before there were
+// others.
+func serialCounter(ca string, series uint32) string {
+	if series == 0 {
+		return ca
+	}
+	return fmt.Sprintf("%s#%d", ca, series)
 }
 
 // Reserve writes the handle of a request into the ledger, with its event

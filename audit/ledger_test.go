@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hallpass/access"
+	"hallpass/ca/krl"
 )
 
 func TestNextSerialIsMonotonicAndNeverTwice(t *testing.T) {
@@ -23,7 +24,7 @@ func TestNextSerialIsMonotonicAndNeverTwice(t *testing.T) {
 			wg.Go(func() {
 				last := uint64(0)
 				for range 25 {
-					n, err := l.NextSerial(context.Background(), "SHA256:a")
+					n, err := l.NextSerial(context.Background(), "SHA256:a", 0)
 					if err != nil || n <= last {
 						t.Errorf("serial %d after %d, error %v", n, last, err)
 						return
@@ -43,8 +44,36 @@ func TestNextSerialIsMonotonicAndNeverTwice(t *testing.T) {
 		}
 	}
 	l := openLog(t, path, private)
-	if n, err := l.NextSerial(context.Background(), "SHA256:b"); n != 1 || err != nil {
-		t.Errorf("first serial of another CA: %d, %v", n, err)
+	for _, row := range []struct {
+		name, ca string
+		series   uint32
+		want     uint64
+	}{
+		{"another CA", "SHA256:b", 0, 1},
+		{"a series", "SHA256:a", 7, 7<<32 | 1},
+		{"the same series", "SHA256:a", 7, 7<<32 | 2},
+		{"another series", "SHA256:a", 8, 8<<32 | 1},
+		{"the same series of another CA", "SHA256:b", 7, 7<<32 | 1},
+		{"the last series", "SHA256:a", krl.MaxSeries, krl.MaxSeries<<32 | 1},
+		{"no series", "SHA256:a", krl.MaxSeries + 1, 0},
+		{"no CA", "", 0, 0},
+	} {
+		if n, err := l.NextSerial(context.Background(), row.ca, row.series); n != row.want || (err == nil) != (n > 0) {
+			t.Errorf("%s: serial %d, want %d, %v", row.name, n, row.want, err)
+		}
+	}
+	// A series that is used up doesn't go on into the next one.
+	if _, err := update(context.Background(), l, func(tx *tx) (struct{}, error) {
+		tx.write("UPDATE serials SET last = ? WHERE ca = ?", int64(krl.MaxCount-1), "SHA256:a#7")
+		return struct{}{}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := l.NextSerial(context.Background(), "SHA256:a", 7); n != 8<<32-1 || err != nil {
+		t.Errorf("the last of a series: %d, %v", n, err)
+	}
+	if n, err := l.NextSerial(context.Background(), "SHA256:a", 7); access.CodeOf(err) != access.CodeMalformed {
+		t.Errorf("after the last of a series: %d, %v", n, err)
 	}
 }
 

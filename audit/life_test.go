@@ -177,7 +177,7 @@ func (w *world) accept(who string, r access.Request, decision access.Statement) 
 // handle chooses one, with a serial that the log has given out.
 func (w *world) handle(r access.Request) access.Handle {
 	w.t.Helper()
-	n, err := w.log.NextSerial(context.Background(), w.ca.Fingerprint())
+	n, err := w.log.NextSerial(context.Background(), w.ca.Fingerprint(), 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}

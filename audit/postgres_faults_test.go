@@ -219,11 +219,11 @@ func testLostCommit(t *testing.T) {
 	}
 	// What has no checkpoint to be found by may be done twice, and says so.
 	p.armed.Store(true)
-	first, err := l.NextSerial(context.Background(), "SHA256:a")
+	first, err := l.NextSerial(context.Background(), "SHA256:a", 0)
 	if err != nil || first > 2 {
 		t.Errorf("serial %d, %v", first, err)
 	}
-	if next, err := l.NextSerial(context.Background(), "SHA256:a"); err != nil || next != first+1 {
+	if next, err := l.NextSerial(context.Background(), "SHA256:a", 0); err != nil || next != first+1 {
 		t.Errorf("serial %d after %d, %v", next, first, err)
 	}
 	verified(t, name, public, 5)

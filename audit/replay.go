@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/ca/krl"
 	"hallpass/catalog"
 	"hallpass/directory"
 	"hallpass/evidence"
@@ -593,7 +594,9 @@ func (p *replay) finish(ctx context.Context, q querier) error {
 	}
 	last := map[string]uint64{}
 	for key := range p.serials {
-		last[key.ca] = max(last[key.ca], key.n)
+		series, n := krl.Split(key.n)
+		counter := serialCounter(key.ca, series)
+		last[counter] = max(last[counter], n)
 	}
 	for ca, n := range last {
 		var have int64

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/ca/krl"
 )
 
 // The caps on what a certificate can be. They stand in code: raising one is a
@@ -92,6 +93,9 @@ func (c *CA) Prepare(s Spec) (*Prepared, error) {
 	if err := checkPrincipals(s.Principals); err != nil {
 		return nil, err
 	}
+	if err := checkSeries(s.Serial, s.Principals); err != nil {
+		return nil, err
+	}
 	subject, err := c.checkSubject(s.PublicKey)
 	if err != nil {
 		return nil, err
@@ -144,6 +148,17 @@ func checkPrincipals(principals []string) error {
 			return access.Errorf(access.CodeMalformed, "principal %q stands there twice", p)
 		}
 		seen[p] = true
+	}
+	return nil
+}
+
+// checkSeries refuses a serial of a series that hosts don't look for: they
+// would not learn that the certificate is revoked.
+func checkSeries(serial uint64, principals []string) error {
+	for _, p := range principals {
+		if name, _, _ := strings.Cut(p, "/"); !krl.InSeries(serial, name) {
+			return access.Errorf(access.CodeMalformed, "certificate serial %d is not of the series of %s", serial, name)
+		}
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"hallpass/access"
+	"hallpass/ca/krl"
 )
 
 const requestID = "0197a3c4-5d6e-7f80-9abc-def012345678"
@@ -199,6 +200,11 @@ func TestPrepare(t *testing.T) {
 
 		{"serial 0", func(s *Spec) { s.Serial = 0 }, access.CodeMalformed, "serial is 0"},
 		{"largest serial", func(s *Spec) { s.Serial = 1<<64 - 1 }, "", ""},
+		{"serial of its series", func(s *Spec) { s.Serial = krl.Serial(krl.Series("web-1"), 1) }, "", ""},
+		{"serial of another series", func(s *Spec) { s.Serial = krl.Serial(krl.Series("web-2"), 1) }, access.CodeMalformed, "is not of the series of web-1"},
+		{"serial of one of two series", func(s *Spec) {
+			s.Serial, s.Principals = krl.Serial(krl.Series("web-1"), 1), []string{"web-1/deploy", "web-2/deploy"}
+		}, access.CodeMalformed, "is not of the series of web-2"},
 
 		{"principals nil", func(s *Spec) { s.Principals = nil }, access.CodeMalformed, "no principals"},
 		{"principals empty", func(s *Spec) { s.Principals = []string{} }, access.CodeMalformed, "no principals"},

@@ -50,7 +50,7 @@ type Hosts struct {
 	CA         *ca.CA        // of hosts; nil: hosts get no certificates
 	Rulebook   func() *evidence.Rulebook
 	Ledger     HostLedger
-	NextSerial func(ctx context.Context, ca string) (uint64, error)
+	NextSerial func(ctx context.Context, ca string, series uint32) (uint64, error)
 	Now        func() time.Time // nil: time.Now
 }
 
@@ -224,7 +224,7 @@ func (h *Hosts) sign(ctx context.Context, host audit.Host, resource access.Resou
 	if _, err := h.CA.PrepareHost(spec); err != nil {
 		return nil, err // before a serial is spent
 	}
-	if spec.Serial, err = h.NextSerial(ctx, h.CA.Fingerprint()); err != nil {
+	if spec.Serial, err = h.NextSerial(ctx, h.CA.Fingerprint(), 0); err != nil {
 		return nil, fmt.Errorf("choose certificate serial: %w", err)
 	}
 	prepared, err := h.CA.PrepareHost(spec)

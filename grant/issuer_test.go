@@ -12,6 +12,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/ca/krl"
 	"hallpass/evidence"
 	"hallpass/grant"
 	"hallpass/statement"
@@ -24,7 +25,7 @@ func TestIssue(t *testing.T) {
 	cred := w.issue(w.issuer(nil, nil), ev)
 
 	want := access.Handle{
-		Request: r.ID, Kind: "ssh", Serial: 1, CA: w.ca.Fingerprint(), Principals: []string{"web-1/deploy"},
+		Request: r.ID, Kind: "ssh", Serial: first, CA: w.ca.Fingerprint(), Principals: []string{"web-1/deploy"},
 		NotBefore: noon.Add(10 * time.Minute), NotAfter: noon.Add(70 * time.Minute),
 	}
 	if diff := cmp.Diff(want, cred.Handle); diff != "" {
@@ -34,7 +35,7 @@ func TestIssue(t *testing.T) {
 	if got := statement.MarshalKey(cert.Key); got != r.PublicKey {
 		t.Errorf("certified %s, want %s", got, r.PublicKey)
 	}
-	if cert.ValidBefore != uint64(want.NotAfter.Unix()) || cert.Serial != 1 || cert.KeyId != "hallpass:"+r.ID+":alice" {
+	if cert.ValidBefore != uint64(want.NotAfter.Unix()) || cert.Serial != first || cert.KeyId != "hallpass:"+r.ID+":alice" {
 		t.Errorf("certificate %+v", cert)
 	}
 	options := map[string]string{"force-command": "uptime", "source-address": "127.0.0.0/8"}
@@ -214,7 +215,7 @@ func TestIssueRefuses(t *testing.T) {
 			if n := w.uses.n.Load(); n != 0 {
 				t.Errorf("the key was used %d times", n)
 			}
-			if serial, err := w.log.NextSerial(context.Background(), w.ca.Fingerprint()); err != nil || serial != 1 {
+			if serial, err := w.log.NextSerial(context.Background(), w.ca.Fingerprint(), krl.Series("web-1")); err != nil || serial != first {
 				t.Errorf("next serial is %d, error %v", serial, err)
 			}
 			refusals := w.events(audit.Query{Type: audit.CredentialRefused})

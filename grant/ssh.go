@@ -7,6 +7,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/ca/krl"
 	"hallpass/statement"
 )
 
@@ -16,9 +17,9 @@ import (
 type SSH struct {
 	CA *ca.CA
 
-	// NextSerial returns a serial of the CA with this fingerprint that it has
-	// never returned before, from 1. audit.Log has it.
-	NextSerial func(ctx context.Context, ca string) (uint64, error)
+	// NextSerial returns a serial of that series of the CA with this
+	// fingerprint that it has never returned before. audit.Log has it.
+	NextSerial func(ctx context.Context, ca string, series uint32) (uint64, error)
 
 	// KRL tells hosts what Revoke takes back.
 	KRL *KRL
@@ -34,7 +35,7 @@ func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 	if _, err := k.CA.Prepare(spec); err != nil {
 		return access.Handle{}, err
 	}
-	serial, err := k.NextSerial(ctx, k.CA.Fingerprint())
+	serial, err := k.NextSerial(ctx, k.CA.Fingerprint(), krl.Series(o.Resource.ShortName()))
 	if err != nil {
 		return access.Handle{}, fmt.Errorf("choose certificate serial: %w", err)
 	}

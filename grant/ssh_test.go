@@ -155,7 +155,7 @@ func TestSSHRefusesEarly(t *testing.T) {
 			if h, err := w.ssh().Prepare(context.Background(), o); access.CodeOf(err) != tt.code {
 				t.Errorf("Prepare gave %+v, error %v; want code %s", h, err, tt.code)
 			}
-			if serial, err := w.log.NextSerial(context.Background(), w.ca.Fingerprint()); err != nil || serial != 1 || w.uses.n.Load() != 0 {
+			if serial, err := w.log.NextSerial(context.Background(), w.ca.Fingerprint(), krl.Series("web-1")); err != nil || serial != first || w.uses.n.Load() != 0 {
 				t.Errorf("spent a serial or used the key: next %d, error %v, %d uses", serial, err, w.uses.n.Load())
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/ca"
+	"hallpass/ca/krl"
 	"hallpass/evidence"
 	"hallpass/grant"
 	"hallpass/statement"
@@ -88,6 +89,9 @@ func newKey(t testing.TB) ssh.Signer {
 	}
 	return signer
 }
+
+// first is the first serial of web-1.
+var first = krl.Serial(krl.Series("web-1"), 1)
 
 func newWorld(t testing.TB) *world {
 	t.Helper()

@@ -309,6 +309,9 @@ func (a *agent) status() Status {
 	if st.List.Problem != "" {
 		problem("the latest list of revoked certificates was refused: %s", st.List.Problem)
 	}
+	if st.List.Here > maxEntries {
+		problem("sshd reads %d entries of revoked certificates for each login, which takes a while; %d are few", st.List.Here, maxEntries)
+	}
 	if a.sessions.mount == "" {
 		problem("cgroup v2 is not there: processes that leave their session behind can't be ended")
 	}

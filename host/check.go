@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/user"
@@ -188,22 +189,30 @@ func (k *checkup) kernel() {
 }
 
 func (k *checkup) list() {
-	l := &lists{layout: k.layout, now: time.Now}
+	l := &lists{layout: k.layout, now: time.Now, log: slog.New(slog.DiscardHandler)}
 	list, data, err := l.read()
 	if err != nil {
 		k.add(Fail, "hallpass-host run gets one", "there is no good list of revoked certificates: %v", err)
 		return
 	}
+	here, err := l.part(list)
+	if err != nil {
+		k.add(Fail, "", "the list of revoked certificates: %v", err)
+		return
+	}
+	if here.n > maxEntries {
+		k.add(Warn, "", "sshd reads %d entries of revoked certificates for each login, which takes a while; %d are few", here.n, maxEntries)
+	}
 	plain, err := os.ReadFile(k.layout.revokedKeys())
 	switch age := time.Since(list.Generated); {
 	case err != nil:
 		k.add(Fail, "hallpass-host run puts it back", "sshd's list of revoked keys: %v; all logins with keys are refused", err)
-	case !slices.Equal(plain, data):
+	case !slices.Equal(plain, here.data) && !slices.Equal(plain, data): // enrolment leaves the whole
 		k.add(Fail, "hallpass-host run puts it back", "sshd's list of revoked keys, %s, is not the one that hallpass signed", k.layout.revokedKeys())
 	case age > krl.MaxAge:
 		k.add(Fail, "is hallpass-host run running, and the service there?", "the list of revoked certificates is %s old: revocations don't reach this host", age.Round(time.Second))
 	default:
-		k.add(OK, "", "list of revoked certificates: version %d, %d certificates, %s old", list.Version, list.Len(), age.Round(time.Second))
+		k.add(OK, "", "list of revoked certificates: version %d, %d certificates, of which %d entries concern this host, %s old", list.Version, list.Len(), here.n, age.Round(time.Second))
 	}
 }
 

@@ -9,9 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,10 +34,24 @@ type lists struct {
 	mu      sync.Mutex
 	list    *krl.List // the latest that was verified; nil: none yet
 	data    []byte    // its bytes
-	good    []byte    // what sshd's file has to be: data, unless OpenSSH can't read that
+	good    *part     // what sshd's file has to be; nil: not known
 	placed  os.FileInfo
 	problem string // why the latest one that was offered wasn't taken; empty if it was
 }
+
+// part is what of a list sshd has to know: all that could open something here.
+type part struct {
+	list   *krl.List // the whole
+	series []uint32  // what it was made for
+	all    bool      // it is the whole: what opens something here can't be told
+	data   []byte
+	n      int // entries
+}
+
+// maxEntries is how many entries sshd should have to read: it does so several
+// times for each login, before it knows whose. More than these are no danger,
+// but felt (docs/hosts.md has what they cost).
+const maxEntries = 3000
 
 // signedList is the file signedKRL.
 type signedList struct {
@@ -53,7 +70,11 @@ func (l *lists) load() (*krl.List, error) {
 	list, data, err := l.read()
 	if err == nil {
 		l.list, l.data = list, data
-		return list, l.place(data)
+		p, err := l.part(list)
+		if err != nil {
+			return list, err
+		}
+		return list, l.place(p)
 	}
 	if plain, readErr := os.ReadFile(l.layout.revokedKeys()); readErr == nil {
 		if _, parseErr := krl.Parse(plain); parseErr == nil {
@@ -102,9 +123,7 @@ func (l *lists) take(ctx context.Context, s signedList, use func(*krl.List)) err
 	if err == nil && list != nil {
 		l.list, l.data = list, s.List
 		use(list)
-		if err = l.ask(ctx, s.List); err == nil {
-			err = l.keep(s)
-		}
+		err = l.keep(ctx, s, list)
 	}
 	l.problem = ""
 	if err != nil {
@@ -130,12 +149,81 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 }
 
 // keep writes both files, sshd's first.
-func (l *lists) keep(s signedList) error {
+func (l *lists) keep(ctx context.Context, s signedList, list *krl.List) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.place(s.List), write(l.layout.signedKRL(), data, 0o644))
+	p, err := l.part(list)
+	if err != nil {
+		return err
+	}
+	if err := l.ask(ctx, p.data); err != nil {
+		return err
+	}
+	return errors.Join(l.place(p), write(l.layout.signedKRL(), data, 0o644))
+}
+
+// part is sshd's part of a list. Extra are principals that are about to be
+// honoured beside those that are.
+func (l *lists) part(list *krl.List, extra ...string) (*part, error) {
+	p := &part{list: list}
+	var err error
+	if p.series, err = l.series(extra); err != nil {
+		l.log.Error("sshd gets the whole list of revoked certificates", "error", err)
+		p.all = true
+	} else {
+		list = list.For(p.series)
+	}
+	p.n = list.Entries()
+	p.data, err = list.Marshal()
+	return p, err
+}
+
+// series lists the series of the certificates that open something here, by the
+// principals that sshd honours. An error means that it can't be told.
+func (l *lists) series(extra []string) ([]uint32, error) {
+	entries, err := os.ReadDir(l.layout.principals())
+	if err != nil {
+		return nil, err
+	}
+	principals := slices.Clone(extra)
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(l.layout.principals(), e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(data)) {
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+				principals = append(principals, line)
+			}
+		}
+	}
+	var series []uint32
+	for _, p := range principals {
+		name, login, ok := strings.Cut(p, "/")
+		if !ok || access.CheckResource("ssh/"+name) != nil || access.CheckLogin(login) != nil {
+			return nil, access.Errorf(access.CodeMalformed, "principal %.80q is not of the form name/login", p)
+		}
+		series = append(series, krl.Series(name))
+	}
+	slices.Sort(series)
+	return slices.Compact(series), nil
+}
+
+// expect makes sshd's file one that also has what concerns further principals,
+// before they are honoured.
+func (l *lists) expect(principals map[string][]string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.good == nil {
+		return nil
+	}
+	p, err := l.part(l.good.list, slices.Concat(slices.Collect(maps.Values(principals))...)...)
+	if err != nil {
+		return err
+	}
+	return l.place(p)
 }
 
 // ask asks OpenSSH whether it can read the list too: one that it can't would
@@ -163,23 +251,33 @@ func (l *lists) ask(ctx context.Context, data []byte) (err error) {
 }
 
 // place writes sshd's file.
-func (l *lists) place(data []byte) error {
+func (l *lists) place(p *part) error {
 	path := l.layout.revokedKeys()
-	if err := write(path, data, 0o644); err != nil {
+	if err := write(path, p.data, 0o644); err != nil {
 		return err
 	}
-	l.good = data
+	l.good = p
 	info, err := os.Stat(path)
 	l.placed = info
 	return err
 }
 
 // guard puts sshd's file back if somebody changed it: an empty one would let
-// everybody in.
+// everybody in. It also makes it anew if the principals have changed.
 func (l *lists) guard() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.good == nil {
+		return
+	}
+	if series, err := l.series(nil); (err != nil) != l.good.all || !slices.Equal(series, l.good.series) {
+		p, err := l.part(l.good.list)
+		if err == nil {
+			err = l.place(p)
+		}
+		if err != nil {
+			l.log.Error("sshd's list of revoked keys can't be made anew", "error", err)
+		}
 		return
 	}
 	info, err := os.Stat(l.layout.revokedKeys())
@@ -199,6 +297,7 @@ type ListStatus struct {
 	Generated time.Time `json:"generated"`
 	Revoked   int       `json:"revoked"` // certificates
 	Size      int       `json:"size"`    // bytes
+	Here      int       `json:"here"`    // entries that sshd reads: those that can concern this host
 	Stale     bool      `json:"stale"`
 	Problem   string    `json:"problem,omitempty"`
 }
@@ -211,6 +310,9 @@ func (l *lists) status() ListStatus {
 		st.Version, st.Generated = l.list.Version, l.list.Generated
 		st.Revoked, st.Size = l.list.Len(), len(l.data)
 		st.Stale = l.now().Sub(l.list.Generated) > krl.MaxAge
+	}
+	if l.good != nil {
+		st.Here = l.good.n
 	}
 	return st
 }

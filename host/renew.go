@@ -86,6 +86,9 @@ func (a *agent) renew(ctx context.Context) error {
 // adopt writes what has changed. A login that the catalog lost loses its file.
 func (a *agent) adopt(j access.Enrolled) error {
 	l, undo := a.layout, &changes{}
+	if err := a.lists.expect(j.Principals); err != nil {
+		return err
+	}
 	err := func() error {
 		if err := change(undo, l.userCAs(), lines(j.UserCAs)); err != nil {
 			return err

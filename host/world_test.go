@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -140,7 +141,7 @@ func (f *fakeService) list() (data []byte, signature string) {
 
 // signedBy makes a list that revokes these serials of the signer.
 func signedBy(ca ssh.Signer, version uint64, at time.Time, revoked ...uint64) (data []byte, signature string) {
-	l := &krl.List{Version: version, Generated: at.Truncate(time.Second), CAs: []krl.CA{{Key: ca.PublicKey(), Serials: revoked}}}
+	l := &krl.List{Version: version, Generated: at.Truncate(time.Second), CAs: []krl.CA{{Key: ca.PublicKey(), Ranges: krl.Join(slices.Sorted(slices.Values(revoked))...)}}}
 	data, err := l.Marshal()
 	if err != nil {
 		panic(err)

@@ -55,7 +55,7 @@ type lists struct {
 
 func (l *lists) publish(t testing.TB, version uint64, serials ...uint64) {
 	t.Helper()
-	list := krl.List{Version: version, Generated: time.Now(), CAs: []krl.CA{{Key: l.ca.PublicKey(), Serials: serials}}}
+	list := krl.List{Version: version, Generated: time.Now(), CAs: []krl.CA{{Key: l.ca.PublicKey(), Ranges: krl.Join(serials...)}}}
 	data, err := list.Marshal()
 	if err != nil {
 		t.Fatal(err)

@@ -13,8 +13,10 @@ package krl
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/big"
 	"math/bits"
 	"slices"
@@ -41,8 +43,7 @@ const (
 // ones and then can't load them, which locks everybody out.
 const maxBitmap = 16384
 
-// MaxSize bounds what Parse reads, in bytes: about 4 million serials that
-// nothing can compress. sshd reads the list for every key that is offered, so
+// MaxSize bounds what Parse reads, in bytes: about 4 million ranges. sshd reads the list for every key that is offered, so
 // one anywhere near this has other problems.
 const MaxSize = 32 << 20
 
@@ -59,8 +60,26 @@ type List struct {
 
 // CA is what one CA has revoked.
 type CA struct {
-	Key     ssh.PublicKey
-	Serials []uint64 // ascending, without repeats, from 1: zero can't be revoked by serial
+	Key    ssh.PublicKey
+	Ranges []Range // ascending, without touching, from 1: zero can't be revoked by serial
+}
+
+// Range is a range of serials, both ends included.
+type Range struct{ First, Last uint64 }
+
+func (r Range) len() uint64 { return r.Last - r.First + 1 } // never the whole uint64 range: serials begin at 1
+
+// Join makes ranges of ascending serials.
+func Join(serials ...uint64) []Range {
+	var ranges []Range
+	for _, s := range serials {
+		if n := len(ranges); n > 0 && ranges[n-1].Last+1 == s {
+			ranges[n-1].Last = s
+			continue
+		}
+		ranges = append(ranges, Range{s, s})
+	}
+	return ranges
 }
 
 // Revoked says whether the list revokes the certificate with this serial of
@@ -69,18 +88,38 @@ func (l *List) Revoked(ca ssh.PublicKey, serial uint64) bool {
 	key := ca.Marshal()
 	for _, c := range l.CAs {
 		if bytes.Equal(c.Key.Marshal(), key) {
-			_, found := slices.BinarySearch(c.Serials, serial)
+			_, found := slices.BinarySearchFunc(c.Ranges, serial, func(r Range, s uint64) int {
+				switch {
+				case r.Last < s:
+					return -1
+				case r.First > s:
+					return 1
+				}
+				return 0
+			})
 			return found
 		}
 	}
 	return false
 }
 
-// Len is how many certificates the list revokes.
+// Len is how many serials the list revokes.
 func (l *List) Len() int {
+	n := uint64(0)
+	for _, c := range l.CAs {
+		for _, r := range c.Ranges {
+			n += min(r.len(), math.MaxInt-n)
+		}
+	}
+	return int(n)
+}
+
+// Entries is how many ranges the list has. That, and not Len, is what sshd pays
+// for.
+func (l *List) Entries() int {
 	n := 0
 	for _, c := range l.CAs {
-		n += len(c.Serials)
+		n += len(c.Ranges)
 	}
 	return n
 }
@@ -98,11 +137,11 @@ func (l *List) check() error {
 		}
 		seen[key] = true
 		last := uint64(0)
-		for _, s := range c.Serials {
-			if s <= last {
-				return malformed("serial %d comes after %d", s, last)
+		for i, r := range c.Ranges {
+			if r.First <= last || r.Last < r.First || i > 0 && r.First == last+1 {
+				return malformed("the serials %d to %d come after %d", r.First, r.Last, last)
 			}
-			last = s
+			last = r.Last
 		}
 	}
 	return nil
@@ -123,73 +162,67 @@ func (l *List) Marshal() ([]byte, error) {
 	w.string(nil) // reserved
 	w.string(nil) // comment
 	for _, c := range l.CAs {
-		if len(c.Serials) == 0 {
+		if len(c.Ranges) == 0 {
 			continue
 		}
 		var section writer
 		section.string(c.Key.Marshal())
 		section.string(nil) // reserved
-		section.serials(c.Serials)
+		section.ranges(c.Ranges)
 		w.section(sectionCertificates, section.Bytes())
 	}
 	return w.Bytes(), nil
 }
-
-// run is a range of serials, both ends included.
-type run struct{ first, last uint64 }
-
-func (r run) len() uint64 { return r.last - r.first + 1 } // never the whole uint64 range: serials begin at 1
 
 // What the forms cost in bytes, the five of a section's head included.
 const (
 	costRange     = 5 + 8 + 8
 	costBitmap    = 5 + 8 + 4 + 1 // and one for each eight serials
 	costListed    = 8
-	listedInARun  = costRange / costListed // shorter runs are listed one by one
+	listedInARow  = costRange / costListed // shorter ranges are listed one by one
 	bitmapWorthIt = 8                      // serials to a byte
 )
 
-// costAlone is what a run costs outside a bitmap. That the head of a list
+// costAlone is what a range costs outside a bitmap. That the head of a list
 // comes once doesn't matter.
-func (r run) costAlone() uint64 {
-	if r.len() <= listedInARun {
+func (r Range) costAlone() uint64 {
+	if r.len() <= listedInARow {
 		return r.len() * costListed
 	}
 	return costRange
 }
 
-// serials writes ascending serials: long runs as ranges, dense stretches as
+// ranges writes ascending ranges: long ones as they are, dense stretches as
 // bitmaps, the rest one by one.
-func (w *writer) serials(serials []uint64) {
+func (w *writer) ranges(ranges []Range) {
 	var listed writer
-	alone := func(r run) {
-		if r.len() > listedInARun {
+	alone := func(r Range) {
+		if r.len() > listedInARow {
 			var b writer
-			b.uint64(r.first)
-			b.uint64(r.last)
+			b.uint64(r.First)
+			b.uint64(r.Last)
 			w.section(certSerialRange, b.Bytes())
 			return
 		}
-		for s := r.first; ; s++ {
+		for s := r.First; ; s++ {
 			listed.uint64(s)
-			if s == r.last {
+			if s == r.Last {
 				break
 			}
 		}
 	}
-	runs := runsOf(serials)
-	for len(runs) > 0 {
-		// A stretch goes on as long as its next run is cheaper as bits, gap
+	for len(ranges) > 0 {
+		// A stretch goes on as long as its next range is cheaper as bits, gap
 		// included, than by itself.
-		n, cost := 1, runs[0].costAlone()
-		for n < len(runs) && runs[n].last-runs[0].first < maxBitmap &&
-			(runs[n].last-runs[n-1].last)/bitmapWorthIt < runs[n].costAlone() {
-			cost += runs[n].costAlone()
+		n, cost := 1, ranges[0].costAlone()
+		for n < len(ranges) && ranges[n].Last-ranges[0].First < maxBitmap &&
+			(ranges[n].Last-ranges[n-1].Last)/bitmapWorthIt < ranges[n].costAlone() {
+			cost += ranges[n].costAlone()
 			n++
 		}
-		stretch := runs[:n]
-		runs = runs[n:]
-		span := stretch[n-1].last - stretch[0].first + 1
+		stretch := ranges[:n]
+		ranges = ranges[n:]
+		span := stretch[n-1].Last - stretch[0].First + 1
 		if span <= maxBitmap && costBitmap+span/bitmapWorthIt < cost {
 			w.bitmap(stretch)
 			continue
@@ -203,34 +236,21 @@ func (w *writer) serials(serials []uint64) {
 	}
 }
 
-// bitmap writes runs that span at most maxBitmap serials.
-func (w *writer) bitmap(runs []run) {
-	offset := runs[0].first
+// bitmap writes ranges that span at most maxBitmap serials.
+func (w *writer) bitmap(ranges []Range) {
+	offset := ranges[0].First
 	var set big.Int
 	one := big.NewInt(1)
-	for _, r := range runs {
-		// All bits of the run: (1<<len - 1) << (first - offset).
+	for _, r := range ranges {
+		// All bits of the range: (1<<len - 1) << (first - offset).
 		ones := new(big.Int).Lsh(one, uint(r.len()))
 		ones.Sub(ones, one)
-		set.Or(&set, ones.Lsh(ones, uint(r.first-offset)))
+		set.Or(&set, ones.Lsh(ones, uint(r.First-offset)))
 	}
 	var b writer
 	b.uint64(offset)
 	b.mpint(&set)
 	w.section(certSerialBitmap, b.Bytes())
-}
-
-// runsOf joins ascending serials that follow one another.
-func runsOf(serials []uint64) []run {
-	var runs []run
-	for _, s := range serials {
-		if n := len(runs); n > 0 && runs[n-1].last+1 == s {
-			runs[n-1].last = s
-			continue
-		}
-		runs = append(runs, run{s, s})
-	}
-	return runs
 }
 
 // Parse reads a list that Marshal wrote. Errors have the code
@@ -255,12 +275,11 @@ func Parse(data []byte) (*List, error) {
 	if r.uint64() != 0 || len(r.string()) != 0 || len(r.string()) != 0 {
 		r.fail("it has flags, a comment or a reserved field")
 	}
-	left := MaxSize / costListed // serials that may still come
 	for r.more() {
 		if typ := r.byte(); typ != sectionCertificates {
 			r.fail("it has a section of type %d", typ)
 		}
-		c := r.ca(r.string(), &left)
+		c := r.ca(r.string())
 		l.CAs = append(l.CAs, c)
 	}
 	if r.err != nil {
@@ -273,7 +292,7 @@ func Parse(data []byte) (*List, error) {
 }
 
 // ca reads one section of certificates.
-func (r *reader) ca(data []byte, left *int) CA {
+func (r *reader) ca(data []byte) CA {
 	s := &reader{rest: data, err: r.err}
 	var c CA
 	key, err := ssh.ParsePublicKey(s.string())
@@ -289,12 +308,13 @@ func (r *reader) ca(data []byte, left *int) CA {
 		case certSerialList:
 			list := &reader{rest: s.string(), err: s.err}
 			for list.more() {
-				c.add(list, run{first: list.uint64()}.single(), left)
+				serial := list.uint64()
+				c.add(list, Range{serial, serial})
 			}
 			s.err = list.err
 		case certSerialRange:
 			b := &reader{rest: s.string(), err: s.err}
-			c.add(b, run{b.uint64(), b.uint64()}, left)
+			c.add(b, Range{b.uint64(), b.uint64()})
 			b.end()
 			s.err = b.err
 		case certSerialBitmap:
@@ -306,7 +326,7 @@ func (r *reader) ca(data []byte, left *int) CA {
 			}
 			for i := 0; b.err == nil && i < set.BitLen(); i++ {
 				if set.Bit(i) == 1 {
-					c.add(b, run{first: offset + uint64(i)}.single(), left)
+					c.add(b, Range{offset + uint64(i), offset + uint64(i)})
 				}
 			}
 			s.err = b.err
@@ -314,28 +334,37 @@ func (r *reader) ca(data []byte, left *int) CA {
 			s.fail("it has a section of type %d about certificates", typ)
 		}
 	}
-	slices.Sort(c.Serials)
+	c.order()
 	r.err = s.err
 	return c
 }
 
-func (r run) single() run { return run{r.first, r.first} }
-
-// add takes in a range. That a list can't name more than so many serials keeps
-// a range of 2⁶⁴ from filling the memory.
-func (c *CA) add(r *reader, serials run, left *int) {
-	switch {
+// add takes in a range.
+func (c *CA) add(r *reader, serials Range) {
+	switch n := len(c.Ranges); {
 	case r.err != nil:
-	case serials.first == 0 || serials.last < serials.first:
-		r.fail("it revokes the serials %d to %d", serials.first, serials.last)
-	case serials.len() > uint64(*left):
-		r.fail("it revokes more than %d serials", MaxSize/costListed)
+	case serials.First == 0 || serials.Last < serials.First:
+		r.fail("it revokes the serials %d to %d", serials.First, serials.Last)
+	case n > 0 && c.Ranges[n-1].Last+1 == serials.First:
+		c.Ranges[n-1].Last = serials.Last
 	default:
-		*left -= int(serials.len())
-		for i := uint64(0); i < serials.len(); i++ {
-			c.Serials = append(c.Serials, serials.first+i)
-		}
+		c.Ranges = append(c.Ranges, serials)
 	}
+}
+
+// order sorts the ranges and joins those that touch. Two that share a serial
+// stay, for check to find.
+func (c *CA) order() {
+	slices.SortFunc(c.Ranges, func(a, b Range) int { return cmp.Compare(a.First, b.First) })
+	kept := c.Ranges[:0]
+	for _, r := range c.Ranges {
+		if n := len(kept); n > 0 && kept[n-1].Last+1 == r.First {
+			kept[n-1].Last = r.Last
+			continue
+		}
+		kept = append(kept, r)
+	}
+	c.Ranges = kept
 }
 
 // writer writes the encodings of RFC 4251, section 5.

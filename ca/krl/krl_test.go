@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/testsuite/sshdtest"
 )
 
 func newSigner(t testing.TB) ssh.Signer {
@@ -74,7 +75,7 @@ func TestMarshalParse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := &List{Version: 7, Generated: time.Unix(1_800_000_000, 0).UTC()}
 			if serials != nil {
-				want.CAs = []CA{{Key: key, Serials: serials}}
+				want.CAs = []CA{{Key: key, Ranges: Join(serials...)}}
 			}
 			data, err := want.Marshal()
 			if err != nil {
@@ -103,7 +104,7 @@ func text(l *List) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, l.Version, l.Generated)
 	for _, c := range l.CAs {
-		fmt.Fprintln(&b, ssh.FingerprintSHA256(c.Key), c.Serials)
+		fmt.Fprintln(&b, ssh.FingerprintSHA256(c.Key), c.Ranges)
 	}
 	return b.String()
 }
@@ -111,11 +112,11 @@ func text(l *List) string {
 func TestMarshalRefuses(t *testing.T) {
 	a, now := newSigner(t).PublicKey(), time.Unix(1_800_000_000, 0)
 	for name, l := range map[string]*List{
-		"serial 0":          {Generated: now, CAs: []CA{{Key: a, Serials: []uint64{0}}}},
-		"repeated serial":   {Generated: now, CAs: []CA{{Key: a, Serials: []uint64{4, 4}}}},
-		"descending serial": {Generated: now, CAs: []CA{{Key: a, Serials: []uint64{4, 3}}}},
-		"CA twice":          {Generated: now, CAs: []CA{{Key: a, Serials: []uint64{4}}, {Key: a, Serials: []uint64{5}}}},
-		"no date":           {CAs: []CA{{Key: a, Serials: []uint64{4}}}},
+		"serial 0":          {Generated: now, CAs: []CA{{Key: a, Ranges: Join(0)}}},
+		"repeated serial":   {Generated: now, CAs: []CA{{Key: a, Ranges: Join(4, 4)}}},
+		"descending serial": {Generated: now, CAs: []CA{{Key: a, Ranges: Join(4, 3)}}},
+		"CA twice":          {Generated: now, CAs: []CA{{Key: a, Ranges: Join(4)}, {Key: a, Ranges: Join(5)}}},
+		"no date":           {CAs: []CA{{Key: a, Ranges: Join(4)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := l.Marshal(); access.CodeOf(err) != access.CodeMalformed {
@@ -127,7 +128,7 @@ func TestMarshalRefuses(t *testing.T) {
 
 // A host must never load a list that it understands in part.
 func TestParseRefuses(t *testing.T) {
-	l := &List{Version: 1, Generated: time.Unix(1_800_000_000, 0), CAs: []CA{{Key: newSigner(t).PublicKey(), Serials: slices.Concat(every(3, 100, 400), span(50_000, 50_100), []uint64{90_000})}}}
+	l := &List{Version: 1, Generated: time.Unix(1_800_000_000, 0), CAs: []CA{{Key: newSigner(t).PublicKey(), Ranges: Join(slices.Concat(every(3, 100, 400), span(50_000, 50_100), []uint64{90_000})...)}}}
 	good, err := l.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +198,7 @@ func TestOpenSSHAgrees(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			l := &List{Version: 3, Generated: time.Unix(1_800_000_000, 0), CAs: []CA{{Key: ca.PublicKey(), Serials: serials}, {Key: other.PublicKey(), Serials: []uint64{1 << 50}}}}
+			l := &List{Version: 3, Generated: time.Unix(1_800_000_000, 0), CAs: []CA{{Key: ca.PublicKey(), Ranges: Join(serials...)}, {Key: other.PublicKey(), Ranges: Join(1 << 50)}}}
 			data, err := l.Marshal()
 			if err != nil {
 				t.Fatal(err)
@@ -272,7 +273,7 @@ func TestReadsOpenSSH(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Version != 9 || len(got.CAs) != 1 || !slices.Equal(got.CAs[0].Serials, want) {
+	if got.Version != 9 || len(got.CAs) != 1 || !slices.Equal(got.CAs[0].Ranges, Join(want...)) {
 		t.Errorf("read %s", text(got))
 	}
 }
@@ -282,7 +283,7 @@ func TestReadsOpenSSH(t *testing.T) {
 func TestSize(t *testing.T) {
 	key := newSigner(t).PublicKey()
 	for name, most := range map[string]int{"a long run": 160, "every other": 420, "much wider than a bitmap": 10_600, "one in eight": 80_200} {
-		data, err := (&List{Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Serials: shapes[name]}}}).Marshal()
+		data, err := (&List{Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Ranges: Join(shapes[name]...)}}}).Marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -291,7 +292,7 @@ func TestSize(t *testing.T) {
 		}
 	}
 	for name, serials := range shapes {
-		data, err := (&List{Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Serials: serials}}}).Marshal()
+		data, err := (&List{Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Ranges: Join(serials...)}}}).Marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +305,7 @@ func TestSize(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	key := newSigner(f).PublicKey()
 	for _, serials := range shapes {
-		data, err := (&List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Serials: serials}}}).Marshal()
+		data, err := (&List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Ranges: Join(serials...)}}}).Marshal()
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -326,14 +327,14 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("what was written can't be read: %v", err)
 		}
 		for _, c := range l.CAs {
-			for _, s := range c.Serials {
-				if !back.Revoked(c.Key, s) {
-					t.Fatalf("serial %d got lost", s)
+			for _, r := range c.Ranges {
+				if !back.Revoked(c.Key, r.First) || !back.Revoked(c.Key, r.Last) {
+					t.Fatalf("the serials %d to %d got lost", r.First, r.Last)
 				}
 			}
 		}
-		if back.Len() != l.Len() {
-			t.Fatalf("%d serials became %d", l.Len(), back.Len())
+		if diff := cmp.Diff(text(l), text(back)); diff != "" {
+			t.Fatalf("written and read again (-before +after):\n%s", diff)
 		}
 	})
 }
@@ -359,7 +360,7 @@ func BenchmarkMarshal(b *testing.B) {
 		{"1M-contiguous", span(1, 1_000_000)},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			l := &List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Serials: c.serials}}}
+			l := &List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Ranges: Join(c.serials...)}}}
 			var size int
 			for b.Loop() {
 				data, err := l.Marshal()
@@ -370,5 +371,66 @@ func BenchmarkMarshal(b *testing.B) {
 			}
 			b.ReportMetric(float64(size), "bytes")
 		})
+	}
+}
+
+// BenchmarkLogin is what a list costs a login with a certificate that isn't on
+// it: sshd reads it whole, several times, and ssh has to wait for that. Each
+// round logs in once under each list, so that all of them see the same machine.
+func BenchmarkLogin(b *testing.B) {
+	ca, user := newSigner(b), sshdtest.User(b)
+	keyFile, key := sshdtest.NewKey(b)
+	cert := &ssh.Certificate{
+		Key: key, Serial: 1 << 40, CertType: ssh.UserCert, KeyId: "bench", ValidPrincipals: []string{"web-1/" + user}, ValidBefore: ssh.CertTimeInfinity,
+	}
+	if err := cert.SignCert(rand.Reader, ca); err != nil {
+		b.Fatal(err)
+	}
+	certFile, file := sshdtest.WriteCert(b, cert), filepath.Join(b.TempDir(), "krl")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	server := sshdtest.Start(b, sshdtest.Config{
+		CA: []ssh.PublicKey{ca.PublicKey()}, Principals: map[string][]string{user: {"web-1/" + user}}, Lines: []string{"RevokedKeys " + file},
+	})
+	lists := []struct {
+		name   string
+		ranges []Range
+		took   []time.Duration
+	}{
+		{name: "none"},
+		{name: "10", ranges: Join(every(100, 1, 1_000)...)},
+		{name: "1k", ranges: Join(every(100, 1, 100_000)...)},
+		{name: "3k", ranges: Join(every(100, 1, 300_000)...)},
+		{name: "10k", ranges: Join(every(100, 1, 1_000_000)...)},
+		{name: "10k-in-bitmaps", ranges: Join(every(5, 1, 50_000)...)},
+		{name: "100k", ranges: Join(every(100, 1, 10_000_000)...)},
+		{name: "100k-in-bitmaps", ranges: Join(every(5, 1, 500_000)...)},
+		{name: "1M-in-a-row", ranges: []Range{{1, 1_000_000}}},
+	}
+	for b.Loop() {
+		for i := range lists {
+			l := &List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: ca.PublicKey(), Ranges: lists[i].ranges}}}
+			data, err := l.Marshal()
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := os.WriteFile(file, data, 0o600); err != nil {
+				b.Fatal(err)
+			}
+			start := time.Now()
+			if r := server.Login(b, keyFile, certFile, "true"); !r.OK() {
+				b.Fatal(r)
+			}
+			lists[i].took = append(lists[i].took, time.Since(start))
+		}
+	}
+	// The least of each: what else runs only adds to it.
+	least := func(took []time.Duration) float64 { return float64(slices.Min(took).Microseconds()) / 1000 }
+	none := least(lists[0].took)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(none, "none-ms")
+	for _, l := range lists[1:] {
+		b.ReportMetric(least(l.took)-none, l.name+"-ms-more")
 	}
 }

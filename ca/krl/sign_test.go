@@ -16,7 +16,7 @@ import (
 
 func signed(t testing.TB, ca ssh.Signer) (list []byte, signature string) {
 	t.Helper()
-	list, err := (&List{Version: 7, Generated: time.Unix(1_900_000_000, 0), CAs: []CA{{ca.PublicKey(), []uint64{1, 5}}}}).Marshal()
+	list, err := (&List{Version: 7, Generated: time.Unix(1_900_000_000, 0), CAs: []CA{{ca.PublicKey(), Join(1, 5)}}}).Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -258,7 +258,7 @@ func (a *app) status() error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintf(w, "host\t%s, since %s\n", st.Host, st.Started.Format(time.RFC3339))
 	_, _ = fmt.Fprintf(w, "service\t%s\n", st.Service)
-	_, _ = fmt.Fprintf(w, "revoked\t%d certificates, version %d of %s\n", st.List.Revoked, st.List.Version, st.List.Generated.Format(time.RFC3339))
+	_, _ = fmt.Fprintf(w, "revoked\t%d certificates (%d entries concern this host), version %d of %s\n", st.List.Revoked, st.List.Here, st.List.Version, st.List.Generated.Format(time.RFC3339))
 	_, _ = fmt.Fprintf(w, "reports\t%d waiting\n", st.Waiting)
 	_ = w.Flush()
 	for _, p := range st.Problems {

@@ -117,7 +117,7 @@ func TestLogin(t *testing.T) {
 			if r := host.Login(t, keyFile, sshdtest.WriteCert(t, cert), "true"); !r.OK() {
 				t.Errorf("%v\n%s", r, host.Log(t))
 			}
-			list := krl.List{Version: 1, Generated: time.Now().UTC().Truncate(time.Second), CAs: []krl.CA{{Key: authority.PublicKey(), Serials: []uint64{7}}}}
+			list := krl.List{Version: 1, Generated: time.Now().UTC().Truncate(time.Second), CAs: []krl.CA{{Key: authority.PublicKey(), Ranges: krl.Join(7)}}}
 			data, err := list.Marshal()
 			if err != nil {
 				t.Fatal(err)
