@@ -14,6 +14,7 @@ ifeq ($(VERSION),)
 export GOFLAGS += -buildvcs=false
 endif
 LDFLAGS    := -s -w $(if $(VERSION),-X hallpass/cli.version=$(VERSION))
+HOSTFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
 BIN        := bin/hallpass
 VAULT      := bin/vault-for-tests
@@ -44,7 +45,7 @@ build: ## build bin/hallpass, bin/hallpass-dev and bin/hallpass-host
 	$(call say,$(BIN) (the first time this takes some minutes))
 	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
 	@$(GO) build $(BUILDFLAGS) -o $(BIN)-dev ./cmd/hallpass-dev
-	@GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
+	@GOOS=linux $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
 	@ls -lh $(BIN) $(BIN)-dev $(BIN)-host | awk '{print $$NF ", " $$5}'
 
 .PHONY: vault
@@ -52,6 +53,13 @@ vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it
 	$(call say,$(VAULT) (the first time this takes some minutes))
 	@$(GO) -C testsuite/vault build -ldflags '-s -w' -o $(CURDIR)/$(VAULT) .
 	@ls -lh $(VAULT) | awk '{print $$NF ", " $$5}'
+
+.PHONY: temporal
+temporal: ## build Temporal's server and its schema tool from its Go modules, for the test of the topology
+	$(call say,bin/temporal-server)
+	@$(GO) build -tags $(TAGS) -ldflags '-s -w' -o bin/temporal-server go.temporal.io/server/cmd/server
+	@$(GO) build -tags $(TAGS) -ldflags '-s -w' -o bin/temporal-sql-tool go.temporal.io/server/cmd/tools/sql
+	@ls -lh bin/temporal-server bin/temporal-sql-tool | awk '{print $$NF ", " $$5}'
 
 .PHONY: demo
 demo: deps build ## tell the story of one access request, on real parts; KEEP=1 leaves it running
@@ -160,7 +168,7 @@ release: ## build for Linux and macOS, amd64 and arm64, into dist/
 		$(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/hallpass || exit 1; \
 		$(GO) build -trimpath $(BUILDFLAGS) -o $$out-dev ./cmd/hallpass-dev || exit 1; \
 		case $$p in linux/*) \
-			$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$out-host ./cmd/hallpass-host || exit 1;; \
+			$(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $$out-host ./cmd/hallpass-host || exit 1;; \
 		esac; \
 	done
 	@cd dist && sha256sum */hallpass* >SHA256SUMS && cat SHA256SUMS

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Initialises Vault the first time, unseals it every time, and tells it what
+# hallpass needs. One key share in a file beside it is for trying out; keep
+# yours apart, or have Vault unseal itself with a KMS. No secret is in an
+# argument: all of them go through standard input.
+set -eu
+umask 077
+cd /etc/hallpass/vault-setup
+
+status=1
+until [ $status != 1 ]; do # 0 unsealed, 2 sealed, 1 no answer
+	status=0
+	vault status >/dev/null 2>&1 || status=$?
+	[ $status != 1 ] || sleep 1
+done
+if [ ! -s init.json ]; then
+	vault operator init -format=json -key-shares=1 -key-threshold=1 >init.new
+	mv init.new init.json
+fi
+key=$(sed -n '/"unseal_keys_b64"/{n;s/[", ]//g;p;}' init.json)
+VAULT_TOKEN=$(sed -n 's/.*"root_token": *"\([^"]*\)".*/\1/p' init.json)
+export VAULT_TOKEN
+printf '{"key": "%s"}' "$key" | vault write sys/unseal - >/dev/null
+until vault token lookup >/dev/null 2>&1; do sleep 1; done
+
+vault secrets list | grep -q '^database/' || vault secrets enable database
+vault write database/config/orders - >/dev/null <<JSON
+{"plugin_name": "postgresql-database-plugin", "allowed_roles": "orders-ro", "username": "vault", "password": "$(cat password)",
+ "connection_url": "postgresql://{{username}}:{{password}}@postgres:5432/orders?sslmode=verify-full&sslrootcert=/vault/tls/ca.pem"}
+JSON
+vault write database/roles/orders-ro - >/dev/null <<'JSON'
+{"db_name": "orders", "default_ttl": "8h", "max_ttl": "24h",
+ "creation_statements": ["CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE \"orders-ro\"; GRANT \"{{name}}\" TO CURRENT_USER;"],
+ "revocation_statements": ["DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN ALTER ROLE \"{{name}}\" NOLOGIN; PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'; REASSIGN OWNED BY \"{{name}}\" TO CURRENT_USER; DROP OWNED BY \"{{name}}\"; PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'; DROP ROLE \"{{name}}\"; END IF; END $$;"]}
+JSON
+
+sh plan.sh >/dev/null
+vault write auth/approle/role/hallpass/role-id role_id=hallpass-issuer >/dev/null
+[ -s ../vault/secret_id ] || {
+	vault write -f -field=secret_id auth/approle/role/hallpass/secret-id >../vault/secret_id.new
+	chown 65532:65532 ../vault/secret_id.new
+	mv ../vault/secret_id.new ../vault/secret_id
+}

@@ -1,0 +1,416 @@
+// Package deploy holds docker-compose.yml, the Dockerfile and deploy/ to what
+// they promise. No image is built or pulled: docker-compose reads the file as
+// Docker would, the script that makes the secrets runs for real, and hallpass
+// reads the configuration. The topology itself runs in testsuite/topology.
+package deploy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/cli"
+	"hallpass/worker"
+)
+
+const root = "../.."
+
+// TestMain makes this program hallpass, for scripts that call it.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "hallpass" {
+		os.Exit(cli.Run(os.Exit))
+	}
+	os.Exit(m.Run())
+}
+
+// service is what is looked at of a service.
+type service struct {
+	Image       string
+	Build       struct{ Context, Target string }
+	Command     []string
+	Entrypoint  []string
+	Environment map[string]string
+	Ports       []any
+	Volumes     []string
+	ReadOnly    bool `yaml:"read_only"`
+}
+
+// compose is docker-compose.yml as docker-compose understands it.
+func compose(t *testing.T) map[string]service {
+	t.Helper()
+	services, err := config()
+	if errors.Is(err, exec.ErrNotFound) && testing.Short() {
+		t.Skip("docker-compose is not installed")
+	} else if errors.Is(err, exec.ErrNotFound) {
+		t.Fatal("docker-compose is not installed; on Debian: apt-get install docker-compose")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return services
+}
+
+// config asks docker-compose, once.
+var config = sync.OnceValues(func() (map[string]service, error) {
+	program, err := exec.LookPath("docker-compose")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program, "--profile", "people", "config")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("docker-compose config: %w\n%s", err, stderr(err))
+	}
+	var file struct{ Services map[string]service }
+	if err := yaml.Unmarshal(out, &file); err != nil {
+		return nil, err
+	}
+	if len(file.Services) < 15 {
+		return nil, fmt.Errorf("found %d services, which can't be all", len(file.Services))
+	}
+	return file.Services, nil
+})
+
+func stderr(err error) string {
+	var e *exec.ExitError
+	if errors.As(err, &e) {
+		return string(e.Stderr)
+	}
+	return ""
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// What the issue's topology has is there, each role in a container of its own.
+func TestServices(t *testing.T) {
+	services := compose(t)
+	want := []string{
+		"alice", "bob", "issuer-ssh", "issuer-vault", "postgres", "service", "setup", "temporal-frontend", "temporal-history",
+		"temporal-matching", "temporal-namespace", "temporal-schema", "temporal-ui", "temporal-worker", "vault", "vault-setup",
+		"web-1", "web-2", "workflows",
+	}
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(services))); diff != "" {
+		t.Error(diff)
+	}
+	var roles []string
+	for name, s := range services {
+		if len(s.Command) > 0 && s.Command[0] == "worker" {
+			if len(s.Command) != 3 || s.Command[1] != "--role" {
+				t.Errorf("%s runs %q: one role a container", name, s.Command)
+				continue
+			}
+			roles = append(roles, s.Command[2])
+			if s.Build.Target != "hallpass" || !s.ReadOnly {
+				t.Errorf("%s isn't the small image, read-only", name)
+			}
+		}
+	}
+	slices.Sort(roles)
+	if want := slices.Sorted(slices.Values(worker.Roles())); !slices.Equal(roles, want) {
+		t.Errorf("roles are %q, want %q", roles, want)
+	}
+}
+
+// Files that are mounted or copied are there, and targets are stages.
+func TestNamesWhatIsThere(t *testing.T) {
+	dockerfile := read(t, "Dockerfile")
+	for name, s := range compose(t) {
+		if s.Build.Target != "" && !strings.Contains(dockerfile, " AS "+s.Build.Target+"\n") {
+			t.Errorf("%s: the Dockerfile has no stage %s", name, s.Build.Target)
+		}
+		for _, v := range s.Volumes {
+			if source := mount(v).source; filepath.IsAbs(source) {
+				if info, err := os.Stat(source); err != nil || info.IsDir() {
+					t.Errorf("%s mounts %s, which is no file: Docker would make a folder of it", name, source)
+				}
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^COPY (?:--from=\S+ )?(.*) \S+$`).FindAllStringSubmatch(dockerfile, -1) {
+		for file := range strings.FieldsSeq(m[1]) {
+			if strings.HasPrefix(file, "/out/") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// Images are of versions that were tried: Temporal's is the one of go.mod, with
+// which the topology is tested.
+func TestVersions(t *testing.T) {
+	mod, services := read(t, "go.mod"), compose(t)
+	version := func(module string) string {
+		m := regexp.MustCompile(`(?m)^\s*` + regexp.QuoteMeta(module) + ` v?(\S+)`).FindStringSubmatch(mod)
+		if m == nil {
+			t.Fatalf("go.mod has no %s", module)
+		}
+		return m[1]
+	}
+	server := version("go.temporal.io/server")
+	for name, want := range map[string]string{
+		"temporal-frontend": "temporalio/server:" + server, "temporal-schema": "temporalio/admin-tools:" + server,
+		"temporal-ui": "temporalio/ui:" + version("github.com/temporalio/ui-server/v2"),
+	} {
+		if got := services[name].Image; got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	if want := "FROM golang:" + version("go") + "-"; !strings.Contains(read(t, "Dockerfile"), want) {
+		t.Errorf("the Dockerfile doesn't have %s", want)
+	}
+	for name, s := range services {
+		if s.Build.Context == "" && (!strings.Contains(s.Image, ":") || strings.HasSuffix(s.Image, ":latest")) {
+			t.Errorf("%s: %s has no version", name, s.Image)
+		}
+	}
+}
+
+// Nothing is reachable from outside this machine unless somebody says so.
+func TestListensOnLoopback(t *testing.T) {
+	published := 0
+	for name, s := range compose(t) {
+		for _, p := range s.Ports {
+			published++
+			if !strings.HasPrefix(fmt.Sprint(p), "127.0.0.1:") {
+				t.Errorf("%s publishes %v", name, p)
+			}
+		}
+	}
+	if published < 3 {
+		t.Errorf("only %d ports are published", published)
+	}
+}
+
+// Each secret is in the volume of those who need it, and nowhere else.
+func TestSecretsStayApart(t *testing.T) {
+	services, has := compose(t), map[string][]string{}
+	for name, s := range services {
+		for _, v := range s.Volumes {
+			if source := mount(v).source; !slices.Contains(has[source], name) {
+				has[source] = append(has[source], name)
+			}
+		}
+	}
+	for volume, want := range map[string][]string{
+		"tls-ca":           {"setup"},
+		"ssh-ca":           {"issuer-ssh", "setup"},
+		"vault-login":      {"issuer-vault", "setup", "vault-setup"},
+		"service-key":      {"service", "setup"},
+		"postgres-secrets": {"postgres", "setup"},
+		"vault-setup":      {"setup", "vault-setup"},
+		"vault-data":       {"setup", "vault"},
+		"workers":          {"issuer-ssh", "issuer-vault", "service", "setup", "workflows"},
+		"alice":            {"alice", "setup"},
+		"bob":              {"bob", "setup"},
+		"web-1":            {"setup", "web-1"},
+	} {
+		slices.Sort(has[volume])
+		if !slices.Equal(has[volume], want) {
+			t.Errorf("%s is mounted by %q, want %q", volume, has[volume], want)
+		}
+	}
+	secret := regexp.MustCompile(`(?i)passw|secret|token|key$|private`)
+	for name, s := range services {
+		for variable, value := range s.Environment {
+			if secret.MatchString(variable) && !filepath.IsAbs(value) || strings.Contains(value, "BEGIN ") {
+				t.Errorf("%s has %s=%s in its environment", name, variable, value)
+			}
+		}
+		for _, arg := range slices.Concat(s.Entrypoint, s.Command) {
+			if secret.MatchString(arg) && !strings.Contains(arg, "/") {
+				t.Errorf("%s has %s on its command line", name, arg)
+			}
+		}
+	}
+	setup := services["setup"].Volumes
+	for volume := range has {
+		if _, ok := services[volume]; !filepath.IsAbs(volume) && volume != "postgres-data" && !ok &&
+			!slices.ContainsFunc(setup, func(v string) bool { return mount(v).source == volume }) {
+			t.Errorf("volume %s is nobody's: setup makes nothing in it", volume)
+		}
+	}
+}
+
+type bind struct{ source, target, mode string }
+
+// mount takes source:target[:mode] apart.
+func mount(v string) bind {
+	parts := strings.Split(v, ":")
+	return bind{parts[0], parts[1], strings.Join(parts[2:], ":")}
+}
+
+// furnish runs setup.sh, as a container would, in a folder.
+func furnish(t *testing.T, dir string) {
+	t.Helper()
+	bin := t.TempDir()
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, filepath.Join(bin, "hallpass"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", filepath.Join(root, "deploy/setup.sh"))
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HALLPASS_SETUP="+dir, "HALLPASS_SETUP_OWNERS=no")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("setup.sh: %v\n%s", err, out)
+	}
+}
+
+// files are the regular files below a folder, with their content.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		found[name] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// setup.sh makes everything once: a second start changes nothing but the
+// hosts' tokens. Private files are their owners' alone, and each container
+// finds all that its configuration names.
+func TestSetup(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(read(t, "deploy/"+name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	furnish(t, dir)
+	first := files(t, dir)
+	furnish(t, dir)
+	second := files(t, dir)
+	for name := range first {
+		if strings.HasPrefix(name, "hosts/") {
+			delete(first, name)
+			delete(second, name)
+		}
+	}
+	if diff := cmp.Diff(first, second); diff != "" {
+		t.Errorf("a second start changes something: %s", diff)
+	}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		public := strings.Contains(path, "/public") || strings.HasSuffix(path, ".pub") || path == dir
+		if !public && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// What a container has is what is mounted: each is shown its own.
+	for name, s := range compose(t) {
+		if s.Build.Target != "hallpass" {
+			continue
+		}
+		own := t.TempDir()
+		for _, v := range s.Volumes {
+			m := mount(v)
+			at, ok := strings.CutPrefix(m.target, "/etc/hallpass/")
+			if !ok {
+				t.Errorf("%s mounts %s", name, m.target)
+				continue
+			}
+			if err := os.Symlink(filepath.Join(dir, at), filepath.Join(own, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		env := func(key string) string { return strings.ReplaceAll(s.Environment[key], "/etc/hallpass", own) }
+		c, err := worker.Load("", env)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		needed := []string{c.Policy, c.Catalog, c.Directory, c.Audit.Key, c.Audit.PublicKey, env("PGPASSFILE"), env("TEMPORAL_TLS_CLIENT_KEY_PATH"), env("TEMPORAL_TLS_SERVER_CA_CERT_PATH")}
+		if name == "issuer-ssh" {
+			needed = append(needed, strings.TrimPrefix(c.Issuers.SSH.Key, "file:"), strings.TrimPrefix(c.Issuers.SSH.HostKey, "file:"))
+		} else if _, err := os.Stat(strings.TrimPrefix(c.Issuers.SSH.Key, "file:")); err == nil {
+			t.Errorf("%s can see the SSH CA's key", name)
+		}
+		if name == "issuer-vault" {
+			needed = append(needed, filepath.Dir(c.Issuers.Vault.SecretIDFile), c.Issuers.Vault.CA)
+		}
+		for _, path := range needed {
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+
+	// And hallpass finds nothing wrong with it but that nobody is there.
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "config", "check", "--output", "json")
+	cmd.Args[0] = "hallpass"
+	cmd.Env = []string{"HOME=" + dir, "HALLPASS_CONFIG=" + filepath.Join(dir, "hallpass.yaml"), "TEMPORAL_ADDRESS=127.0.0.1:1"}
+	out, _ := cmd.Output() // Temporal isn't there
+	var found []worker.Finding
+	if err := json.Unmarshal(out, &found); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, f := range found {
+		if f.OK == (f.Part == "temporal") {
+			t.Errorf("%s: %s", f.Part, f.Detail)
+		}
+	}
+}
+
+// The shell that images have, dash and busybox, can read the scripts.
+func TestScriptsParse(t *testing.T) {
+	scripts, err := filepath.Glob(filepath.Join(root, "deploy/*.sh"))
+	if err != nil || len(scripts) < 5 {
+		t.Fatalf("found %d scripts: %v", len(scripts), err)
+	}
+	for _, script := range scripts {
+		if out, err := exec.Command("sh", "-n", script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
