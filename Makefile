@@ -22,13 +22,14 @@ TOOLS      := bin/tools
 PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 FUZZTIME   ?= 5s
 E2E        ?= .
+REQUESTS   ?= 500
 
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
 # Packages whose tests need a Vault server.
 VAULTED = ./vault ./testsuite/vaulttest/...
 # Of the light ones, those whose tests have no step of their own below.
-UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/vault hallpass/host,$(LIGHT))
+UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
 
 comma := ,
 # A step's heading, on a terminal in bold.
@@ -67,13 +68,13 @@ demo: deps build ## tell the story of one access request, on real parts; KEEP=1 
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build vault-tests e2e fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build vault-tests e2e topology fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
 	@start=$$(date +%s); \
 	for step in $(STEPS); do \
-		$(MAKE) --no-print-directory $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
+		$(MAKE) --no-print-directory REQUESTS=60 $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
 	done; \
 	end=$$(date +%s); \
 	printf '\nPASSED: %s, in %dm%02ds\n' '$(STEPS)' $$(((end-start)/60)) $$(((end-start)%60))
@@ -131,6 +132,12 @@ e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Va
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
+
+.PHONY: topology
+topology: temporal ## Temporal's roles, PostgreSQL and hallpass's roles as processes, each killed -9 in turn under REQUESTS (500) requests
+	$(call say,topology: each process killed and started again under $(REQUESTS) requests; a rolling restart)
+	@[ -x $(BIN) ] || $(MAKE) --no-print-directory build
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
 
 .PHONY: histories
 histories: build ## record the workflow histories anew, one per ending

@@ -452,6 +452,14 @@ func (t *tx) recorded(d *access.Digests) error {
 	return nil
 }
 
+// Writable says whether the log would take an event now: it makes the
+// transaction of one, with the lock and all that is looked at first, and writes
+// nothing. Whether there is room on the disk, only a write can tell.
+func (l *Log) Writable(ctx context.Context) error {
+	_, err := update(ctx, l, func(*tx) (struct{}, error) { return struct{}{}, nil })
+	return err
+}
+
 // Append records an event and returns its index, counted from 0. It returns
 // once the event is durable. An event with a Step is recorded once per
 // (Request, Step): the first wins, and the index returned is the first one's.

@@ -61,6 +61,14 @@ func (r *Reader) OpenGrants(ctx context.Context, after string, limit int) (open 
 	return open, nil
 }
 
+// CountOpen says how many requests there are that OpenGrants would list.
+func (r *Reader) CountOpen(ctx context.Context) (n int64, err error) {
+	if err := r.db.QueryRowContext(ctx, "SELECT count(*) FROM ledger WHERE ended = ''").Scan(&n); err != nil {
+		return 0, fmt.Errorf("count open grants: %w", explain(err))
+	}
+	return n, nil
+}
+
 // Orphan records that nothing runs any more for an open grant, once, and says
 // whether it still is open: what has ended meanwhile is no orphan.
 func (l *Log) Orphan(ctx context.Context, request, why string) (bool, error) {

@@ -132,6 +132,20 @@ func (c *CA) Issue(p *Prepared) (*ssh.Certificate, error) {
 	return &cert, nil
 }
 
+// Try says whether the key can be used now: it signs a line that is neither a
+// certificate nor anything else that is signed with it.
+func (c *CA) Try() error {
+	line := []byte("hallpass: can this key be used?")
+	signature, err := c.signer.Sign(rand.Reader, line)
+	if err == nil {
+		err = c.key.Verify(line, signature)
+	}
+	if err != nil {
+		return access.Errorf(access.CodeUnavailable, "the CA's key can't be used: %v", err)
+	}
+	return nil
+}
+
 // Marshal writes a certificate as the one line that OpenSSH reads:
 // "type base64 key-id", without a newline.
 func Marshal(cert *ssh.Certificate) string {

@@ -86,6 +86,7 @@ func (a *app) commands() []*cli.Command {
 		a.catalogCommand(),
 		a.vaultCommand(),
 		a.workerCommand(),
+		a.healthCommand(),
 		a.configCommand(),
 		a.devCommand(),
 		a.demoCommand(),

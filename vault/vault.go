@@ -177,6 +177,14 @@ func loopback(host string) bool {
 // Address is where Vault is.
 func (c *Client) Address() string { return c.config.Address }
 
+// Ask says whether Vault answers and knows this login.
+func (c *Client) Ask(ctx context.Context) error {
+	return c.Do(ctx, func(ctx context.Context, v *api.Client) error {
+		_, err := v.Auth().Token().LookupSelfWithContext(ctx)
+		return err
+	})
+}
+
 // Do calls f with a client that is logged in, and once more after a new login
 // if Vault says 403: the token may have died before its time. An error of
 // Vault's, or on the way to it, becomes a *Failure.

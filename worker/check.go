@@ -28,6 +28,19 @@ type Finding struct {
 // Err is what is wrong, nil if nothing is.
 func (f Finding) Err() error { return f.err }
 
+// finding is what there is, or what is wrong if err isn't nil.
+func finding(part, detail string, err error) Finding {
+	f := Finding{Part: part, OK: err == nil, Detail: detail, err: err}
+	if err != nil {
+		f.Detail = oneLine(err.Error())
+		var e *access.Error
+		if errors.As(err, &e) {
+			f.Hint = e.Hint
+		}
+	}
+	return f
+}
+
 // checkTimeout is how long Temporal may take to answer Check.
 const checkTimeout = 5 * time.Second
 
@@ -36,17 +49,7 @@ const checkTimeout = 5 * time.Second
 // in order as far as only workers need it.
 func (c *Config) Check(ctx context.Context) []Finding {
 	var out []Finding
-	add := func(part, detail string, err error) {
-		f := Finding{Part: part, OK: err == nil, Detail: detail, err: err}
-		if err != nil {
-			f.Detail = oneLine(err.Error())
-			var e *access.Error
-			if errors.As(err, &e) {
-				f.Hint = e.Hint
-			}
-		}
-		out = append(out, f)
-	}
+	add := func(part, detail string, err error) { out = append(out, finding(part, detail, err)) }
 	file := func(part, path string, read func() (string, error)) {
 		if path == "" {
 			add(part, "not configured", nil)

@@ -34,6 +34,7 @@ type Config struct {
 	Audit     Audit
 	Issuers   Issuers
 	Service   Service
+	Health    Health
 	Sweep     Sweep
 	Limits    Limits
 	Notify    string // file that lists the channels to tell people by; "" for none
@@ -98,6 +99,11 @@ type Service struct {
 	Names   string // host names and IP addresses that it is reached by, with commas between; beside those of Address and of this machine
 	CA      string // file of the certificate that clients have to know
 	CAKey   string // file of its private key; only the service reads it
+}
+
+// Health is where a worker says how it is.
+type Health struct {
+	Address string // host:port for plain HTTP; "" for nowhere
 }
 
 // Sweep says how sweeps go about their work.
@@ -200,6 +206,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Service.CA }, file: absolute},
 		{path: "service.ca_key", env: "HALLPASS_SERVICE_CA_KEY", about: "file of its private key", value: "service_ca.key",
 			at: func(c *Config) any { return &c.Service.CAKey }, file: absolute},
+		{path: "health.address", env: "HALLPASS_HEALTH_ADDRESS", about: "host:port for /live, /ready and /metrics over plain HTTP; best on loopback",
+			at: func(c *Config) any { return &c.Health.Address }, check: checkAddress},
 		{path: "sweep.every", env: "HALLPASS_SWEEP_EVERY", about: "how often what has lost its workflow is swept up", value: "10m",
 			at: func(c *Config) any { return &c.Sweep.Every }},
 		{path: "sweep.grace", env: "HALLPASS_SWEEP_GRACE", about: "how old it has to be", value: "1m",

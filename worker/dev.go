@@ -139,7 +139,12 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		c.Temporal.Namespace = "default"
 	}
 
-	p, err := open(ctx, c, c.Roles(), log)
+	h, stop, err := startHealth(context.WithoutCancel(ctx), c, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	p, err := open(ctx, c, c.Roles(), h, log)
 	if err != nil {
 		return err
 	}

@@ -36,15 +36,15 @@ func attributes() map[string]enumspb.IndexedValueType {
 // Dial connects to Temporal and fails with CodeUnavailable if it doesn't
 // answer within seconds. The caller closes the client.
 func (c *Config) Dial(ctx context.Context) (client.Client, error) {
-	return c.dial(ctx, slog.New(slog.DiscardHandler))
+	return c.dial(ctx, slog.New(slog.DiscardHandler), nil)
 }
 
-func (c *Config) dial(ctx context.Context, log *slog.Logger) (client.Client, error) {
+func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.MetricsHandler) (client.Client, error) {
 	o, err := c.clientOptions()
 	if err != nil {
 		return nil, err
 	}
-	o.Logger = sdklog.NewStructuredLogger(log)
+	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
 	cl, err := client.DialContext(ctx, o)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -154,8 +154,7 @@ func register(ctx context.Context, cl client.Client, namespace string, log *slog
 	_, err := cl.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
 	var absent *serviceerror.NamespaceNotFound
 	if errors.As(err, &absent) {
-		return access.Errorf(access.CodeNotFound, "temporal has no namespace %q", namespace).
-			WithHint("temporal operator namespace create --namespace %s --retention 30d", namespace)
+		return noNamespace(namespace)
 	}
 	if err != nil {
 		return refused(err, "look at namespace "+namespace)
@@ -188,6 +187,11 @@ func register(ctx context.Context, cl client.Client, namespace string, log *slog
 	}
 	log.Info("registered search attributes", "namespace", namespace, "names", strings.Join(slices.Sorted(maps.Keys(missing)), " "))
 	return nil
+}
+
+func noNamespace(name string) *access.Error {
+	return access.Errorf(access.CodeNotFound, "temporal has no namespace %q", name).
+		WithHint("temporal operator namespace create --namespace %s --retention 30d", name)
 }
 
 // refused classifies an error of Temporal's: CodeForbidden where it will say

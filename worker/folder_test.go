@@ -103,7 +103,7 @@ func TestFurnishGoesOnAfterACrash(t *testing.T) {
 			if len(made.names) == 0 {
 				t.Error("made nothing")
 			}
-			p, err := open(t.Context(), c, c.Roles(), quiet)
+			p, err := open(t.Context(), c, c.Roles(), &health{}, quiet)
 			if err != nil {
 				t.Fatalf("doesn't open afterwards: %v", err)
 			}

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"hallpass/access"
@@ -31,11 +32,25 @@ func (c *Config) place() (audit.Place, error) {
 // stop working, but one to say so, once for each reason.
 func (p *parts) publish(ctx context.Context) error {
 	said := ""
+	var published atomic.Int64 // when it was there last, in Unix seconds; 0: not yet
+	began := time.Now()
+	err := p.health.metrics.watch("hallpass_checkpoint_age_seconds", "since the published checkpoint was the latest one", func(context.Context) (float64, bool) {
+		if at := published.Load(); at != 0 {
+			return time.Since(time.Unix(at, 0)).Seconds(), true
+		}
+		return time.Since(began).Seconds(), true
+	})
+	if err != nil {
+		return err
+	}
 	for {
 		place, err := p.config.place() // anew: tokens are changed
 		size := int64(0)
 		if err == nil {
 			size, err = p.audit.Publish(ctx, place)
+		}
+		if err == nil {
+			published.Store(time.Now().Unix())
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +42,13 @@ func openService(_ context.Context, p *parts) (work, error) {
 		return work{}, err
 	}
 	handler := service.New(service.Options{KRL: p.audit, Hosts: p.audit, Rulebook: p.book.Rulebook, Certify: p.certify, Log: p.log})
+	var listening atomic.Bool
+	p.health.add("service", func(context.Context) (string, error) {
+		if !listening.Load() {
+			return "", access.Errorf(access.CodeUnavailable, "the service doesn't listen on %s", c.Address)
+		}
+		return "listens on " + c.Address, nil
+	})
 	return work{run: func(ctx context.Context) error {
 		var l net.ListenConfig
 		listener, err := l.Listen(ctx, "tcp", c.Address)
@@ -50,6 +58,8 @@ func openService(_ context.Context, p *parts) (work, error) {
 			return fmt.Errorf("listen on %s for the service: %w", c.Address, err)
 		}
 		p.log.Info("serving hosts", "address", "https://"+listener.Addr().String(), "ca", filepath.Base(c.CA))
+		listening.Store(true)
+		defer listening.Store(false)
 		return service.Serve(ctx, listener, authority, handler, p.log)
 	}}, nil
 }

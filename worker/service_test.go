@@ -131,7 +131,7 @@ func TestServiceNeverOpensTheCAKey(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p, err := open(t.Context(), c, []string{RoleService}, quiet)
+	p, err := open(t.Context(), c, []string{RoleService}, &health{}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestServiceNeverOpensTheCAKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err = open(t.Context(), c, []string{RoleService}, quiet); err != nil {
+	if p, err = open(t.Context(), c, []string{RoleService}, &health{}, quiet); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.close(); err != nil {
@@ -185,7 +185,7 @@ func TestOpenRefusesAboutHosts(t *testing.T) {
 			f, c := furnishedConfig(t)
 			c.Service.Address = address(freePort(t))
 			tt.spoil(t, f, c)
-			_, err := open(t.Context(), c, []string{tt.role}, quiet)
+			_, err := open(t.Context(), c, []string{tt.role}, &health{}, quiet)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an error with %q", err, tt.want)
 			}

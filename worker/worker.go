@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 	"golang.org/x/crypto/ssh"
@@ -193,6 +194,7 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
+	p.health.add("vault", seldom(probeKey, func(ctx context.Context) (string, error) { return "logged in at " + client.Address(), client.Ask(ctx) }))
 	p.log.Info("mints in vault", "address", client.Address(), "auth", p.config.Issuers.Vault.Auth, "token_role", p.config.Issuers.Vault.TokenRole)
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
 		Kinds: map[string]grant.Kind{catalog.KindVault: &grant.Vault{
@@ -226,8 +228,9 @@ func (p *parts) openCA(ctx context.Context, what, source, passphraseFile string)
 	var signer ssh.Signer
 	err := keepTrying(ctx, p.log, "vault", func(context.Context) (err error) {
 		if signer, err = ca.Open(source, o); vault.Away(err) {
-			return access.Errorf(access.CodeUnavailable, "%v", err)
+			err = access.Errorf(access.CodeUnavailable, "%v", err)
 		}
+		p.health.enter(starting, err)
 		return err
 	})
 	if err != nil {
@@ -238,6 +241,7 @@ func (p *parts) openCA(ctx context.Context, what, source, passphraseFile string)
 		return nil, err
 	}
 	p.log.Info("holds "+what, "fingerprint", authority.Fingerprint(), "source", source)
+	p.health.add(what, seldom(probeKey, func(context.Context) (string, error) { return authority.Fingerprint(), authority.Try() }))
 	return authority, nil
 }
 
@@ -264,7 +268,8 @@ type parts struct {
 	log      *slog.Logger
 	audit    *audit.Log
 	book     *book
-	stations []station
+	stations []*station
+	health   *health
 	temporal atomic.Pointer[client.Client] // once there is a connection
 	vault    *vault.Client                 // the one login of this process; nil until a role needs it
 }
@@ -273,6 +278,7 @@ type parts struct {
 type station struct {
 	role
 	work
+	polls atomic.Bool // its task queue
 }
 
 func (p *parts) limits() evidence.Limits {
@@ -281,7 +287,7 @@ func (p *parts) limits() evidence.Limits {
 
 // open opens all that the roles need and records the rulebook. The caller
 // closes the parts.
-func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *parts, err error) {
+func open(ctx context.Context, c *Config, names []string, h *health, log *slog.Logger) (_ *parts, err error) {
 	if len(names) == 0 {
 		return nil, access.Errorf(access.CodeMalformed, "no role; there are %s", strings.Join(Roles(), ", "))
 	}
@@ -293,7 +299,7 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 			return nil, access.Errorf(access.CodeMalformed, "role %s is there twice", name)
 		}
 	}
-	p := &parts{config: c, log: log}
+	p := &parts{config: c, log: log, health: h}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -311,7 +317,17 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 	if p.audit, err = audit.Open(ctx, audit.Options{Database: c.Audit.Database, Key: key}); err != nil {
 		return nil, err
 	}
+	h.add("audit log", p.askAudit)
 	if p.book, err = openBook(c, p.audit, log); err != nil {
+		return nil, err
+	}
+	h.add("rulebook", p.askBook)
+	h.addTemporal(p.askTemporal, slices.ContainsFunc(names, func(name string) bool { return roles()[name].queue != "" }))
+	err = h.metrics.watch("hallpass_open_grants", "grants in the ledger that have not ended", func(ctx context.Context) (float64, bool) {
+		n, err := p.audit.CountOpen(ctx)
+		return float64(n), err == nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
@@ -320,7 +336,11 @@ func open(ctx context.Context, c *Config, names []string, log *slog.Logger) (_ *
 		if err != nil {
 			return nil, fmt.Errorf("open role %s: %w", name, err)
 		}
-		p.stations = append(p.stations, station{role: r, work: w})
+		s := &station{role: r, work: w}
+		p.stations = append(p.stations, s)
+		if s.queue != "" {
+			h.add("queue "+s.queue, p.askQueue(s))
+		}
 	}
 	d := p.book.Rulebook().Digests()
 	log.Info("rulebook in force", "policy", d.Policy, "directory", d.Directory, "catalog", d.Catalog)
@@ -347,7 +367,12 @@ func (p *parts) close() error {
 // Run serves the roles until ctx ends, which is no error, or until it can't
 // go on. While Temporal isn't there it waits, and says so.
 func Run(ctx context.Context, c *Config, roles []string, log *slog.Logger) (err error) {
-	p, err := open(ctx, c, roles, log)
+	h, stop, err := startHealth(context.WithoutCancel(ctx), c, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	p, err := open(ctx, c, roles, h, log)
 	if err != nil {
 		return err
 	}
@@ -371,6 +396,13 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)
+	// Nobody shall be sent here any more while what runs is being finished.
+	defer context.AfterFunc(ctx, func() {
+		p.health.enter(stopping, nil)
+		if errors.Is(context.Cause(ctx), context.Canceled) {
+			p.log.Info("stopping; another interrupt stops at once")
+		}
+	})()
 	beside := func(run func(context.Context) error) {
 		running.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -392,7 +424,6 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("worker: %w", err)
 	}
-	p.log.Info("stopping; another interrupt stops at once")
 	return ctx.Err()
 }
 
@@ -400,7 +431,8 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, beside func(func(context.Context) error), ready func()) error {
 	var cl client.Client
 	err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) (err error) {
-		cl, err = p.config.dial(ctx, warnings(ctx, p.log))
+		cl, err = p.config.dial(ctx, warnings(ctx, p.log), p.health.metrics.sdk())
+		p.health.enter(starting, err)
 		return err
 	})
 	if err != nil {
@@ -414,7 +446,9 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 		return err
 	}
 	if err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) error {
-		return register(ctx, cl, o.Namespace, p.log)
+		err := register(ctx, cl, o.Namespace, p.log)
+		p.health.enter(starting, err)
+		return err
 	}); err != nil {
 		return err
 	}
@@ -436,16 +470,25 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 			continue
 		}
 		s.options.WorkerStopTimeout = stopTimeout
-		s.options.OnFatalError = func(err error) { failed(err) }
+		s.options.OnFatalError = func(err error) {
+			s.polls.Store(false)
+			failed(err)
+		}
+		s.options.Interceptors = []interceptor.WorkerInterceptor{&journal{log: p.log}}
 		w := sdkworker.New(cl, s.queue, s.options)
 		s.register(w)
 		if err := w.Start(); err != nil {
 			return fmt.Errorf("serve task queue %s: %w", s.queue, err)
 		}
-		defer w.Stop()
+		s.polls.Store(true)
+		defer func() {
+			w.Stop()
+			s.polls.Store(false)
+		}()
 		queues = append(queues, s.queue)
 	}
 	beside(func(ctx context.Context) error { p.book.watch(ctx); return nil })
+	p.health.enter("", nil)
 	p.log.Info("serving", "temporal", o.HostPort, "namespace", o.Namespace, "queues", strings.Join(queues, " "))
 	ready()
 	<-ctx.Done()

@@ -45,7 +45,7 @@ const patience = 90 * time.Second
 func TestOpenWithEveryRole(t *testing.T) {
 	_, c := furnishedConfig(t)
 	c.Issuers.Vault = VaultIssuer{Address: "https://127.0.0.1:8200", TokenRole: "hallpass", Auth: "token", TokenFile: "token"}
-	p, err := open(t.Context(), c, Roles(), quiet)
+	p, err := open(t.Context(), c, Roles(), &health{}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestWorkflowsRoleNeverOpensTheCAKey(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		p, err := open(t.Context(), c, []string{RoleWorkflows}, quiet)
+		p, err := open(t.Context(), c, []string{RoleWorkflows}, &health{}, quiet)
 		done <- errors.Join(err, p.close())
 	}()
 	select {
@@ -114,7 +114,7 @@ func TestOpenRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err := open(t.Context(), c, tt.roles, quiet)
+			_, err := open(t.Context(), c, tt.roles, &health{}, quiet)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an error with %q", err, tt.want)
 			}
@@ -144,7 +144,7 @@ func TestOpenWithEncryptedCAKey(t *testing.T) {
 			if err := os.Chmod(f.Path("pass"), tt.mode); err != nil {
 				t.Fatal(err)
 			}
-			p, err := open(t.Context(), c, []string{RoleIssuerSSH}, quiet)
+			p, err := open(t.Context(), c, []string{RoleIssuerSSH}, &health{}, quiet)
 			if err == nil {
 				err = p.close()
 			}
@@ -174,7 +174,7 @@ func events(t *testing.T, l *audit.Log, typ string) (why []string) {
 
 func TestRulebookVersionsAreRecorded(t *testing.T) {
 	f, c := furnishedConfig(t)
-	p, err := open(t.Context(), c, []string{RoleWorkflows}, quiet)
+	p, err := open(t.Context(), c, []string{RoleWorkflows}, &health{}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

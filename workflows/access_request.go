@@ -269,11 +269,22 @@ func (r *request) finish(ctx workflow.Context) {
 	now := workflow.Now(ctx).UTC()
 	r.status.EndedAt = &now
 	r.enter(ctx, r.end.State)
+	r.count(ctx, now)
 	if r.verified {
 		r.tell(ctx, notify.Ended, nil)
 	}
 	r.wait(ctx, func() bool { return r.inbox.quiet(ctx) })
 	r.told(ctx)
+}
+
+// count counts the ending, and how long after the end of a grant all of it was
+// taken back. The SDK does neither on replay.
+func (r *request) count(ctx workflow.Context, now time.Time) {
+	metrics := workflow.GetMetricsHandler(ctx)
+	metrics.WithTags(map[string]string{"state": string(r.end.State)}).Counter("hallpass_requests_ended").Inc(1)
+	if r.end.State == access.StateExpired && r.status.Handle != nil {
+		metrics.Timer("hallpass_revoke_lag").Record(max(0, now.Sub(r.status.Handle.Over())))
+	}
 }
 
 // stop says how the request ends, unless that has been said. The steps see it

@@ -99,6 +99,25 @@ func Start(t testing.TB, settings ...string) *Server {
 	return s
 }
 
+// Give makes a folder and the files in it those of the user that servers run
+// as, for what their settings name.
+func Give(t testing.TB, dir string) {
+	t.Helper()
+	as := runAs(t)
+	if as == nil {
+		return
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(files, dir) {
+		if err := os.Chown(path, int(as.Uid), int(as.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // start runs the server on its port until it takes connections.
 func (s *Server) start(t testing.TB) error {
 	args := []string{"-D", s.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port=" + strconv.Itoa(s.Port), "-c", "unix_socket_directories="}

@@ -1,0 +1,346 @@
+package topology
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/cli"
+)
+
+const (
+	inFlight = 6                // people at a time
+	long     = 20 * time.Second // of each grant
+)
+
+// TestEachPartKilled has HALLPASS_TOPOLOGY_REQUESTS (60) requests with an
+// approval each run their lives, while each process is killed with kill -9 and
+// started again in turn. Nothing is lost, nothing is issued twice, and nothing
+// lives past its grant.
+func TestEachPartKilled(t *testing.T) {
+	w := start(t)
+	wanted := 60
+	if text := os.Getenv("HALLPASS_TOPOLOGY_REQUESTS"); text != "" {
+		var err error
+		if wanted, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	victims := []string{"history", "matching", "frontend", "postgres", "workflows-1", "issuer-1", "service"}
+
+	// Some of the requests before each death, and the rest after the last.
+	var granted atomic.Int64
+	var left atomic.Int64
+	left.Store(int64(wanted))
+	var people sync.WaitGroup
+	for range inFlight {
+		people.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := w.live(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				granted.Add(1)
+			}
+		})
+	}
+	early := []byte(nil)
+	for i, victim := range victims {
+		due := int64((i + 1) * wanted / (len(victims) + 2))
+		w.poll(fmt.Sprintf("%d grants", due), func() error {
+			if n := granted.Load(); n < due {
+				return fmt.Errorf("there are %d", n)
+			}
+			return nil
+		})
+		if early == nil {
+			var err error
+			if early, err = w.log().Checkpoint(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		w.kill(victim)
+		w.restart(victim)
+		before := granted.Load()
+		w.poll("a grant after the death of "+victim, func() error {
+			if granted.Load() == before {
+				return fmt.Errorf("none")
+			}
+			return nil
+		})
+		t.Logf("%s killed after %d grants; the next one came after %s", victim, before, time.Since(began).Round(10*time.Millisecond))
+		if victim == "service" {
+			w.poll("the service to answer", w.list)
+		}
+	}
+	people.Wait()
+	if n := granted.Load(); n != int64(wanted) {
+		t.Fatalf("%d of %d requests were granted", n, wanted)
+	}
+	for name := range w.programs {
+		w.ready(name)
+	}
+	w.accounts(t, wanted, early)
+}
+
+// live is one request's life as two people see it: asked, approved, granted.
+// While something is down they try again, as people do, with the same request.
+func (w *world) live(ctx context.Context) error {
+	id := ""
+	err := wait("a request to be taken", func() error {
+		code, out, errs := w.as(ctx, "alice", "request", "ssh/web-1", "--for", access.ShortDuration(long), "--reason", "topology", "--no-wait", "--output", "json")
+		if code != cli.ExitOK {
+			return fmt.Errorf("request: exit code %d: %s", code, errs)
+		}
+		var a struct{ ID string }
+		err := json.Unmarshal([]byte(out), &a)
+		id = a.ID
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = wait("its approval", func() error {
+		code, _, errs := w.as(ctx, "bob", "approve", id)
+		// It may have been heard although the answer was lost.
+		if code != cli.ExitOK && w.state(ctx, id) == access.StatePending {
+			return fmt.Errorf("approve: exit code %d: %s", code, errs)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return wait("its grant", func() error {
+		if s := w.state(ctx, id); s != access.StateActive && !s.Final() {
+			return fmt.Errorf("request %s is %q", id, s)
+		}
+		return nil
+	})
+}
+
+func (w *world) state(ctx context.Context, id string) access.State {
+	code, out, _ := w.as(ctx, "alice", "show", id, "--output", "json")
+	var s access.Status
+	if code != cli.ExitOK || json.Unmarshal([]byte(out), &s) != nil {
+		return access.StatePending // nobody can say
+	}
+	return s.State
+}
+
+// list has the service give out the list of revoked certificates, as hosts do.
+func (w *world) list() error {
+	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.pool("service-ca/ca.pem"), MinVersion: tls.VersionTLS13}}}
+	answer, err := c.Get("https://" + w.service + "/v1/krl")
+	if err != nil {
+		return err
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("the service answers %s", answer.Status)
+	}
+	return nil
+}
+
+// accounts waits for the last grant to end, and then goes through the books.
+func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
+	log := w.log()
+	w.poll("all grants to end", func() error {
+		n, err := log.CountOpen(t.Context())
+		if err == nil && n > 0 {
+			err = fmt.Errorf("%d are open", n)
+		}
+		return err
+	})
+	temporal := w.dial()
+	w.poll("all requests to have an outcome", func() error {
+		for _, status := range []string{"Running", "Failed", "Terminated", "TimedOut", "Canceled"} {
+			n, err := temporal.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{
+				Namespace: namespace, Query: fmt.Sprintf("WorkflowType = %q AND ExecutionStatus = %q", access.Workflow, status),
+			})
+			if err != nil {
+				return err
+			}
+			if n.Count > 0 && status != "Running" {
+				t.Fatalf("%d requests are %s in Temporal", n.Count, status)
+			}
+			if n.Count > 0 {
+				return fmt.Errorf("%d run", n.Count)
+			}
+		}
+		return nil
+	})
+
+	// Every request that was received has ended, and each was issued once.
+	received, issued := map[string]bool{}, map[string]int{}
+	serials := map[uint64]string{}
+	for rec, err := range log.Events(t.Context(), audit.Query{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch rec.Event.Type {
+		case audit.RequestReceived:
+			received[rec.Event.Request] = true
+		case audit.CredentialIssued:
+			issued[rec.Event.Request]++
+		}
+	}
+	if len(received) < atLeast {
+		t.Errorf("%d requests are on record, %d were made", len(received), atLeast)
+	}
+	for id := range received {
+		entry, found, err := log.Entry(t.Context(), id)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case !found || !entry.Ended.Final():
+			t.Errorf("request %s has no outcome: %+v", id, entry)
+			continue
+		case entry.Credential == nil:
+			continue // nobody approved it: the answer to its maker was lost
+		}
+		if issued[id] != 1 {
+			t.Errorf("request %s was issued %d times", id, issued[id])
+		}
+		h := entry.Handle
+		if other, twice := serials[h.Serial]; twice {
+			t.Errorf("requests %s and %s have one serial, %d", id, other, h.Serial)
+		}
+		serials[h.Serial] = id
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(entry.Credential.Certificate))
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate := key.(*ssh.Certificate)
+		if end := time.Unix(int64(certificate.ValidBefore), 0); end.After(h.NotAfter) || h.NotAfter.Sub(h.NotBefore) > long || certificate.Serial != h.Serial {
+			t.Errorf("the certificate of %s ends %s, its grant went from %s to %s", id, end, h.NotBefore, h.NotAfter)
+		}
+	}
+	if len(serials) < atLeast {
+		t.Errorf("%d certificates for %d requests", len(serials), atLeast)
+	}
+	report, err := log.Verify(t.Context(), audit.VerifyOptions{Since: since})
+	if err != nil || !report.OK {
+		t.Fatalf("the audit log doesn't verify: %v %+v", err, report.Problems)
+	}
+	// The published checkpoint is one of this log, so it hasn't forked.
+	if published, err := os.ReadFile(w.env["HALLPASS_AUDIT_PUBLISH"]); err != nil {
+		t.Error(err)
+	} else if report, err := log.Verify(t.Context(), audit.VerifyOptions{Since: published}); err != nil || !report.OK {
+		t.Errorf("the log doesn't go on from the published checkpoint: %v %+v", err, report.Problems)
+	}
+	t.Logf("%d requests, %d certificates, %d events, verified", len(received), len(serials), report.Events)
+}
+
+// TestRollingRestart replaces two issuers and two workflow workers, one after
+// the other, as an upgrade does, while requests come in. Nobody notices.
+func TestRollingRestart(t *testing.T) {
+	w := start(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var asked, slowest atomic.Int64
+	var people sync.WaitGroup
+	for range 3 {
+		people.Go(func() {
+			for ctx.Err() == nil {
+				began := time.Now()
+				code, out, errs := w.as(t.Context(), "alice", "request", "ssh/web-2", "--for", access.ShortDuration(long), "--timeout", "1m", "--output", "json")
+				if code != cli.ExitOK {
+					t.Errorf("a request failed with exit code %d: %s%s", code, out, errs)
+					return
+				}
+				asked.Add(1)
+				slowest.Store(max(slowest.Load(), time.Since(began).Milliseconds()))
+			}
+		})
+	}
+	for _, name := range []string{"issuer-1", "workflows-1", "issuer-2", "workflows-2"} {
+		before := asked.Load()
+		w.drain(name)
+		if out := w.programs[name].process.Output(); !strings.Contains(out, `"msg":"stopped"`) {
+			t.Errorf("%s didn't stop in good order: %s", name, tail(out, 5))
+		}
+		w.start(name)
+		w.ready(name)
+		w.poll("more requests", func() error {
+			if n := asked.Load(); n < before+10 {
+				return fmt.Errorf("%d since %s was replaced", n-before, name)
+			}
+			return nil
+		})
+	}
+	stop()
+	people.Wait()
+	t.Logf("%d requests, none failed, the slowest took %d ms", asked.Load(), slowest.Load())
+	w.accounts(t, int(asked.Load()), nil)
+
+	// What they have counted is what operators are told to look at.
+	counted := w.metrics(t, "workflows-1") + w.metrics(t, "workflows-2") + w.metrics(t, "issuer-1")
+	for _, name := range []string{
+		`hallpass_requests_ended_total{`, `state="expired"`, "hallpass_revoke_lag_seconds_bucket{", "hallpass_open_grants 0\n",
+		"hallpass_checkpoint_age_seconds ", "temporal_activity_schedule_to_start_latency",
+	} {
+		if !strings.Contains(counted, name) {
+			t.Errorf("nobody has counted %s", name)
+		}
+	}
+	if strings.Contains(counted, "alice") || strings.Contains(counted, "web-2") {
+		t.Error("the metrics say who asked for what")
+	}
+	// And each line about a request has its id.
+	if log := w.programs["issuer-2"].process.Output(); !regexp.MustCompile(`"msg":"done","activity":"Issue",.*"request":"[0-9a-f-]{36}"`).MatchString(log) {
+		t.Errorf("the issuer's log doesn't say what it issued for: %s", tail(log, 5))
+	}
+}
+
+func (w *world) metrics(t *testing.T, name string) string {
+	answer, err := http.Get("http://" + w.programs[name].health + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+// While PostgreSQL is away, workers say so, and that it is; the moment that it
+// is back, they are ready.
+func TestReadinessSaysWhich(t *testing.T) {
+	w := start(t)
+	w.pg.Stop()
+	w.poll("workers to notice", func() error {
+		for _, name := range []string{"workflows-1", "issuer-1", "service"} {
+			err := isReady(w.programs[name].health)
+			if err == nil || !strings.Contains(err.Error(), "Part:audit log OK:false") {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if !strings.Contains(err.Error(), "PostgreSQL can't be reached") && !strings.Contains(err.Error(), "doesn't answer within") {
+				t.Errorf("%s doesn't say what is wrong: %v", name, err)
+			}
+		}
+		return nil
+	})
+	w.pg.Restart(t)
+	for name := range w.programs {
+		w.ready(name)
+	}
+}

@@ -1,0 +1,178 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hallpass/access"
+)
+
+func get(t *testing.T, address, path string) (int, string) {
+	t.Helper()
+	answer, err := http.Get("http://" + address + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(body)
+}
+
+// A worker without Temporal lives, counts, and says what it waits for.
+func TestHealthOfAWorkerThatWaits(t *testing.T) {
+	_, c := furnishedConfig(t)
+	c.Temporal.Address, c.Health.Address = address(freePort(t)), address(freePort(t))
+	c.Service.Address = address(freePort(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c, c.Roles(), quiet) }()
+	var is Readiness
+	eventually(t, "it says what it waits for", func() bool {
+		status, body := get(t, c.Health.Address, "/ready")
+		is = Readiness{}
+		return status == http.StatusServiceUnavailable && json.Unmarshal([]byte(body), &is) == nil &&
+			len(is.Parts) > 0 && strings.Contains(is.Parts[0].Detail, "doesn't answer")
+	})
+	ok := map[string]bool{}
+	for _, f := range is.Parts {
+		ok[f.Part] = f.OK
+		if f.Part == "temporal" && !strings.Contains(f.Detail, c.Temporal.Address) {
+			t.Errorf("doesn't say where it looks for Temporal: %s", f.Detail)
+		}
+	}
+	want := map[string]bool{
+		"process": false, "temporal": false, "queue hallpass": false, "queue hallpass-issue-ssh": false,
+		"audit log": true, "rulebook": true, "the SSH CA": true, "the SSH CA of hosts": true, "service": true,
+	}
+	if diff := cmp.Diff(want, ok); diff != "" {
+		t.Error(diff)
+	}
+	if status, body := get(t, c.Health.Address, "/live"); status != http.StatusOK || !strings.Contains(body, "true") {
+		t.Errorf("live: %d %s", status, body)
+	}
+	status, body := get(t, c.Health.Address, "/metrics")
+	for _, name := range []string{"\nhallpass_open_grants 0\n", "\ngo_goroutines ", "\nprocess_resident_memory_bytes "} {
+		if !strings.Contains(body, name) {
+			t.Errorf("metrics (%d) don't have %s", status, strings.TrimSpace(name))
+		}
+	}
+	if status, _ := get(t, c.Health.Address, "/debug/pprof/"); status != http.StatusNotFound {
+		t.Errorf("it serves more than it should: %d", status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// The service needs no Temporal to be of use to hosts.
+func TestServiceAloneIsReadyWithoutTemporal(t *testing.T) {
+	_, c := furnishedConfig(t)
+	c.Temporal.Address, c.Health.Address = address(freePort(t)), address(freePort(t))
+	c.Service.Address = address(freePort(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c, []string{RoleService}, quiet) }()
+	var body string
+	eventually(t, "it is ready", func() bool {
+		var status int
+		status, body = get(t, c.Health.Address, "/ready")
+		return status == http.StatusOK
+	})
+	if !strings.Contains(body, "not connected to temporal") {
+		t.Errorf("doesn't say that Temporal is away: %s", body)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReady(t *testing.T) {
+	fine := func(context.Context) (string, error) { return "fine", nil }
+	bad := func(context.Context) (string, error) {
+		return "", access.Errorf(access.CodeUnavailable, "it is\ngone").WithHint("start it")
+	}
+	slow := func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }
+	for _, tt := range []struct {
+		name   string
+		health *health
+		want   Readiness
+	}{
+		{"all fine", &health{probes: []probe{{part: "a", ask: fine}}}, Readiness{true, []Finding{{Part: "a", OK: true, Detail: "fine"}}}},
+		{"one is not", &health{probes: []probe{{part: "a", ask: fine}, {part: "b", ask: bad}}},
+			Readiness{false, []Finding{{Part: "a", OK: true, Detail: "fine"}, {Part: "b", Detail: "it is gone", Hint: "start it"}}}},
+		{"one that may be missing is not", &health{probes: []probe{{part: "b", ask: bad, may: true}}},
+			Readiness{true, []Finding{{Part: "b", Detail: "it is gone", Hint: "start it"}}}},
+		{"one takes too long", &health{probes: []probe{{part: "c", ask: slow}}},
+			Readiness{false, []Finding{{Part: "c", Detail: "doesn't answer within 3s"}}}},
+		{"stopping", &health{stage: stopping, idle: true}, Readiness{false, []Finding{{Part: "process", Detail: "stopping"}}}},
+		{"starting", &health{stage: starting, trouble: "vault is sealed"}, Readiness{false, []Finding{{Part: "process", Detail: "starting: vault is sealed"}}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				got := tt.health.ready(t.Context())
+				if diff := cmp.Diff(tt.want, got, cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".err" }, cmp.Ignore())); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
+	}
+}
+
+// Good news is repeated for a while, bad news is asked about again.
+func TestSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		broken := false
+		ask := seldom(10*time.Second, func(context.Context) (string, error) {
+			asked.Add(1)
+			if broken {
+				return "", errors.New("broken")
+			}
+			return "fine", nil
+		})
+		for _, step := range []struct {
+			after  time.Duration
+			broken bool
+			asked  int32
+			err    bool
+		}{{0, false, 1, false}, {9 * time.Second, true, 1, false}, {time.Second, true, 2, true}, {0, true, 3, true}, {0, false, 4, false}, {0, true, 4, false}} {
+			<-time.After(step.after)
+			broken = step.broken
+			if _, err := ask(t.Context()); asked.Load() != step.asked || err != nil != step.err {
+				t.Fatalf("%+v: asked %d times, error %v", step, asked.Load(), err)
+			}
+		}
+	})
+}
+
+func TestHealthAddressTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	_, c := furnishedConfig(t)
+	c.Health.Address = l.Addr().String()
+	err = Run(t.Context(), c, []string{RoleWorkflows}, quiet)
+	want := fmt.Sprintf("%s, for health.address, is taken by another program", l.Addr())
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
