@@ -72,12 +72,14 @@ STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build vau
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
-	@start=$$(date +%s); \
+	@start=$$(date +%s); took=; \
 	for step in $(STEPS); do \
+		began=$$(date +%s); \
 		$(MAKE) --no-print-directory REQUESTS=60 $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
+		took="$$took $$step $$(($$(date +%s)-began)) s,"; \
 	done; \
-	end=$$(date +%s); \
-	printf '\nPASSED: %s, in %dm%02ds\n' '$(STEPS)' $$(((end-start)/60)) $$(((end-start)%60))
+	total=$$(($$(date +%s)-start)); \
+	printf '\nPASSED:%s in all %dm%02ds\n' "$$took" $$((total/60)) $$((total%60))
 
 .PHONY: fmt
 fmt: ## fail on files that gofmt would change
