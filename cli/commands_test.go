@@ -557,3 +557,29 @@ func TestServiceThatLies(t *testing.T) {
 		t.Errorf("to paste:\n%s", r.stdout)
 	}
 }
+
+// A grant whose sessions may finish is over for everybody who isn't in yet, and
+// says until when they may.
+func TestGrace(t *testing.T) {
+	w := newWorld(t)
+	id := w.ask("ssh/test-1 --for 10m")
+	w.must("wait " + id)
+	st := w.service.requests[id]
+	until := st.Handle.NotAfter.Add(time.Hour)
+	st.Handle.Until = &until
+	w.now.advance(11 * time.Minute)
+	st.Why = "has ended; sessions that are open may stay until " + until.UTC().Format(time.DateTime) + " UTC" // as the workflow says it
+	if r := w.run("wait " + id); r.code != ExitRefused || !strings.Contains(r.stderr, "the grant has ended; sessions that are open may stay until "+until.UTC().Format(time.RFC3339)) {
+		t.Errorf("wait: exit %d, %q", r.code, r.stderr)
+	}
+	if r := w.must("show " + id); !strings.Contains(r.stdout, "open sessions until") || !strings.Contains(r.stdout, "sessions that are open may stay until") {
+		t.Errorf("show: %s", r.stdout)
+	}
+	if r := w.must("list"); !strings.Contains(r.stdout, "active") || !strings.Contains(r.stdout, "1m ago") {
+		t.Errorf("list: %s", r.stdout)
+	}
+	// Nobody waits for it to be over.
+	if r := w.run("release " + id); r.code != ExitOK || w.service.requests[id].State != access.StateReleased {
+		t.Errorf("release: exit %d, %q", r.code, r.stderr)
+	}
+}

@@ -58,7 +58,7 @@ func visitedWorld(t *testing.T) (w *world, id string) {
 		{Header: header(access.TypeSession, "web-1", 5*time.Minute), Event: access.SessionOpened, Session: "b"},
 		{Header: header(access.TypeSession, "web-1", time.Minute), Event: access.SessionEnded, Session: "a", Source: "10.0.0.1:4711", Why: "released by alice"},
 	} {
-		s.Request, s.Serial, s.KeyID, s.Login = id, 1, "hallpass:"+id+":alice", "deploy"
+		s.Request, s.Serial, s.KeyID, s.Login = id, krl.Serial(krl.Series("web-1"), 1), "hallpass:"+id+":alice", "deploy"
 		check(t, log.Report(ctx, sign(agent, s), func(string) []access.Resource { return []access.Resource{resource} }))
 	}
 	return w, id

@@ -126,9 +126,11 @@ type house struct {
 //	                        audit log or Vault keep or log, nor in a process's environment or command line
 //	steal ID                open what the service hands out for a request, with the requester's own key
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
+//	metal [start]           make a host with PAM, ssh/metal in the catalog, that hallpass-host isn't on yet; start its sshd
+//	metal figures AGENTS N  measure N revocations of a connection to it, with the agents of so many hosts at work
 //
-// and $ME, the login; $TEMPORAL, the address of Temporal in hallpass dev; $HOST1 and $HOST2, the ports of the sshds behind web-1
-// and web-2; $PORT, $UIPORT, $PORT2 and $UIPORT2, ports that are free. "ssh" is the real one with $HOME/.ssh/config as its
+// [root] says whether root runs the tests, which metal takes; [figures] whether HALLPASS_FIGURES is set; and $ME, the login; $TEMPORAL, the address of Temporal in hallpass dev; $HOST1 and $HOST2, the ports of the sshds behind web-1
+// and web-2; $PORT, $UIPORT, $PORT2 and $UIPORT2, ports that are free; $SERVICE, the service for hosts. "ssh" is the real one with $HOME/.ssh/config as its
 // configuration (it would take the home from /etc/passwd).
 //
 // Scripts whose names begin with "vault" are those of TestVaultScripts.
@@ -183,6 +185,15 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 		Setup:               h.setup,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "root":
+				return os.Geteuid() == 0, nil
+			case "figures":
+				return os.Getenv("HALLPASS_FIGURES") != "", nil
+			}
+			return false, fmt.Errorf("there is no condition %s", cond)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"dev":        cmdDev,
 			"as":         cmdAs,
@@ -200,6 +211,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"rogue":      cmdRogue,
 			"nowhere":    cmdNowhere,
 			"steal":      cmdSteal,
+			"metal":      h.cmdMetal,
 		},
 	})
 }
@@ -208,6 +220,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 type world struct {
 	vault        *vaultHouse
 	bin, dir     string // the program, and the folder of hallpass dev
+	metal        *metal // nil: there is none
 	port, uiPort string
 	env          *testscript.Env
 	dev          *exec.Cmd     // nil while it isn't running
@@ -222,6 +235,7 @@ func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*w
 // setup furnishes the folder of a script.
 func (h *house) setup(env *testscript.Env) error {
 	w := &world{vault: h.vault, bin: h.bin, dir: filepath.Join(env.WorkDir, "dev"), env: env, port: h.nextPort(), uiPort: h.nextPort()}
+	servicePort := h.nextPort()
 	env.Values[worldKey{}] = w
 	env.Defer(func() {
 		w.kill()
@@ -234,7 +248,7 @@ func (h *house) setup(env *testscript.Env) error {
 		"dev/hallpass.yaml": fmt.Sprintf("temporal: {address: \"127.0.0.1:%s\", namespace: default}\nui: http://127.0.0.1:%s\n"+
 			"policy: policy.yaml\ndirectory: directory.yaml\ncatalog: catalog.yaml\n"+
 			"audit: {database: audit.db, key: audit.key, public_key: audit.pub}\n"+
-			"issuers: {ssh: {key: \"file:ssh_ca\"}}\nservice: {address: \"127.0.0.1:%s\"}\nlimits: {min_grant: 1s}\n", w.port, w.uiPort, h.nextPort()),
+			"issuers: {ssh: {key: \"file:ssh_ca\"}}\nservice: {address: \"127.0.0.1:%s\"}\nlimits: {min_grant: 1s}\n", w.port, w.uiPort, servicePort),
 		"dev/policy.yaml":  policyFile,
 		"dev/catalog.yaml": h.catalog(),
 		"dev/ssh_ca":       string(h.ca),
@@ -299,6 +313,7 @@ func (h *house) setup(env *testscript.Env) error {
 		"HALLPASS_CONFIG": filepath.Join(w.dir, "hallpass.yaml"),
 		"ME":              h.me,
 		"TEMPORAL":        "127.0.0.1:" + w.port,
+		"SERVICE":         "https://127.0.0.1:" + servicePort,
 		"HOST1":           strconv.Itoa(h.hosts["web-1"].Port),
 		"HOST2":           strconv.Itoa(h.hosts["web-2"].Port),
 		"PORT":            h.nextPort(),

@@ -188,6 +188,32 @@ func TestSweepAfterTheEnd(t *testing.T) {
 	w.wantStates(map[string]access.State{c.gone[0]: access.StateExpired})
 }
 
+// While sessions may finish, a grant isn't over: one that runs is left alone,
+// one that doesn't is revoked, so that hosts end what is open. Afterwards it has
+// run to its end.
+func TestSweepInTheGrace(t *testing.T) {
+	for _, test := range []struct {
+		later time.Duration
+		want  access.State
+	}{{31 * time.Minute, access.StateRevoked}, {89 * time.Minute, access.StateRevoked}, {90 * time.Minute, access.StateExpired}} {
+		t.Run(test.later.String(), func(t *testing.T) {
+			w, c := sweeps(t)
+			w.kind.grace = time.Hour
+			ids := w.received(2, true)
+			c.gone = ids[:1]
+			revoked := 0
+			w.kind.onRevoke = func() error { revoked++; return nil }
+			if out := w.sweep(test.later, access.Sweeping{}); out.Grants != 2 || out.Ended != 1 || out.Stuck != 0 {
+				t.Errorf("%+v", out)
+			}
+			w.wantStates(map[string]access.State{ids[0]: test.want, ids[1]: ""})
+			if (revoked > 0) != (test.want == access.StateRevoked) {
+				t.Errorf("the kind revoked %d times", revoked)
+			}
+		})
+	}
+}
+
 // What can't be taken back is reported, doesn't hold the others up, and is
 // found again.
 func TestSweepStuck(t *testing.T) {
