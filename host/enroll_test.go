@@ -71,6 +71,14 @@ func TestEnrollAndUnenroll(t *testing.T) {
 	if info, err := os.Stat(w.layout.agentKey()); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("agent key: %v %v", info, err)
 	}
+	// Twice.
+	enrolled := w.snapshot(t)
+	if out, err := w.hallpassHost(w.enrollArgs()...); err == nil || !strings.Contains(out, "enrolled already, as web-1") {
+		t.Errorf("enroll again: %v\n%s", err, out)
+	}
+	if d := cmp.Diff(enrolled, w.snapshot(t)); d != "" {
+		t.Errorf("enrolling again changed something (-before +after):\n%s", d)
+	}
 	w.startSSHD()
 	if out, err := w.hallpassHost("check"); err == nil || !strings.Contains(out, "the host's agent doesn't answer") {
 		t.Errorf("check without an agent: %v\n%s", err, out)
@@ -86,10 +94,6 @@ func TestEnrollAndUnenroll(t *testing.T) {
 		}
 	}
 
-	// Twice.
-	if out, err := w.hallpassHost(w.enrollArgs()...); err == nil || !strings.Contains(out, "enrolled already, as web-1") {
-		t.Errorf("enroll again: %v\n%s", err, out)
-	}
 	// While the agent runs.
 	if out, err := w.hallpassHost("unenroll"); err == nil || !strings.Contains(out, "agent is running") {
 		t.Errorf("unenroll: %v\n%s", err, out)
@@ -319,6 +323,12 @@ func TestCheckEnrolled(t *testing.T) {
 // Only root can change the host, and anybody else is told so.
 func TestNotRoot(t *testing.T) {
 	w := newHost(t)
+	before := w.snapshot(t)
+	defer func() {
+		if d := cmp.Diff(before, w.snapshot(t)); d != "" {
+			t.Errorf("the host is not as it was (-before +after):\n%s", d)
+		}
+	}()
 	for _, command := range []string{"enroll", "unenroll", "check", "run"} {
 		cmd := exec.Command(w.bin, "--root", w.layout.Root, command)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
