@@ -23,6 +23,7 @@ const (
 	TypeRelease  Type = "release"  // the requester gives a running grant back
 	TypeRevoke   Type = "revoke"   // somebody else takes a running grant away
 	TypeCancel   Type = "cancel"   // the requester withdraws a request not yet granted
+	TypeReview   Type = "review"   // signs off an access that somebody took by break-glass
 	TypeLock     Type = "lock"     // locks a user, resource or host, or lifts a lock
 )
 
@@ -76,6 +77,7 @@ type Request struct {
 	Reason    string     `json:"reason,omitempty"`     // free text, one line
 	Ticket    string     `json:"ticket,omitempty"`     // reference into the tracker
 	PublicKey string     `json:"public_key,omitempty"` // key to certify: "type base64", no options, no comment
+	Mode      string     `json:"mode,omitempty"`       // ModeEmergency, or "" for what is usual
 	Recipient string     `json:"recipient,omitempty"`  // age X25519 recipient to encrypt the secret to
 }
 
@@ -234,6 +236,7 @@ type Ruling struct {
 	Window      Seconds    `json:"window"`             // how long approvers have
 	Revokers    []string   `json:"revokers,omitempty"` // groups whose members may revoke, beside those who may approve
 	Limits      Limits     `json:"limits,omitzero"`
+	Emergency   *Emergency `json:"emergency,omitempty"` // with ModeEmergency, where the rules allow it
 	SSH         SSHOptions `json:"ssh"`
 	Digests     Digests    `json:"digests"`
 	At          time.Time  `json:"at"` // the time that conditions saw as now

@@ -3,11 +3,13 @@ package access
 // Names that Temporal and its operators see. All are part of the interface:
 // anything that can talk to Temporal can start, steer and read a request.
 const (
-	Workflow      = "AccessRequest" // workflow type
-	WorkflowLock  = "Lock"          // workflow type: takes a Locking, returns a Locked
-	WorkflowLocks = "Locks"         // workflow type: returns the locks in force
-	WorkflowSweep = "Sweep"         // workflow type: takes a Sweeping, returns a Swept
-	TaskQueue     = "hallpass"      // workflows and their local activities
+	Workflow        = "AccessRequest"   // workflow type
+	WorkflowLock    = "Lock"            // workflow type: takes a Locking, returns a Locked
+	WorkflowLocks   = "Locks"           // workflow type: returns the locks in force
+	WorkflowReview  = "EmergencyReview" // workflow type: takes and returns a ReviewTask
+	WorkflowReviews = "Reviews"         // workflow type: returns the ReviewTasks that are open
+	WorkflowSweep   = "Sweep"           // workflow type: takes a Sweeping, returns a Swept
+	TaskQueue       = "hallpass"        // workflows and their local activities
 
 	// Messages: each a signal, and under the same name an update. Each
 	// carries one Statement of the type of the same name.
@@ -15,7 +17,8 @@ const (
 	MessageRelease  = "release"
 	MessageRevoke   = "revoke"
 	MessageCancel   = "cancel"
-	MessageLock     = "lock" // what the workflow Lock sends to the requests under it
+	MessageReview   = "review" // of the workflow EmergencyReview
+	MessageLock     = "lock"   // what the workflow Lock sends to the requests under it
 
 	// QueryStatus answers with a Status.
 	QueryStatus = "status"
@@ -35,6 +38,7 @@ const (
 
 	workflowPrefix = "access-"
 	lockPrefix     = "lock-"
+	reviewPrefix   = "review-"
 )
 
 // WorkflowID is the workflow id of a request.
@@ -42,6 +46,9 @@ func WorkflowID(request string) string { return workflowPrefix + request }
 
 // LockWorkflowID is the workflow id of a lock statement.
 func LockWorkflowID(statement string) string { return lockPrefix + statement }
+
+// ReviewWorkflowID is the workflow id of the review of a request.
+func ReviewWorkflowID(request string) string { return reviewPrefix + request }
 
 // RequestID is the request id of a workflow id, or "" if it isn't one's.
 func RequestID(workflow string) string {

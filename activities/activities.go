@@ -36,7 +36,13 @@ import (
 type Recorder interface {
 	// Receive records that a request was received, once, and whether policy's
 	// limits leave room for it.
-	Receive(ctx context.Context, e audit.Event, limits access.Limits, later bool) error
+	Receive(ctx context.Context, e audit.Event, ruling access.Ruling, later bool) error
+	// Review judges a review statement and records it, once.
+	Review(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.ReviewTask, error)
+	// Reviewed says how a review stands.
+	Reviewed(ctx context.Context, request string) (access.ReviewTask, error)
+	// OpenReviews lists those that aren't done.
+	OpenReviews(ctx context.Context, limit int) ([]access.ReviewTask, error)
 	// Append records an event, once per request and step.
 	Append(ctx context.Context, e audit.Event) (int64, error)
 	// Entry is what the ledger holds of a request, false if nothing.
@@ -108,13 +114,10 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	}
 
 	event := audit.Event{Request: request.ID, RequestHash: in.Request.Hash(), Requester: request.Signer, Resource: request.Resource}
-	received, limits := event, standing.Ruling.Limits
-	if standing.Effect == access.EffectDeny {
-		limits = access.Limits{} // it has its answer
-	}
+	received := event
 	received.Actor, received.Statement, received.Digests = request.Signer, &in.Request, &standing.Ruling.Digests
 	later := request.Start != nil && request.Start.After(a.Now())
-	limited := a.Log.Receive(ctx, received, limits, later)
+	limited := a.Log.Receive(ctx, received, standing.Ruling, later)
 	switch access.CodeOf(limited) {
 	case access.CodeLimited:
 	case access.CodeMismatch:

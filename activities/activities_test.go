@@ -63,11 +63,21 @@ func (n *notes) End(_ context.Context, e audit.End) (audit.Entry, error) {
 	return audit.Entry{Request: e.Request, Ended: n.ended[e.Request]}, n.err
 }
 
-func (n *notes) Receive(ctx context.Context, e audit.Event, _ access.Limits, _ bool) error {
+func (n *notes) Receive(ctx context.Context, e audit.Event, _ access.Ruling, _ bool) error {
 	e.Type, e.Step = audit.RequestReceived, "received"
 	_, err := n.Append(ctx, e)
 	return err
 }
+
+func (n *notes) Review(context.Context, *evidence.Rulebook, access.Statement, time.Time) (access.ReviewTask, error) {
+	return access.ReviewTask{}, n.err
+}
+
+func (n *notes) Reviewed(context.Context, string) (access.ReviewTask, error) {
+	return access.ReviewTask{}, n.err
+}
+
+func (n *notes) OpenReviews(context.Context, int) ([]access.ReviewTask, error) { return nil, n.err }
 
 // Lock has no part in these tests: package audit's own and the workflows' try it.
 func (n *notes) Received(_ context.Context, request string) (time.Time, bool, error) {

@@ -14,6 +14,7 @@ type counted struct {
 	open    map[string]grantee // that haven't ended, by request
 	had     []asked            // requests that were received within the last hours, in the order of the log
 	denials map[string]time.Time
+	tasks   map[string]*access.ReviewTask // that aren't done, by request
 }
 
 type grantee struct {
@@ -102,12 +103,31 @@ func (c *counted) denied(s scope, since time.Time) (time.Time, bool, error) {
 	return at, at.After(since), nil
 }
 
+func (c *counted) overdue(requester string, now time.Time) (request string, due time.Time, err error) {
+	for id, task := range c.tasks {
+		if task.Requester == requester && task.Overdue(now) && (request == "" || task.Due.Before(due)) {
+			request, due = id, task.Due
+		}
+	}
+	return request, due, nil
+}
+
+func (c *counted) broke(task *access.ReviewTask) {
+	if c.tasks == nil {
+		c.tasks = map[string]*access.ReviewTask{}
+	}
+	c.tasks[task.Request] = task
+}
+
+func (c *counted) reviewed(request string) { delete(c.tasks, request) }
+
 // preparation is what there was to count when a handle was prepared: whether
 // there was room is known once the request is, by the rules of that moment.
 type preparation struct {
 	digests access.Digests
 	at      time.Time // that the rules were asked about
 	ruled   access.Limits
+	broken  bool   // by break-glass
 	why     string // there was no room for it
 }
 
@@ -117,12 +137,12 @@ func (p *replay) prepare(e *Event, s *story) {
 	if p.partial || e.Ruling == nil || e.digests() == nil {
 		return
 	}
-	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), ruled: e.Ruling.Limits}
+	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), ruled: e.Ruling.Limits, broken: e.Ruling.Emergency != nil}
 	who := asking{request: e.Request, requester: e.Requester, resource: e.Resource}
 	if !s.received.IsZero() {
 		who.received, who.index, who.at = true, s.index, s.received
 	}
-	if no, _ := exhausted(&p.counts, e.Ruling.Limits, who, e.Time, false); no != nil { // counting what is in memory has no errors
+	if no, _ := exhausted(&p.counts, *e.Ruling, who, e.Time, false); no != nil { // counting what is in memory has no errors
 		s.prepared.why = no.Message
 	}
 }
@@ -142,13 +162,15 @@ func (p *replay) hadRoom(e *Event, s *story) error {
 	if err != nil {
 		return err
 	}
-	if !book.Policy.Limited() {
+	if !book.Policy.Limited() && s.glass.emergency == nil {
 		return nil
 	}
 	request, err := statement.ParseRequest([]byte(e.Evidence.Request.Payload))
 	switch {
 	case err != nil:
 		return err
+	case s.glass.emergency != nil && !was.broken:
+		return fmt.Errorf("it was prepared as if nobody broke the glass")
 	case book.Decide(request, was.at).Limits != was.ruled:
 		return fmt.Errorf("it was prepared under other limits than policy's")
 	case was.why != "":

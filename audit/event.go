@@ -29,6 +29,11 @@ const (
 	GrantExpired       = "grant.expired"       // State: the request's end
 	GrantReleased      = "grant.released"      // State, Statement: the request's end
 	GrantRevoked       = "grant.revoked"       // State, Statement: the request's end
+	EmergencyGranted   = "emergency.granted"   // Ruling: somebody broke the glass; with its credential.issued
+	ReviewOpened       = "review.opened"       // the same under no request, for looking up what is open
+	ReviewSigned       = "review.signed"       // Statement: somebody has signed an access by break-glass off
+	ReviewOverdue      = "review.overdue"      // Why: the time for it is over, and nobody or too few have
+	ReviewDone         = "review.done"         // Why: everybody has who had to
 	LockSet            = "lock.set"            // Statement: a user, resource or host is locked from here on
 	LockLifted         = "lock.lifted"         // Statement: a lock is no more
 )
@@ -41,6 +46,7 @@ func Types() []string {
 		CredentialPrepared, CredentialIssued, CredentialRefused,
 		RequestDenied, RequestTimedOut, RequestCancelled,
 		GrantExpired, GrantReleased, GrantRevoked,
+		EmergencyGranted, ReviewOpened, ReviewSigned, ReviewOverdue, ReviewDone,
 		LockSet, LockLifted,
 	}, append(hostTypes(), sweepTypes()...)...)
 }
@@ -64,7 +70,7 @@ func ledgered(typ string) bool {
 		}
 	}
 	return typ == CredentialPrepared || typ == CredentialIssued || typ == LockSet || typ == LockLifted ||
-		typ == HostEnrolled || typ == HostCertified || typ == SweepOrphan || typ == SweepStray
+		typ == EmergencyGranted || typ == ReviewOpened || typ == HostEnrolled || typ == HostCertified || typ == SweepOrphan || typ == SweepStray
 }
 
 // Bounds on what one event may hold.
@@ -194,6 +200,8 @@ func (e *Event) check() error {
 		return access.Errorf(access.CodeMalformed, "%s event without a file", e.Type)
 	case e.Type == RequestEscalated && e.Asked == nil:
 		return access.Errorf(access.CodeMalformed, "%s event without who was asked", e.Type)
+	case (e.Type == EmergencyGranted || e.Type == ReviewOpened) && (e.Ruling == nil || e.Ruling.Emergency == nil):
+		return access.Errorf(access.CodeMalformed, "%s event without an emergency", e.Type)
 	case e.Type == CredentialPrepared && e.Handle == nil:
 		return access.Errorf(access.CodeMalformed, "%s event without a handle", e.Type)
 	case e.Type == CredentialIssued && (e.Credential == nil || e.Evidence == nil):

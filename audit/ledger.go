@@ -130,7 +130,7 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 		}
 		if e.Ruling != nil {
 			// Nothing can come between this and the entry.
-			limited, err := t.room(e.Ruling.Limits, h.Request, e.Requester, e.Resource, e.Time)
+			limited, err := t.room(*e.Ruling, h.Request, e.Requester, e.Resource, e.Time)
 			if err != nil || limited != nil {
 				return reply{limited: limited}, err
 			}
@@ -206,6 +206,11 @@ func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error
 		}
 		if _, err := t.append(e); err != nil {
 			return none, err
+		}
+		if e.Ruling != nil && e.Ruling.Emergency != nil {
+			if err := t.broke(e); err != nil {
+				return none, err
+			}
 		}
 		have.Credential = &cred
 		return none, t.put(have)

@@ -273,7 +273,8 @@ func TestEventsWithTheLedgerOnly(t *testing.T) {
 	for _, typ := range Types() {
 		want := access.Code("")
 		switch typ {
-		case CredentialPrepared, CredentialIssued, RequestDenied, RequestTimedOut, RequestCancelled, GrantExpired, GrantReleased, GrantRevoked, LockSet, LockLifted, HostEnrolled, HostCertified, SweepOrphan, SweepStray:
+		case CredentialPrepared, CredentialIssued, RequestDenied, RequestTimedOut, RequestCancelled, GrantExpired, GrantReleased, GrantRevoked, LockSet, LockLifted, HostEnrolled, HostCertified, SweepOrphan, SweepStray,
+			EmergencyGranted, ReviewOpened:
 			want = access.CodeMalformed
 		case RulebookChanged:
 			continue // has a method of its own

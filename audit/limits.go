@@ -71,15 +71,28 @@ type counts interface {
 	asked(s scope, n int, place int64, since time.Time) (time.Time, bool, error)
 	// denied is when somebody denied a request last, if that was after since.
 	denied(s scope, since time.Time) (time.Time, bool, error)
+	// overdue is a request of the requester's, by break-glass, whose review was
+	// due before now and isn't done; "" if there is none.
+	overdue(requester string, now time.Time) (request string, due time.Time, err error)
 }
 
 // exhausted says which limit leaves no room, nil where there is room. Grants that
 // have yet to begin don't run, so only the issuer counts them.
-func exhausted(c counts, l access.Limits, who asking, now time.Time, later bool) (*access.Error, error) {
+func exhausted(c counts, ruling access.Ruling, who asking, now time.Time, later bool) (*access.Error, error) {
 	say := func(s scope, free time.Time, format string, args ...any) *access.Error {
 		return access.Errorf(access.CodeLimited, "%s %s; there is room at %s", s, fmt.Sprintf(format, args...), ceilSecond(free).Format(time.RFC3339))
 	}
-	for _, s := range scopes(l, who.requester, who.resource) {
+	if ruling.Emergency != nil {
+		request, due, err := c.overdue(who.requester, now)
+		if err != nil {
+			return nil, err
+		}
+		if request != "" {
+			return access.Errorf(access.CodeLimited, "%s breaks no more glass until request %s is signed off, which was due at %s",
+				who.requester, request, due.UTC().Truncate(time.Second).Format(time.RFC3339)).WithHint("hallpass reviews"), nil
+		}
+	}
+	for _, s := range scopes(ruling.Limits, who.requester, who.resource) {
 		if s.Cooldown > 0 {
 			at, denied, err := c.denied(s, now.Add(-s.Cooldown.Duration()))
 			if err != nil {
@@ -210,10 +223,10 @@ const (
 // Receive records that a request was received (request.received), unless it
 // was before, and counts whether policy's limits leave room for it: CodeLimited
 // says that they don't, and is on record (request.limited). Saying it again
-// says the same. A grant that begins later doesn't count as running yet.
+// says the same. A ruling that denies leaves nothing to count. A grant that begins later doesn't count as running yet.
 //
 // Whether there is room when it is issued is counted again, by Reserve.
-func (l *Log) Receive(ctx context.Context, e Event, limits access.Limits, later bool) error {
+func (l *Log) Receive(ctx context.Context, e Event, ruling access.Ruling, later bool) error {
 	e.Type, e.Step = RequestReceived, receivedStep
 	refusal, err := update(ctx, l, func(t *tx) (*access.Error, error) {
 		p := slot{plain(e.Request), receivedStep}
@@ -230,14 +243,14 @@ func (l *Log) Receive(ctx context.Context, e Event, limits access.Limits, later 
 		if was.found {
 			return t.wasLimited(p.request)
 		}
-		if limits == (access.Limits{}) {
+		if ruling.Effect == access.EffectDeny || unbounded(ruling) {
 			return nil, nil
 		}
 		who, err := t.place(p.request, plain(e.Requester), plain(e.Resource))
 		if err != nil {
 			return nil, err
 		}
-		refusal, err := exhausted(counting{t}, limits, who, who.at, later)
+		refusal, err := exhausted(counting{t}, ruling, who, who.at, later)
 		if err != nil || refusal == nil {
 			return nil, err
 		}
@@ -270,13 +283,16 @@ func (t *tx) wasLimited(request string) (*access.Error, error) {
 
 // room says whether limits leave room for a grant that is about to be
 // prepared.
-func (t *tx) room(limits access.Limits, request, requester, resource string, now time.Time) (*access.Error, error) {
-	if limits == (access.Limits{}) {
+func (t *tx) room(ruling access.Ruling, request, requester, resource string, now time.Time) (*access.Error, error) {
+	if unbounded(ruling) {
 		return nil, nil
 	}
 	who, err := t.place(request, requester, resource)
 	if err != nil {
 		return nil, err
 	}
-	return exhausted(counting{t}, limits, who, now, false)
+	return exhausted(counting{t}, ruling, who, now, false)
 }
+
+// unbounded says whether there is nothing to count.
+func unbounded(r access.Ruling) bool { return r.Limits == (access.Limits{}) && r.Emergency == nil }

@@ -61,7 +61,7 @@ func TestReserveCounts(t *testing.T) {
 func TestReceiveCounts(t *testing.T) {
 	w := newWorld(t)
 	const many = 12
-	limits := access.Limits{Resource: access.Limit{PerHour: 5}}
+	limits := access.Ruling{Limits: access.Limits{Resource: access.Limit{PerHour: 5}}}
 	var passed atomic.Int32
 	var all sync.WaitGroup
 	events := make([]Event, many)

@@ -52,6 +52,7 @@ type story struct {
 	handle    *access.Handle
 	prepared  *preparation // nil where there was nothing to count
 	issued    *access.Credential
+	glass     glass
 	ended     access.State
 	entry     [sha256.Size]byte // of the ledger's entry, once ended
 }
@@ -192,6 +193,8 @@ func (p *replay) judge(index int64, e *Event) error {
 		p.counts.received(index, e)
 		s.index = index
 		return p.received(e, s)
+	case EmergencyGranted, ReviewSigned, ReviewOverdue, ReviewDone:
+		return p.broke(e, s)
 	case RequestLimited:
 		p.counts.limited(e)
 	case DecisionAccepted:
@@ -442,6 +445,7 @@ func (p *replay) issued(e *Event, s *story) error {
 		// Whoever runs the workflow can leave out that it was received.
 		s.requester, s.request = request.Signer, e.Evidence.Request
 	}
+	s.glass.emergency = standing.Ruling.Emergency
 	if err := p.hadRoom(e, s); err != nil {
 		return err
 	}
@@ -585,6 +589,11 @@ func (p *replay) finish(ctx context.Context, q querier) error {
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read ledger: %w", explain(err))
+	}
+	for id, s := range p.requests {
+		if s.glass.emergency != nil && s.glass.task == nil {
+			p.report.problem(-1, &Event{Request: id}, "the glass was broken, and no event says so")
+		}
 	}
 	if want := p.entries(); seen != want {
 		p.report.problem(-1, nil, "the ledger has %d entries, the events make %d", seen, want)

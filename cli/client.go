@@ -41,6 +41,10 @@ type backend interface {
 	// ended. An error with a result means that it is in force, and that the
 	// rest takes longer.
 	Lock(ctx context.Context, st access.Statement, l access.Lock) (access.Locked, error)
+	// Review delivers a review of the request with this full id.
+	Review(ctx context.Context, id, statementID string, st access.Statement) (access.ReviewTask, error)
+	// Reviews lists those that aren't done.
+	Reviews(ctx context.Context) ([]access.ReviewTask, error)
 	// Locks lists the locks in force.
 	Locks(ctx context.Context) (evidence.Locks, error)
 	// Sweep sweeps once and returns when that is done, or joins a sweep that
@@ -91,7 +95,11 @@ func (b *temporalBackend) Close() { b.client.Close() }
 // summaryLine is what operators see of a request in Temporal's lists. No
 // reason and no ticket: it is never encrypted.
 func summaryLine(r access.Request) string {
-	return fmt.Sprintf("%s wants %s%s for %s", r.Signer, r.Resource, asWhat(r.Login, r.Actions), r.Duration)
+	wants := "wants"
+	if r.Mode == access.ModeEmergency {
+		wants = "takes by BREAK-GLASS"
+	}
+	return fmt.Sprintf("%s %s %s%s for %s", r.Signer, wants, r.Resource, asWhat(r.Login, r.Actions), r.Duration)
 }
 
 // asWhat is what stands behind a resource's name: a login, or actions.

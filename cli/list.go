@@ -141,7 +141,11 @@ func (a *app) pendingCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return a.print(found, func(p *printer) { a.pendingText(p, found) })
+				if err := a.print(found, func(p *printer) { a.pendingText(p, found) }); err != nil {
+					return err
+				}
+				a.mentionReviews(b, me)
+				return nil
 			})
 		},
 	}

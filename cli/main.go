@@ -71,6 +71,8 @@ func (a *app) commands() []*cli.Command {
 		a.approveCommand(),
 		a.denyCommand(),
 		a.revokeCommand(),
+		a.reviewCommand(),
+		a.reviewsCommand(),
 		a.lockCommand(),
 		a.unlockCommand(),
 		a.listCommand(),

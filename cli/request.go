@@ -31,6 +31,7 @@ type wish struct {
 	start    *time.Time
 	reason   string
 	ticket   string
+	mode     string
 	key      string // file of an existing key to certify; "": a new one
 	alone    bool   // for one command, whose grant nobody else uses
 }
@@ -75,6 +76,7 @@ func (a *app) requestCommand() *cli.Command {
 			&cli.StringFlag{Name: "command", Usage: "for this one `COMMAND` alone"},
 			&cli.StringFlag{Name: "at", Usage: "not before `TIME`: 15:04, \"2006-01-02 15:04\", RFC 3339, or +2h"},
 			&cli.StringFlag{Name: "key", Usage: "certify this key instead of a new one: `FILE` of a public key", TakesFile: true},
+			&cli.BoolFlag{Name: "emergency", Usage: "break the glass: access at once where policy allows it; people are told, and have to sign it off afterwards"},
 			&cli.BoolFlag{Name: "no-wait", Usage: "print the id and leave, unless policy says no at once"},
 			timeoutFlag("print the id and leave"),
 		),
@@ -91,6 +93,12 @@ func (a *app) requestCommand() *cli.Command {
 				if w.start, err = a.parseTime("--at", c.String("at")); err != nil {
 					return err
 				}
+			}
+			if c.Bool("emergency") {
+				if strings.TrimSpace(w.reason) == "" {
+					return usagef("--emergency takes a --reason: say what is on fire, those who sign it off will read it")
+				}
+				w.mode = access.ModeEmergency
 			}
 			limit, err := timeout(c)
 			if err != nil {
@@ -203,6 +211,7 @@ func (a *app) submitAs(b backend, me *identity, w wish) (kept, error) {
 		Duration: access.InSeconds(w.duration),
 		Start:    w.start,
 		Reason:   w.reason,
+		Mode:     w.mode,
 		Ticket:   w.ticket,
 	}
 	if err := kindOf(w.resource.Name).key(&k, w); err != nil {

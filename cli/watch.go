@@ -68,6 +68,7 @@ func (a *app) watch(b backend, f filter, me access.User, tty console) error {
 		case next == "":
 			if !quiet {
 				a.err.Printf("Nothing waits for you. Watching; Ctrl-C ends.\n")
+				a.mentionReviews(b, me)
 			}
 			quiet = true
 		default:

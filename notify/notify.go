@@ -32,6 +32,8 @@ const (
 	Asked     Event = "request.asked"     // somebody has to decide
 	Escalated Event = "request.escalated" // nobody did, so others are asked or told
 	Granted   Event = "request.granted"   // the access began
+	Emergency Event = "emergency.granted" // somebody broke the glass; those who are asked have to sign it off
+	Review    Event = "emergency.review"  // not everybody has
 	Ended     Event = "request.ended"     // denied, timed out, cancelled, or the access ended
 )
 
@@ -79,6 +81,10 @@ func (m Message) Title() string {
 		return fmt.Sprintf("%s still wants %s, and nobody has decided", m.Requester, what)
 	case Granted:
 		return fmt.Sprintf("%s has %s", m.Requester, what)
+	case Emergency:
+		return fmt.Sprintf("BREAK-GLASS: %s has taken %s, without approval", m.Requester, what)
+	case Review:
+		return fmt.Sprintf("BREAK-GLASS of %s, %s, has to be signed off", m.Requester, what)
 	}
 	return fmt.Sprintf("%s, %s: %s", m.Requester, what, m.State)
 }
@@ -87,6 +93,9 @@ func (m Message) Title() string {
 func (m Message) Command() string {
 	if m.Event == Asked || m.Event == Escalated {
 		return "hallpass approve " + m.Request
+	}
+	if m.Event == Emergency || m.Event == Review {
+		return "hallpass review " + m.Request
 	}
 	return "hallpass show " + m.Request
 }

@@ -207,11 +207,16 @@ func (r *reader) testCase(n node, f *caseFile) testCase {
 		},
 		"request": func(v node) {
 			r.object(v, "request", fields{
-				"login":      func(v node) { req.Login = r.text(v, "login") },
-				"actions":    func(v node) { req.Actions = r.texts(v, "actions") },
-				"command":    func(v node) { req.Command = r.text(v, "command") },
-				"duration":   func(v node) { req.Duration = access.InSeconds(r.duration(v, "duration", time.Second, access.MaxGrant)) },
-				"reason":     func(v node) { req.Reason = r.text(v, "reason") },
+				"login":    func(v node) { req.Login = r.text(v, "login") },
+				"actions":  func(v node) { req.Actions = r.texts(v, "actions") },
+				"command":  func(v node) { req.Command = r.text(v, "command") },
+				"duration": func(v node) { req.Duration = access.InSeconds(r.duration(v, "duration", time.Second, access.MaxGrant)) },
+				"reason":   func(v node) { req.Reason = r.text(v, "reason") },
+				"emergency": func(v node) {
+					if r.boolean(v, "emergency") {
+						req.Mode = access.ModeEmergency
+					}
+				},
 				"ticket":     func(v node) { req.Ticket = r.text(v, "ticket") },
 				"public_key": func(v node) { req.PublicKey = r.text(v, "public_key") },
 				"start": func(v node) {

@@ -15,6 +15,8 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
 	"github.com/goccy/go-yaml/ast"
+
+	"hallpass/access"
 )
 
 // variable is one thing that conditions can speak of.
@@ -36,6 +38,7 @@ var variables = []variable{
 	{"request.start", cel.TimestampType, func(in *Input) ref.Val { return types.Timestamp{Time: in.start()} }},
 	{"request.reason", cel.StringType, func(in *Input) ref.Val { return types.String(in.Request.Reason) }},
 	{"request.ticket", cel.StringType, func(in *Input) ref.Val { return types.String(in.Request.Ticket) }},
+	{"request.emergency", cel.BoolType, func(in *Input) ref.Val { return types.Bool(in.Request.Mode == access.ModeEmergency) }},
 	{"request.key_type", cel.StringType, func(in *Input) ref.Val { return types.String(in.keyType()) }},
 	{"requester.name", cel.StringType, func(in *Input) ref.Val { return types.String(in.Requester.Name) }},
 	{"requester.groups", cel.ListType(cel.StringType), func(in *Input) ref.Val { return strs(in.Requester.Groups) }},

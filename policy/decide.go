@@ -81,9 +81,15 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 		}
 		allows = append(allows, r)
 
+		broken := in.Request.Mode == access.ModeEmergency
+		if broken {
+			if lacks := r.breaks(in, &out); lacks != "" {
+				deny("%s (rule %q)", lacks, r.Name)
+			}
+		}
 		switch {
 		case len(r.Approvals) == 0:
-		case m.waived:
+		case m.waived || broken:
 			for _, s := range r.Approvals { // who may approve may revoke
 				out.Revokers = append(out.Revokers, s.Groups...)
 			}
@@ -142,6 +148,9 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 		if out.Window == 0 {
 			out.Window = access.InSeconds(DefaultWindow)
 		}
+		if in.Request.Mode == access.ModeEmergency && out.Emergency == nil && len(no) == 0 {
+			deny("there is no glass to break: no approval is needed")
+		}
 		if in.Request.Duration > out.MaxDuration {
 			deny("%s is longer than the %s that policy allows", in.Request.Duration, out.MaxDuration)
 		}
@@ -163,8 +172,13 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 	case len(out.Needs) > 0:
 		out.Effect = access.EffectAsk
 		out.Why = "needs " + Describe(Missing(out.Needs, 0, nil))
+	case out.Emergency != nil:
+		out.Why = "BREAK-GLASS, allowed by " + quoted(out.Rules)
 	default:
 		out.Why = "allowed by " + quoted(out.Rules)
+	}
+	if out.Effect == access.EffectDeny {
+		out.Emergency = nil
 	}
 	return out
 }

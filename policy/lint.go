@@ -61,6 +61,13 @@ func (l *linter) lintRevokers(r *rule) {
 }
 
 func (l *linter) lintApprovals(r *rule) {
+	if e := r.Emergency; e != nil {
+		for _, g := range slices.Concat(e.Tell, e.Review.Groups) {
+			if len(l.dir.Members(g)) == 0 {
+				l.say(r.pos["emergency"], "nobody in the directory is in group %s", g)
+			}
+		}
+	}
 	for _, step := range r.Escalate {
 		for _, g := range slices.Concat(step.Ask, step.Notify) {
 			if len(l.dir.Members(g)) == 0 {

@@ -102,6 +102,7 @@ type Rule struct {
 	Auto        string        // CEL; where true, this rule's approvals aren't needed
 	Revoke      []string      // groups whose members may revoke
 	Limits      access.Limits
+	Emergency   *Emergency        // nil: break-glass doesn't get past the rule's approvals
 	SSH         access.SSHOptions // Extensions nil: none named
 }
 
@@ -130,6 +131,11 @@ func (p *Policy) Rules() []Rule {
 		out[i].Approvals = cloneSets(r.Approvals)
 		out[i].Escalate = cloneSteps(r.Escalate)
 		out[i].Revoke = slices.Clone(r.Revoke)
+		if r.Emergency != nil {
+			e := *r.Emergency
+			e.Tell, e.Review.Groups = slices.Clone(e.Tell), slices.Clone(e.Review.Groups)
+			out[i].Emergency = &e
+		}
 		out[i].SSH = cloneSSH(r.SSH)
 	}
 	return out
@@ -145,6 +151,9 @@ func (p *Policy) Groups() []string {
 		}
 		for _, s := range r.Escalate {
 			out = append(out, s.Ask...)
+		}
+		if r.Emergency != nil {
+			out = append(out, r.Emergency.Review.Groups...)
 		}
 	}
 	return sorted(out)
@@ -259,16 +268,17 @@ func (r *reader) rule(n node, c *compiler) *rule {
 			}
 			rl.Approvals = r.sets(v, at)
 		}),
-		"denies":   at("denies", func(v node) { rl.Denies = r.count(v, "denies", MaxCount) }),
-		"escalate": at("escalate", func(v node) { rl.Escalate = r.steps(v) }),
-		"auto":     at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
-		"limits":   at("limits", func(v node) { rl.Limits = r.limits(v) }),
-		"revoke":   at("revoke", func(v node) { rl.Revoke = r.names(v, "revoke") }),
-		"ssh":      at("ssh", func(v node) { r.ssh(v, rl) }),
+		"denies":    at("denies", func(v node) { rl.Denies = r.count(v, "denies", MaxCount) }),
+		"escalate":  at("escalate", func(v node) { rl.Escalate = r.steps(v) }),
+		"auto":      at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
+		"emergency": at("emergency", func(v node) { rl.Emergency = r.emergency(v) }),
+		"limits":    at("limits", func(v node) { rl.Limits = r.limits(v) }),
+		"revoke":    at("revoke", func(v node) { rl.Revoke = r.names(v, "revoke") }),
+		"ssh":       at("ssh", func(v node) { r.ssh(v, rl) }),
 	}, "name", "when")
 
 	if rl.pos["deny"] != (position{}) {
-		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "escalate", "auto", "limits", "ssh"} {
+		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "escalate", "auto", "limits", "emergency", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
 				r.failAt(at, "a rule that denies has no %s", f)
 			}
@@ -278,6 +288,9 @@ func (r *reader) rule(n node, c *compiler) *rule {
 	} else if rl.Approvals == nil {
 		if at, ok := rl.pos["auto"]; ok {
 			r.failAt(at, "auto without approvals has nothing to waive")
+		}
+		if at, ok := rl.pos["emergency"]; ok {
+			r.failAt(at, "emergency without approvals: there is no glass to break")
 		}
 		if at, ok := rl.pos["denies"]; ok {
 			r.failAt(at, "denies without approvals: nobody is asked who could deny")

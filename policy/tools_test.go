@@ -213,7 +213,7 @@ func TestCasesRefuses(t *testing.T) {
 		"oneself":         {head + "    approved_by: [alice]\n    expect: {effect: ask}\n", `t:2:5: nobody approves his own request: alice`},
 		"time":            {strings.Replace(head, "2026-11-20T10:00:00Z", "friday", 1) + "    expect: {effect: ask}\n", `t:5:10: now is not a time such as 2026-11-20T10:00:00Z`},
 		"name twice":      {head + "    expect: {effect: ask}\n" + strings.TrimPrefix(head, "tests:\n") + "    expect: {effect: ask}\n", `t:7:5: test "a" is there already`},
-		"unknown request": {head + "    request: {user: x}\n    expect: {effect: ask}\n", `t:6:15: unknown field "user" in request; known are actions, command, duration, login, public_key, reason, start, ticket`},
+		"unknown request": {head + "    request: {user: x}\n    expect: {effect: ask}\n", `t:6:15: unknown field "user" in request; known are actions, command, duration, emergency, login, public_key, reason, start, ticket`},
 		"context mapping": {head + "    context: {a: {b: c}}\n    expect: {effect: ask}\n", `t:6:19: context must be text, not a mapping`},
 	} {
 		t.Run(name, func(t *testing.T) {

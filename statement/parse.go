@@ -36,6 +36,7 @@ func ParseRequest(payload []byte) (access.Request, error) {
 		Start:     f.start(),
 		Reason:    f.text("reason", optional, line("reason", access.MaxReason)),
 		Ticket:    f.text("ticket", optional, line("ticket", access.MaxTicket)),
+		Mode:      f.text("mode", optional, checkMode),
 		PublicKey: f.text("public_key", optional, func(s string) error { _, err := ParseKey(s); return err }),
 		Recipient: f.text("recipient", optional, form(recipientForm, "recipient", "an age X25519 recipient, age1…")),
 	}
@@ -63,6 +64,21 @@ func ParseDecision(payload []byte) (access.Decision, error) {
 		return access.Decision{}, err
 	}
 	return d, nil
+}
+
+// ParseReview reads the payload of a review strictly, without a signature.
+func ParseReview(payload []byte) (access.Review, error) {
+	f := read(payload)
+	r := access.Review{
+		Header:      f.header(access.TypeReview),
+		Request:     f.text("request", required, checkID),
+		RequestHash: f.text("request_hash", required, checkHash),
+		Comment:     f.text("comment", optional, line("comment", access.MaxReason)),
+	}
+	if err := f.end(); err != nil {
+		return access.Review{}, err
+	}
+	return r, nil
 }
 
 // ParseStop reads the payload of a release, revoke or cancel strictly, without
@@ -123,6 +139,8 @@ func parse(payload []byte, typ access.Type) (err error) {
 		_, err = ParseRequest(payload)
 	case access.TypeDecision:
 		_, err = ParseDecision(payload)
+	case access.TypeReview:
+		_, err = ParseReview(payload)
 	case access.TypeLock:
 		_, err = ParseLock(payload)
 	case access.TypeHost:
@@ -139,7 +157,7 @@ func parse(payload []byte, typ access.Type) (err error) {
 
 func checkType(typ access.Type) error {
 	switch typ {
-	case access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeLock,
+	case access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeLock,
 		access.TypeHost, access.TypeRenew, access.TypeSession:
 		return nil
 	}
@@ -378,6 +396,13 @@ var (
 func checkAction(s string) error {
 	if a := access.Action(s); a != access.ActionLock && a != access.ActionUnlock {
 		return access.Errorf(access.CodeMalformed, "action %q is not lock or unlock", clip(s))
+	}
+	return nil
+}
+
+func checkMode(s string) error {
+	if s != access.ModeEmergency {
+		return access.Errorf(access.CodeMalformed, "mode %q is not %s", clip(s), access.ModeEmergency)
 	}
 	return nil
 }

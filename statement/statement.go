@@ -212,6 +212,11 @@ func OpenStop(st access.Statement, typ access.Type, keys Keys) (access.Stop, acc
 	return open(st, typ, keys, func(payload []byte) (access.Stop, error) { return ParseStop(payload, typ) })
 }
 
+// OpenReview verifies and parses a review statement and finds its signer.
+func OpenReview(st access.Statement, keys Keys) (access.Review, access.User, error) {
+	return open(st, access.TypeReview, keys, ParseReview)
+}
+
 // OpenLock verifies and parses a lock statement and finds its signer.
 func OpenLock(st access.Statement, keys Keys) (access.Lock, access.User, error) {
 	return open(st, access.TypeLock, keys, ParseLock)
@@ -219,7 +224,7 @@ func OpenLock(st access.Statement, keys Keys) (access.Lock, access.User, error) 
 
 // open goes from the outside in: signature, owner, payload, name. Bytes that
 // nobody of the directory has signed are never parsed.
-func open[T access.Request | access.Decision | access.Stop | access.Lock | access.Join](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
+func open[T access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Join](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
 	var none T
 	v, err := Verify(st, typ)
 	if err != nil {
@@ -249,7 +254,7 @@ func open[T access.Request | access.Decision | access.Stop | access.Lock | acces
 // nobody's. What the payload says doesn't matter, and isn't read: this is for
 // the record of what Open refuses, and nothing may be done on it.
 func Author(st access.Statement, keys Keys) (access.User, bool) {
-	for _, typ := range []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel} {
+	for _, typ := range []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview} {
 		if v, err := Verify(st, typ); err == nil {
 			return keys.Owner(v.Key)
 		}
@@ -265,6 +270,8 @@ func header(payload any) (access.Header, bool) {
 	case access.Decision:
 		return p.Header, true
 	case access.Stop:
+		return p.Header, true
+	case access.Review:
 		return p.Header, true
 	case access.Lock:
 		return p.Header, true

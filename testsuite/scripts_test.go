@@ -80,6 +80,12 @@ const policyFile = `rules:
     denies: 2
     escalate: [{after: 1s, ask: [security]}]
   - {name: closed, when: resource.labels.env == "closed", deny: nobody logs in here}
+  - name: glass
+    when: resource.labels.env == "glass"
+    max_duration: 1h
+    approvals: [{count: 1, from: [sre]}]
+    emergency: {tell: [dev], review: {from: [security, sre], count: 2, within: 5s}}
+    limits: {both: {running: 1}}
 `
 
 // house is what all scripts share: the program, the SSH CA's key, and two
@@ -115,7 +121,8 @@ type house struct {
 //	                        send a signal with a plain SDK client, which knows nothing of hallpass:
 //	                        KIND json takes FILE as the JSON argument, text as a string, bytes as bytes,
 //	                        none sends no argument
-//	terminate ID            terminate the request's workflow in Temporal, with a plain SDK client
+//	terminate ID            terminate the request's workflow in Temporal, or with review-ID its review's, with a
+//	                        plain SDK client
 //	flip FILE OLD NEW       change bytes in place
 //	postgres [stop|kill|start]
 //	                        make an empty database, $DATABASE, whose password is $PGSECRET; stop its
@@ -158,7 +165,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.caPublic = string(ssh.MarshalAuthorizedKey(public))
-	for host, names := range map[string][]string{"web-1": {"web-1", "sandbox", "vault", "hurry", "council"}, "web-2": {"web-2"}} {
+	for host, names := range map[string][]string{"web-1": {"web-1", "sandbox", "vault", "hurry", "council", "glass"}, "web-2": {"web-2"}} {
 		var principals []string
 		for _, name := range names {
 			principals = append(principals, name+"/"+h.me)
@@ -336,7 +343,7 @@ func (h *house) catalog() string {
 	b.WriteString("resources:\n")
 	for _, r := range []struct{ name, env, host string }{
 		{"web-1", "prod", "web-1"}, {"web-2", "prod", "web-2"}, {"sandbox", "dev", "web-1"},
-		{"vault", "crown", "web-1"}, {"hurry", "hurry", "web-1"}, {"council", "council", "web-1"}, {"closed", "closed", "web-1"},
+		{"vault", "crown", "web-1"}, {"hurry", "hurry", "web-1"}, {"council", "council", "web-1"}, {"glass", "glass", "web-1"}, {"closed", "closed", "web-1"},
 	} {
 		fmt.Fprintf(&b, "  ssh/%s: {labels: {env: %s}, logins: [%q], address: \"127.0.0.1:%d\"}\n", r.name, r.env, h.me, h.hosts[r.host].Port)
 	}
@@ -611,7 +618,11 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 
 func cmdTerminate(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) == 1, "terminate ID")
-	ts.Check(worldOf(ts).dial(ts, "default").TerminateWorkflow(context.Background(), access.WorkflowID(args[0]), "", "by the test"))
+	id := access.WorkflowID(args[0])
+	if strings.HasPrefix(args[0], "review-") {
+		id = args[0]
+	}
+	ts.Check(worldOf(ts).dial(ts, "default").TerminateWorkflow(context.Background(), id, "", "by the test"))
 }
 
 func cmdNamespace(ts *testscript.TestScript, neg bool, args []string) {

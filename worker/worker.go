@@ -110,6 +110,8 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 		r.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
 		r.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
 		r.RegisterWorkflowWithOptions(workflows.Locks, workflow.RegisterOptions{Name: access.WorkflowLocks})
+		r.RegisterWorkflowWithOptions(workflows.EmergencyReview, workflow.RegisterOptions{Name: access.WorkflowReview})
+		r.RegisterWorkflowWithOptions(workflows.Reviews, workflow.RegisterOptions{Name: access.WorkflowReviews})
 		r.RegisterWorkflowWithOptions(workflows.Sweep, workflow.RegisterOptions{Name: access.WorkflowSweep})
 		r.RegisterWorkflowWithOptions(workflows.HostCertificate, workflow.RegisterOptions{Name: access.HostWorkflow})
 		r.RegisterActivity(acts)

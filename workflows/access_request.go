@@ -59,8 +59,9 @@ type request struct {
 	handed   bool          // the issuer has been asked, so only the issuer can end it
 	end      *audit.End    // how the request ends; set once
 	inbox    inbox
-	notifies bool // there are channels to tell
-	telling  int  // messages that are being told
+	notifies bool            // there are channels to tell
+	telling  int             // messages that are being told
+	review   workflow.Future // the start of the review, where glass was broken; nil where not
 }
 
 // open sets the handlers up, before anything can block, so that no message
@@ -235,6 +236,22 @@ func (r *request) issue(ctx workflow.Context) {
 	handle := credential.Handle
 	r.status.Credential, r.status.Handle = &credential, &handle
 	r.status.Granted, r.status.Ends = &handle.NotBefore, &handle.NotAfter
+	if r.status.Standing.Ruling.Emergency != nil {
+		r.openReview(ctx)
+	}
+}
+
+// abandon is PARENT_CLOSE_POLICY_ABANDON: the review goes on when the request
+// has ended.
+const abandon = 2
+
+// openReview starts the workflow that has an access by break-glass signed off.
+// The access doesn't wait for it. That it must be is in the ledger already.
+func (r *request) openReview(ctx workflow.Context) {
+	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID: access.ReviewWorkflowID(r.status.ID), ParentClosePolicy: abandon, StaticSummary: "BREAK-GLASS to be signed off: " + r.what(),
+	})
+	r.review = workflow.ExecuteChildWorkflow(ctx, access.WorkflowReview, access.ReviewTask{Request: r.status.ID}).GetChildWorkflowExecution()
 }
 
 // awaitEnd waits for the end of the grant. The timer ends at the credential's
@@ -275,6 +292,11 @@ func (r *request) finish(ctx workflow.Context) {
 	}
 	r.wait(ctx, func() bool { return r.inbox.quiet(ctx) })
 	r.told(ctx)
+	if r.review != nil {
+		if err := r.review.Get(ctx, nil); err != nil {
+			workflow.GetLogger(ctx).Warn("review not started; hallpass review does it", "request", r.status.ID, "error", err)
+		}
+	}
 }
 
 // count counts the ending, and how long after the end of a grant all of it was

@@ -27,31 +27,38 @@ func (r *request) tell(ctx workflow.Context, event notify.Event, asked *access.A
 	if !r.notifies {
 		return
 	}
-	in := activities.NotifyInput{Message: r.message(ctx, event, asked)}
+	m := r.message(ctx, event, asked)
+	r.telling++
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer func() { r.telling-- }()
+		deliver(ctx, m)
+	})
+}
+
+// deliver tells a message until all channels have it, or it is too late to
+// matter.
+func deliver(ctx workflow.Context, m notify.Message) {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		Summary:                "tell: " + string(event),
+		Summary:                "tell: " + string(m.Event),
 		StartToCloseTimeout:    time.Minute,
 		ScheduleToCloseTimeout: 10 * time.Minute,
 		RetryPolicy:            &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumAttempts: 3},
 	})
-	r.telling++
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		defer func() { r.telling-- }()
-		for _, pause := range pauses {
-			var out activities.NotifyOutput
-			err := workflow.ExecuteActivity(ctx, hallpass.Notify, in).Get(ctx, &out)
-			if err == nil && !out.Again {
-				return
-			}
-			if err == nil {
-				in.Had = out.Had
-			}
-			if pause > 0 {
-				_ = workflow.Sleep(ctx, pause) // the context is never cancelled
-			}
+	in := activities.NotifyInput{Message: m}
+	for _, pause := range pauses {
+		var out activities.NotifyOutput
+		err := workflow.ExecuteActivity(ctx, hallpass.Notify, in).Get(ctx, &out)
+		if err == nil && !out.Again {
+			return
 		}
-		workflow.GetLogger(ctx).Warn("not everybody was told", "request", r.status.ID, "event", event)
-	})
+		if err == nil {
+			in.Had = out.Had
+		}
+		if pause > 0 {
+			_ = workflow.Sleep(ctx, pause) // the context is never cancelled
+		}
+	}
+	workflow.GetLogger(ctx).Warn("not everybody was told", "request", m.Request, "event", m.Event)
 }
 
 // told waits a moment until the last news has been told.

@@ -1,0 +1,56 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/policy"
+)
+
+// Review judges a review statement by the rulebook of this moment and records
+// it. A refusal is recorded.
+func (a *Activities) Review(ctx context.Context, st access.Statement) (access.ReviewTask, error) {
+	task, err := a.Log.Review(ctx, a.Rulebook(), st, a.Now())
+	if err != nil {
+		return access.ReviewTask{}, a.refuse(ctx, string(access.TypeReview), st, err)
+	}
+	return task, nil
+}
+
+// ReviewingOutput is how a review stands.
+type ReviewingOutput struct {
+	access.ReviewTask
+	Notify bool `json:"notify,omitempty"` // there are channels to tell
+}
+
+// Reviewing looks how the review of a request stands. That there is none is its
+// only refusal.
+func (a *Activities) Reviewing(ctx context.Context, request string) (ReviewingOutput, error) {
+	task, err := a.Log.Reviewed(ctx, request)
+	return ReviewingOutput{task, a.Channels != nil}, Fail(err)
+}
+
+// Overdue records, once, that the time for a review is over. It has no
+// refusals.
+func (a *Activities) Overdue(ctx context.Context, task access.ReviewTask) error {
+	_, err := a.Log.Append(ctx, audit.Event{
+		Type: audit.ReviewOverdue, Request: task.Request, RequestHash: task.Statement.Hash(), Step: "overdue",
+		Requester: task.Requester, Resource: task.Resource,
+		Why: fmt.Sprintf("not signed off within %s; missing: %s", task.Emergency.Within, missing(task)),
+	})
+	return again(err)
+}
+
+func missing(task access.ReviewTask) string {
+	return strings.ReplaceAll(policy.Describe(task.Missing), "approval", "review")
+}
+
+// Reviews lists the reviews that aren't done, oldest first and at most limit of
+// them. It has no refusals.
+func (a *Activities) Reviews(ctx context.Context, limit int) ([]access.ReviewTask, error) {
+	tasks, err := a.Log.OpenReviews(ctx, limit)
+	return tasks, again(err)
+}
