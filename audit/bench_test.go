@@ -3,9 +3,13 @@ package audit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"hallpass/testsuite/measure"
 )
 
 // BenchmarkAppend compares group commit with what it is to beat: the same rows
@@ -59,19 +63,22 @@ func benchAppend(b *testing.B) {
 func benchWriters(b *testing.B, writers int, write func(Event) error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
+	times := make([]measure.Times, writers)
 	b.ResetTimer()
-	for range writers {
+	for w := range writers {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+				start := time.Now()
 				if err := write(newer(1, int(i))); err != nil {
 					b.Error(err)
 					return
 				}
+				times[w] = append(times[w], time.Since(start))
 			}
 		})
 	}
 	wg.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	measure.Report(b, slices.Concat(times...))
 }
 
 // benchLog makes a log of n small events.

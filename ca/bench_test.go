@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"hallpass/testsuite/measure"
 )
 
 // BenchmarkIssue compares, for each type of key, a whole Prepare and Issue
@@ -44,15 +46,14 @@ func BenchmarkIssue(b *testing.B) {
 		alg := cert.Signature.Format
 
 		b.Run(k.name+"/sign", func(b *testing.B) {
-			for b.Loop() {
+			measure.Loop(b, func() {
 				if _, err := k.signer.SignWithAlgorithm(rand.Reader, data, alg); err != nil {
 					b.Fatal(err)
 				}
-			}
-			perSecond(b)
+			})
 		})
 		b.Run(k.name+"/sign+verify", func(b *testing.B) {
-			for b.Loop() {
+			measure.Loop(b, func() {
 				sig, err := k.signer.SignWithAlgorithm(rand.Reader, data, alg)
 				if err != nil {
 					b.Fatal(err)
@@ -60,18 +61,10 @@ func BenchmarkIssue(b *testing.B) {
 				if err := authority.PublicKey().Verify(data, sig); err != nil {
 					b.Fatal(err)
 				}
-			}
-			perSecond(b)
+			})
 		})
 		b.Run(k.name+"/issue", func(b *testing.B) {
-			for b.Loop() {
-				issue(b)
-			}
-			perSecond(b)
+			measure.Loop(b, func() { issue(b) })
 		})
 	}
-}
-
-func perSecond(b *testing.B) {
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certs/s")
 }

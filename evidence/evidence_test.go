@@ -17,6 +17,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/statement"
+	"hallpass/testsuite/measure"
 )
 
 // asked is when alice's request is signed, a Friday.
@@ -942,11 +943,11 @@ func BenchmarkJudge(b *testing.B) {
 		book := w.book()
 		b.Run(fmt.Sprintf("approvals=%d", c.n), func(b *testing.B) {
 			b.ReportAllocs()
-			for b.Loop() {
+			measure.Loop(b, func() {
 				if s, err := book.Judge(ev, asked.Add(2*time.Minute), Limits{}); err != nil || s.Effect != access.EffectAllow {
 					b.Fatal(s.Why, err)
 				}
-			}
+			})
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hallpass/access"
+	"hallpass/testsuite/measure"
 )
 
 // town is a directory and catalog.
@@ -348,11 +349,11 @@ func BenchmarkDecide(b *testing.B) {
 		in := ask()
 		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
-			for b.Loop() {
+			measure.Loop(b, func() {
 				if got := p.Decide(in); got.Effect != access.EffectAsk {
 					b.Fatal(got.Why)
 				}
-			}
+			})
 		})
 	}
 	// Conditions that no index helps with: each rule is evaluated.
@@ -366,9 +367,7 @@ func BenchmarkDecide(b *testing.B) {
 		in := ask()
 		b.Run(fmt.Sprintf("unindexed=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
-			for b.Loop() {
-				p.Decide(in)
-			}
+			measure.Loop(b, func() { p.Decide(in) })
 		})
 	}
 }

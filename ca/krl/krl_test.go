@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/testsuite/measure"
 	"hallpass/testsuite/sshdtest"
 )
 
@@ -362,13 +363,13 @@ func BenchmarkMarshal(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			l := &List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: key, Ranges: Join(c.serials...)}}}
 			var size int
-			for b.Loop() {
+			measure.Loop(b, func() {
 				data, err := l.Marshal()
 				if err != nil {
 					b.Fatal(err)
 				}
 				size = len(data)
-			}
+			})
 			b.ReportMetric(float64(size), "bytes")
 		})
 	}
