@@ -8,26 +8,19 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/log"
-	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 	"hallpass/statement"
+	"hallpass/testsuite/devtest"
 	"hallpass/testsuite/histories"
 )
 
@@ -194,20 +187,20 @@ func record(ctx context.Context, program, out string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	signers, err := furnish(dir)
+	people, err := devtest.Furnish(dir, map[string]string{"hallpass.yaml": config, "policy.yaml": policy, "catalog.yaml": catalog}, groups)
 	if err != nil {
 		return err
 	}
-	c, stop, err := serve(ctx, program, dir)
+	server, err := devtest.Serve(ctx, program, dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop()) }()
+	defer func() { err = errors.Join(err, server.Stop()) }()
 
 	done := make(chan error)
 	for _, p := range plays {
 		go func() {
-			r := &request{ctx: ctx, client: c, signers: signers, dir: dir}
+			r := &request{ctx: ctx, client: server.Client, people: people, dir: dir}
 			p.play(r)
 			done <- r.finish(filepath.Join(out, p.name+".json"))
 		}()
@@ -218,105 +211,17 @@ func record(ctx context.Context, program, out string) (err error) {
 	return err
 }
 
-// furnish writes the folder's files, before the server would write its
-// examples.
-func furnish(dir string) (map[string]ssh.Signer, error) {
-	signers := map[string]ssh.Signer{}
-	for name := range groups {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		if signers[name], err = ssh.NewSignerFromKey(key); err != nil {
-			return nil, err
-		}
-	}
-	for name, content := range map[string]string{
-		"hallpass.yaml": config, "policy.yaml": policy, "catalog.yaml": catalog, "directory.yaml": people(signers, ""),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			return nil, err
-		}
-	}
-	return signers, nil
-}
-
-// people is the directory, without the one who has left.
-func people(signers map[string]ssh.Signer, left string) string {
-	var b strings.Builder
-	b.WriteString("users:\n")
-	for name, group := range groups {
-		if group != "" && name != left {
-			fmt.Fprintf(&b, "  %s: {groups: [%s], keys: [%q]}\n", name, group, statement.MarshalKey(signers[name].PublicKey()))
-		}
-	}
-	return b.String()
-}
-
-// serve starts hallpass in dir and connects to its Temporal.
-func serve(ctx context.Context, program, dir string) (client.Client, func() error, error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, nil, err
-	}
-	ui, err := freePort()
-	if err != nil {
-		return nil, nil, err
-	}
-	hosts, err := freePort()
-	if err != nil {
-		return nil, nil, err
-	}
-	ready := filepath.Join(dir, "ready")
-	// Not CommandContext: an interrupt reaches it by itself, and stop waits.
-	cmd := exec.Command(program, "dev", "--dir", dir, "--port", port, "--ui-port", ui, "--service-port", hosts, "--ready-file", ready)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, nil, err
-	}
-	stop := func() error { return errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait()) }
-
-	giveUp := time.Now().Add(time.Minute)
-	for {
-		if _, err := os.Stat(ready); err == nil {
-			break
-		}
-		if time.Now().After(giveUp) || ctx.Err() != nil {
-			return nil, nil, errors.Join(fmt.Errorf("%s dev did not get ready", program), stop())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	c, err := client.DialContext(ctx, client.Options{
-		HostPort: "127.0.0.1:" + port,
-		Identity: "record",
-		Logger:   log.NewStructuredLogger(slog.New(slog.DiscardHandler)),
-	})
-	if err != nil {
-		return nil, nil, errors.Join(err, stop())
-	}
-	return c, func() error { c.Close(); return stop() }, nil
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, errors.Join(err, l.Close())
-}
-
 // request is one request being played. The first error sticks.
 type request struct {
-	ctx     context.Context
-	client  client.Client
-	signers map[string]ssh.Signer
-	dir     string
-	req     access.Request
-	signed  access.Statement
-	run     client.WorkflowRun
-	locked  string // workflow id of the lock that ended it
-	err     error
+	ctx    context.Context
+	client client.Client
+	people devtest.People
+	dir    string
+	req    access.Request
+	signed access.Statement
+	run    client.WorkflowRun
+	locked string // workflow id of the lock that ended it
+	err    error
 }
 
 func (r *request) check(err error) {
@@ -325,32 +230,19 @@ func (r *request) check(err error) {
 	}
 }
 
-func (r *request) header(name string, typ access.Type) access.Header {
-	return access.Header{Type: typ, ID: statement.NewID(), Signer: name, Time: statement.Time(time.Now())}
-}
-
 func (r *request) sign(name string, payload any) access.Statement {
-	st, err := statement.Sign(r.signers[name], payload)
+	st, err := r.people.Sign(name, payload)
 	r.check(err)
 	return st
 }
 
 func (r *request) ask(name, resource string, duration time.Duration, start *time.Time) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	var err error
+	r.req, err = r.people.Request(name, resource, "deploy", duration)
 	r.check(err)
-	subject, err := ssh.NewSignerFromKey(key)
-	r.check(err)
+	r.req.Start = start
 	if r.err != nil {
 		return
-	}
-	r.req = access.Request{
-		Header:    r.header(name, access.TypeRequest),
-		Resource:  resource,
-		Login:     "deploy",
-		Duration:  access.InSeconds(duration),
-		Start:     start,
-		Reason:    "to be recorded",
-		PublicKey: statement.MarshalKey(subject.PublicKey()),
 	}
 	r.signed = r.sign(name, r.req)
 	r.run, err = r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{
@@ -362,18 +254,18 @@ func (r *request) ask(name, resource string, duration time.Duration, start *time
 
 func (r *request) decision(name string, verdict access.Verdict, duration access.Seconds) access.Statement {
 	return r.sign(name, access.Decision{
-		Header: r.header(name, access.TypeDecision), Request: r.req.ID, RequestHash: r.signed.Hash(),
+		Header: r.people.Header(name, access.TypeDecision), Request: r.req.ID, RequestHash: r.signed.Hash(),
 		Verdict: verdict, Duration: duration,
 	})
 }
 
 func (r *request) stop(name string, typ access.Type) access.Statement {
-	return r.sign(name, access.Stop{Header: r.header(name, typ), Request: r.req.ID, RequestHash: r.signed.Hash()})
+	return r.sign(name, access.Stop{Header: r.people.Header(name, typ), Request: r.req.ID, RequestHash: r.signed.Hash()})
 }
 
 // lock locks the resource, and keeps the lock's own history as well.
 func (r *request) lock(name, resource string) {
-	l := access.Lock{Header: r.header(name, access.TypeLock), Action: access.ActionLock, Kind: access.LockResource, Name: resource, Reason: "to be recorded"}
+	l := access.Lock{Header: r.people.Header(name, access.TypeLock), Action: access.ActionLock, Kind: access.LockResource, Name: resource, Reason: "to be recorded"}
 	st := r.sign(name, l)
 	if r.err != nil {
 		return
@@ -395,7 +287,7 @@ func (r *request) lock(name, resource string) {
 func (r *request) leaves(name string) {
 	if r.err == nil {
 		path := filepath.Join(r.dir, "directory.yaml")
-		r.check(os.WriteFile(path+".new", []byte(people(r.signers, name)), 0o600))
+		r.check(os.WriteFile(path+".new", []byte(r.people.Directory(name)), 0o600))
 		r.check(os.Rename(path+".new", path))
 	}
 }
