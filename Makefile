@@ -23,6 +23,7 @@ PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 FUZZTIME   ?= 5s
 E2E        ?= .
 REQUESTS   ?= 500
+SCALE      ?= 1
 
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
@@ -157,9 +158,14 @@ vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
 	@.ci/vulnerabilities $(TOOLS)/govulncheck -tags $(TAGS)
 
 .PHONY: bench
-bench: ## run the benchmarks
-	$(call say,benchmarks)
-	@$(GO) test -run '^$$' -bench . -benchmem $(UNIT) | grep -Ev '^(PASS|ok|\?)'
+bench: build ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
+	$(call say,measurements)
+	@$(GO) run -tags $(TAGS) ./testsuite/bench -hallpass $(BIN) -only '$(ONLY)' -scale $(SCALE) $(if $(DOCS),-docs)
+
+.PHONY: bench-compare
+bench-compare: $(TOOLS)/.built ## compare the Go benchmarks with those of BASE=revision; BENCH=name PKG=./policy COUNT=6
+	$(call say,benchmarks beside those of $(BASE))
+	@BASE='$(BASE)' BENCH='$(BENCH)' PKG='$(PKG)' COUNT='$(COUNT)' .ci/bench-compare $(TOOLS)/benchstat
 
 .PHONY: screenshot
 screenshot: build ## take the README's picture of the Temporal UI anew; needs chromium

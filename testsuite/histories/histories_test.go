@@ -80,6 +80,60 @@ func TestCost(t *testing.T) {
 	}
 }
 
+// What each ending costs, as docs/performance.md says, so that it can't creep up
+// unnoticed: a workflow that does more doesn't replay, and what is recorded of
+// it then costs what the page has to say.
+func TestCostPage(t *testing.T) {
+	const page = "../../docs/performance.md"
+	files, err := filepath.Glob("*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	want.WriteString("| what happens | actions | events | KiB |\n|---|---|---|---|\n")
+	for _, file := range files {
+		want.WriteString(Of(read(t, file)).Row(strings.TrimSuffix(file, ".json")))
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "<!-- cost -->\n"+want.String()+"<!-- /cost -->") {
+		t.Errorf("%s doesn't say between its marks for the cost:\n%s", page, want.String())
+	}
+}
+
+// Cost counts what Temporal Cloud's list of actions does.
+func TestCostOf(t *testing.T) {
+	event := func(typ enums.EventType) *history.HistoryEvent { return &history.HistoryEvent{EventType: typ} }
+	marker := func(task int64) *history.HistoryEvent {
+		return &history.HistoryEvent{EventType: enums.EVENT_TYPE_MARKER_RECORDED, Attributes: &history.HistoryEvent_MarkerRecordedEventAttributes{
+			MarkerRecordedEventAttributes: &history.MarkerRecordedEventAttributes{WorkflowTaskCompletedEventId: task},
+		}}
+	}
+	activity := func(attempt int32) *history.HistoryEvent {
+		return &history.HistoryEvent{EventType: enums.EVENT_TYPE_ACTIVITY_TASK_STARTED, Attributes: &history.HistoryEvent_ActivityTaskStartedEventAttributes{
+			ActivityTaskStartedEventAttributes: &history.ActivityTaskStartedEventAttributes{Attempt: attempt},
+		}}
+	}
+	for _, c := range []struct {
+		name    string
+		events  []*history.HistoryEvent
+		actions int
+	}{
+		{"start", []*history.HistoryEvent{event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED), event(enums.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)}, 1},
+		{"messages", []*history.HistoryEvent{event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED), event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED), event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED)}, 2},
+		{"a timer", []*history.HistoryEvent{event(enums.EVENT_TYPE_TIMER_STARTED), event(enums.EVENT_TYPE_TIMER_FIRED)}, 1},
+		{"search attributes", []*history.HistoryEvent{event(enums.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES)}, 1},
+		{"local activities of one task, and of another", []*history.HistoryEvent{marker(4), marker(4), marker(9)}, 2},
+		{"an activity at the third attempt", []*history.HistoryEvent{event(enums.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED), activity(3), event(enums.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)}, 3},
+	} {
+		if got := Of(&history.History{Events: c.events}); got.Actions != c.actions || got.Events != len(c.events) {
+			t.Errorf("%s: %+v, want %d actions", c.name, got, c.actions)
+		}
+	}
+}
+
 func read(t *testing.T, file string) *history.History {
 	t.Helper()
 	f, err := os.Open(file)

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParseBench(t *testing.T) {
+	out := `goos: linux
+pkg: hallpass/policy
+BenchmarkDecide/rules=10-2         	  251378	      4770 ns/op	    209637 op/s	      4540 p50-ns	    2250 B/op
+BenchmarkIssue/p256/sign+verify    	     520	   1311289 ns/op
+BenchmarkBroken-2
+--- BENCH: x
+PASS
+`
+	want := map[string]map[string]float64{
+		"Decide/rules=10":        {"ns/op": 4770, "op/s": 209637, "p50-ns": 4540, "B/op": 2250},
+		"Issue/p256/sign+verify": {"ns/op": 1311289},
+	}
+	if diff := cmp.Diff(want, parseBench([]byte(out))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func rows() []row {
+	rows := []row{
+		{Item: "x", Name: "bare", Line: "bare", X: 1, PerSecond: 100, P50: 0.010, P99: 0.020},
+		{Item: "x", Name: "ours <1>", Line: "ours", X: 1, PerSecond: 90, P50: 0.011, P99: 2, Base: "bare", Also: map[string]float64{"MiB": 12345}},
+		{Item: "x", Name: "ours <64>", Line: "ours", X: 64, PerSecond: 2000, P50: 0.0000123, P99: 2, Base: "gone"},
+	}
+	compare(rows)
+	return rows
+}
+
+func TestCompare(t *testing.T) {
+	got := rows()
+	if got[1].Ratio != 0.9 || got[1].Latency < 1.09 || got[1].Latency > 1.11 {
+		t.Errorf("%+v", got[1])
+	}
+	if got[0].Ratio != 0 || got[2].Ratio != 0 {
+		t.Error("there is nothing to compare with")
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	want := `| what | per second | median | p99 | beside | ratio | latency | also |
+|---|---|---|---|---|---|---|---|
+| bare | 100 | 10 ms | 20 ms |   |   |   |   |
+| ours <1> | 90 | 11 ms | 2 s | bare | 0.90 | 1.10 | 12,345 MiB |
+| ours <64> | 2,000 | 12.3 µs | 2 s | gone |   |   |   |
+`
+	if diff := cmp.Diff(want, markdown(rows())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for v, want := range map[float64]string{
+		0: "0", 1: "1", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 999.9: "1000", 1234: "1,234", 12345678: "12,345,678", -1234: "-1,234", -0.5: "-0.50",
+	} {
+		if got := number(v); got != want {
+			t.Errorf("number(%v) is %s, want %s", v, got, want)
+		}
+	}
+}
+
+// The plot is well-formed, whatever the names are, and nothing of it is beside
+// the canvas.
+func TestPlot(t *testing.T) {
+	svg, ok := plot(rows())
+	if !ok {
+		t.Fatal("nothing to draw")
+	}
+	for dec := xml.NewDecoder(strings.NewReader(svg)); ; {
+		if _, err := dec.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatalf("%v in\n%s", err, svg)
+		}
+	}
+	if strings.Contains(svg, "NaN") || strings.Contains(svg, "Inf") {
+		t.Error(svg)
+	}
+	if _, ok := plot(rows()[:0]); ok {
+		t.Error("drawn without a line")
+	}
+	if _, ok := plot([]row{{Name: "no line", PerSecond: 1}}); ok {
+		t.Error("drawn without a line")
+	}
+	s := newScale([]float64{30, 4000}, 100, -50)
+	if s.at(10) != 100 || s.at(10000) != 50 {
+		t.Errorf("%+v: 10 at %v, 10000 at %v", s, s.at(10), s.at(10000))
+	}
+}
+
+func TestDocument(t *testing.T) {
+	dir := t.TempDir()
+	page, folder := filepath.Join(dir, "page.md"), filepath.Join(dir, "plots")
+	before := "# Page\n<!-- bench:x -->\nold $1\n<!-- bench -->\nbetween\n<!-- bench:y -->\nkept\n<!-- bench -->\n"
+	if err := os.WriteFile(page, []byte(before), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := report{Command: "make bench ONLY=x", Version: "v1", Machine: "a machine", Load: map[string]float64{"x": 0.5}, Rows: rows()}
+	for range 2 { // the second time it replaces its own
+		if err := document(r, page, folder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"# Page\n<!-- bench:x -->\n| what", "(plots/x.svg)", "`make bench ONLY=x`: version v1 on", "load 0.5.\n<!-- bench -->\nbetween", "kept"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%q isn't in\n%s", want, text)
+		}
+	}
+	if strings.Contains(string(text), "old") {
+		t.Error("the old figures are still there")
+	}
+	if _, err := os.Stat(filepath.Join(folder, "x.svg")); err != nil {
+		t.Error(err)
+	}
+	r.Load = map[string]float64{"z": 1}
+	if err := document(r, page, folder); err == nil || !strings.Contains(err.Error(), "no place for z") {
+		t.Error(err)
+	}
+}
+
+// Every item has its place in the documentation.
+func TestDocumentationHasAllItems(t *testing.T) {
+	text, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range items {
+		if !strings.Contains(string(text), "<!-- bench:"+i.name+" -->\n") {
+			t.Errorf("docs/performance.md has no place for %s", i.name)
+		}
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	for only, want := range map[string]string{"ca,nothing": "there is no nothing; there are ca, policy"} {
+		if err := measureAll(t.Context(), "x", only, 1, t.TempDir(), false); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", only, err)
+		}
+	}
+	for _, scale := range []float64{0, -1, 101} {
+		if err := measureAll(t.Context(), "x", "ca", scale, t.TempDir(), false); err == nil || !strings.Contains(err.Error(), "-scale") {
+			t.Errorf("scale %v: %v", scale, err)
+		}
+	}
+}
+
+func TestInFlight(t *testing.T) {
+	var now, most, runs atomic.Int64
+	each, all, err := inFlight(t.Context(), 4, 50, func(context.Context) error {
+		runs.Add(1)
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		now.Add(-1)
+		return nil
+	})
+	if err != nil || len(each) != 50 || runs.Load() != 50 || most.Load() > 4 || all <= 0 {
+		t.Errorf("%d runs, %d times, %d at once, %v", runs.Load(), len(each), most.Load(), err)
+	}
+	broken := errors.New("broken")
+	runs.Store(0)
+	if _, _, err := inFlight(t.Context(), 2, 1000, func(context.Context) error { runs.Add(1); return broken }); !errors.Is(err, broken) || runs.Load() > 4 {
+		t.Errorf("%v after %d runs", err, runs.Load())
+	}
+}

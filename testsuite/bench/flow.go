@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/statement"
+	"hallpass/testsuite/measure"
+)
+
+const (
+	bareQueue      = "bench"
+	bareIssueQueue = "bench-issue"
+	long           = 8 * time.Hour // no grant ends while it is measured
+)
+
+// bareInput says what a bare workflow goes through.
+type bareInput struct {
+	Approvals int
+	Hold      time.Duration // a timer after the issue; 0: none
+	Release   bool          // waits for one more signal, checks it and revokes
+}
+
+// bare is what a request costs Temporal alone: the same tasks, signals and
+// activities on the same queues, without anything in them.
+func bare(ctx workflow.Context, in bareInput) (string, error) {
+	ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute})
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{TaskQueue: bareIssueQueue, StartToCloseTimeout: time.Minute})
+	messages := workflow.GetSignalChannel(ctx, "message")
+	hear := func() error {
+		var message string
+		messages.Receive(ctx, &message)
+		return workflow.ExecuteLocalActivity(ctx, bareDecide).Get(ctx, nil)
+	}
+	if err := workflow.ExecuteLocalActivity(ctx, bareDecide).Get(ctx, nil); err != nil {
+		return "", err
+	}
+	for range in.Approvals {
+		if err := hear(); err != nil {
+			return "", err
+		}
+	}
+	var out string
+	if err := workflow.ExecuteActivity(ctx, bareIssue).Get(ctx, &out); err != nil {
+		return "", err
+	}
+	if in.Hold > 0 {
+		if err := workflow.Sleep(ctx, in.Hold); err != nil {
+			return "", err
+		}
+	}
+	if in.Release {
+		if err := hear(); err != nil {
+			return "", err
+		}
+		return out, workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil)
+	}
+	return out, nil
+}
+
+func bareDecide(context.Context) error          { return nil }
+func bareIssue(context.Context) (string, error) { return "issued", nil }
+func bareRevoke(context.Context) error          { return nil }
+
+// flow is one thing that is done again and again, once by hallpass and once by
+// bare workflows.
+type flow struct {
+	name           string
+	hallpass, bare func(context.Context) error
+}
+
+func (w *world) automatic(ctx context.Context) error {
+	a, err := w.ask(ctx, "ssh/dev-1", long)
+	if err == nil {
+		_, err = a.history.until(issued)
+	}
+	return err
+}
+
+func (w *world) approved(ctx context.Context) error {
+	a, err := w.askAndApprove(ctx)
+	if err == nil {
+		_, err = a.history.until(issued)
+	}
+	return err
+}
+
+// askAndApprove approves a request once it is known what it needs: nobody
+// could sooner.
+func (w *world) askAndApprove(ctx context.Context) (asked, error) {
+	a, err := w.ask(ctx, "ssh/web-1", long)
+	if err != nil {
+		return a, err
+	}
+	if _, err := a.history.until(ruled); err != nil {
+		return a, err
+	}
+	return a, w.approve(ctx, a)
+}
+
+func (w *world) life(ctx context.Context) error {
+	a, err := w.askAndApprove(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := a.history.until(issued); err != nil {
+		return err
+	}
+	if err := w.release(ctx, a); err != nil {
+		return err
+	}
+	_, err = a.history.until(over)
+	return err
+}
+
+func (w *world) bare(ctx context.Context, in bareInput) error {
+	id := "bare-" + statement.NewID()
+	history, err := start(ctx, w.Client, id, bareQueue, bare, in)
+	if err != nil {
+		return err
+	}
+	if in.Approvals > 0 {
+		if _, err := history.until(ruled); err != nil {
+			return err
+		}
+		if err := w.Client.SignalWorkflow(ctx, id, "", "message", "approved"); err != nil {
+			return err
+		}
+	}
+	if _, err := history.until(issued); err != nil || !in.Release {
+		return err
+	}
+	if err := w.Client.SignalWorkflow(ctx, id, "", "message", "released"); err != nil {
+		return err
+	}
+	_, err = history.until(over)
+	return err
+}
+
+func (b *bench) request() error {
+	return b.world(func(w *world) error {
+		return b.flows([]flow{
+			{"automatic", w.automatic, func(ctx context.Context) error { return w.bare(ctx, bareInput{}) }},
+			{"with an approval", w.approved, func(ctx context.Context) error { return w.bare(ctx, bareInput{Approvals: 1}) }},
+		})
+	})
+}
+
+func (b *bench) life() error {
+	return b.world(func(w *world) error {
+		return b.flows([]flow{
+			{"whole life", w.life, func(ctx context.Context) error { return w.bare(ctx, bareInput{Approvals: 1, Release: true}) }},
+		})
+	})
+}
+
+// flows runs them with 1, 16 and 64 in flight, in rounds: hallpass and bare
+// workflows in turn.
+func (b *bench) flows(flows []flow) error {
+	const turns = 4
+	for _, flight := range []int{1, 16, 64} {
+		type sum struct {
+			each measure.Times
+			all  time.Duration
+		}
+		sums := make([][2]sum, len(flows))
+		for turn := range turns + 1 {
+			times := b.times(map[int]int{1: 25, 16: 120, 64: 250}[flight])
+			if turn == 0 {
+				times = min(times, 2*flight) // to get warm
+			}
+			for i, f := range flows {
+				for k, op := range []func(context.Context) error{f.bare, f.hallpass} {
+					each, all, err := inFlight(b.ctx, flight, times, op)
+					if err != nil {
+						return fmt.Errorf("%s, %d in flight: %w", f.name, flight, err)
+					}
+					if turn > 0 {
+						sums[i][k].each = append(sums[i][k].each, each...)
+						sums[i][k].all += all
+					}
+				}
+			}
+		}
+		for i, f := range flows {
+			for k, who := range []string{"bare workflow", "hallpass"} {
+				s := sums[i][k]
+				r := row{
+					Name: fmt.Sprintf("%s, %s, %d in flight", f.name, who, flight), Line: f.name + ", " + who, X: float64(flight),
+					PerSecond: float64(len(s.each)) / s.all.Seconds(), P50: s.each.At(0.5).Seconds(), P99: s.each.At(0.99).Seconds(), N: len(s.each),
+				}
+				if k == 1 {
+					r.Base = fmt.Sprintf("%s, %s, %d in flight", f.name, "bare workflow", flight)
+				}
+				b.add(r)
+			}
+		}
+	}
+	return nil
+}

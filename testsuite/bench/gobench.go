@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// rounds is how often the Go benchmarks of a package run: each once, then each
+// once more, so that what disturbs the machine meets all of them.
+const rounds = 5
+
+// goBench runs the Go benchmarks that match a pattern, as go test -bench takes
+// it, and gives for each the medians over the rounds, by its name and unit:
+// got["Decide/rules=10"]["ns/op"].
+func (b *bench) goBench(pkg, pattern string) (got map[string]map[string]float64, err error) {
+	binary := filepath.Join(b.dir, filepath.Base(pkg)+".test")
+	build := exec.CommandContext(b.ctx, "go", "test", "-c", "-tags", "disable_grpc_modules", "-o", binary, "./"+pkg)
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("compile the tests of %s: %w\n%s", pkg, err, out)
+	}
+	all := map[string]map[string][]float64{}
+	once := time.Duration(b.scale * float64(500*time.Millisecond))
+	for round := range rounds + 1 {
+		cmd := exec.CommandContext(b.ctx, binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+once.String(), "-test.timeout=30m")
+		cmd.Dir = pkg
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return nil, fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, out)
+		}
+		if round == 0 {
+			continue // to get warm
+		}
+		for name, figures := range parseBench(out) {
+			if all[name] == nil {
+				all[name] = map[string][]float64{}
+			}
+			for unit, v := range figures {
+				all[name][unit] = append(all[name][unit], v)
+			}
+		}
+	}
+	got = map[string]map[string]float64{}
+	for name, figures := range all {
+		got[name] = map[string]float64{}
+		for unit, values := range figures {
+			slices.Sort(values)
+			got[name][unit] = values[len(values)/2]
+		}
+	}
+	if len(got) == 0 {
+		return nil, fmt.Errorf("%s has no benchmark %s", pkg, pattern)
+	}
+	return got, nil
+}
+
+// parseBench reads what go test -bench prints. Names come without "Benchmark"
+// and without the number of processors at their end.
+func parseBench(out []byte) map[string]map[string]float64 {
+	got := map[string]map[string]float64{}
+	for line := range bytes.Lines(out) {
+		f := strings.Fields(string(line))
+		if len(f) < 4 || !strings.HasPrefix(f[0], "Benchmark") || len(f)%2 != 0 {
+			continue
+		}
+		name := strings.TrimPrefix(f[0], "Benchmark")
+		if i := strings.LastIndexByte(name, '-'); i > 0 {
+			if _, err := strconv.Atoi(name[i+1:]); err == nil {
+				name = name[:i]
+			}
+		}
+		figures := map[string]float64{}
+		for i := 2; i+1 < len(f); i += 2 {
+			if v, err := strconv.ParseFloat(f[i], 64); err == nil {
+				figures[f[i+1]] = v
+			}
+		}
+		got[name] = figures
+	}
+	return got
+}
+
+// micro is the row of a Go benchmark that reports what measure.Report does.
+func micro(name string, figures map[string]float64) row {
+	r := row{Name: name, PerSecond: figures["op/s"], P50: figures["p50-ns"] / 1e9, P99: figures["p99-ns"] / 1e9, Also: map[string]float64{}}
+	for unit, v := range figures {
+		switch unit {
+		case "op/s", "p50-ns", "p99-ns", "ns/op":
+		default:
+			r.Also[unit] = v
+		}
+	}
+	return r
+}
+
+func (b *bench) ca() error {
+	got, err := b.goBench("ca", "^BenchmarkIssue$")
+	if err != nil {
+		return err
+	}
+	for _, key := range []string{"ed25519", "p256", "rsa3072"} {
+		for _, what := range []string{"sign", "sign+verify", "issue"} {
+			r := micro(key+", "+what, got["Issue/"+key+"/"+what])
+			if what != "sign" {
+				r.Base = key + ", sign+verify"
+			}
+			b.add(r)
+		}
+	}
+	if got, err = b.goBench("ca/krl", "^BenchmarkMarshal$"); err != nil {
+		return err
+	}
+	for _, of := range []string{"10k-scattered", "100k-scattered", "1M-contiguous"} {
+		b.add(micro("KRL of "+of+" serials", got["Marshal/"+of]))
+	}
+	return nil
+}
+
+func (b *bench) policy() error {
+	got, err := b.goBench("policy", "^BenchmarkDecide$")
+	if err != nil {
+		return err
+	}
+	for _, n := range []int{10, 1000, 10000} {
+		r := micro(fmt.Sprintf("%d rules", n), got[fmt.Sprintf("Decide/rules=%d", n)])
+		r.Line, r.X = "rules with conditions as people write them", float64(n)
+		b.add(r)
+	}
+	for _, n := range []int{10, 1000} {
+		r := micro(fmt.Sprintf("%d rules, each to be tried", n), got[fmt.Sprintf("Decide/unindexed=%d", n)])
+		r.Line, r.X = "rules that have to be tried one by one", float64(n)
+		b.add(r)
+	}
+	return nil
+}
+
+func (b *bench) evidence() error {
+	got, err := b.goBench("evidence", "^BenchmarkJudge$")
+	if err != nil {
+		return err
+	}
+	for _, n := range []int{1, 3, 10} {
+		r := micro(fmt.Sprintf("approvals: %d", n), got[fmt.Sprintf("Judge/approvals=%d", n)])
+		r.Line, r.X = "evidence with so many approvals", float64(n)
+		b.add(r)
+	}
+	return nil
+}
+
+func (b *bench) audit() error {
+	got, err := b.goBench("audit", "^BenchmarkAppend$")
+	if err != nil {
+		return err
+	}
+	for _, db := range []struct{ key, name string }{{"sqlite", "SQLite"}, {"postgres", "PostgreSQL"}} {
+		base := db.name + ", a transaction each"
+		b.add(micro(base, got["Append/"+db.key+"/one-row"]))
+		for _, n := range []int{1, 16, 64} {
+			r := micro(fmt.Sprintf("%s, writers: %d", db.name, n), got[fmt.Sprintf("Append/%s/group/writers=%d", db.key, n)])
+			r.Line, r.X, r.Base = db.name, float64(n), base
+			b.add(r)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/statement"
+	"hallpass/testsuite/devtest"
+	"hallpass/testsuite/measure"
+)
+
+// grants has more and more grants run at the same time and looks at the memory
+// of each part, which are processes of their own here: Temporal (with a
+// hallpass dev that has nothing to do), the worker of the workflows, and the
+// issuer. A worker with bare workflows that wait on a timer shows what Temporal
+// needs for that in a worker.
+func (b *bench) grants() error {
+	return b.world(func(w *world) (err error) {
+		const namespace = "grants"
+		if err := newNamespace(b.ctx, w, namespace); err != nil {
+			return err
+		}
+		c, err := w.Dial(b.ctx, namespace)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		parts := []part{{name: "Temporal", pid: w.PID}}
+		for _, role := range []string{"workflows", "issuer:ssh"} {
+			cmd := exec.Command(b.program, "worker", "--role", role)
+			cmd.Env = append(w.env("alice"), "HALLPASS_TEMPORAL_NAMESPACE="+namespace)
+			p, stop, err := run(role, cmd)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+			parts = append(parts, p)
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		p, stop, err := run("bare worker", exec.Command(self, bareWorker, w.Address, namespace))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+		parts = append(parts, p)
+		return b.fill(w, c, parts)
+	})
+}
+
+// part is a process that is looked at.
+type part struct {
+	name string
+	pid  int
+}
+
+func run(name string, cmd *exec.Cmd) (part, func() error, error) {
+	cmd.Stderr = os.Stderr
+	if strings.HasSuffix(cmd.Path, "hallpass") {
+		cmd.Stderr = nil // says what it serves
+	}
+	if err := cmd.Start(); err != nil {
+		return part{}, nil, err
+	}
+	return part{name, cmd.Process.Pid}, func() error {
+		return errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait())
+	}, nil
+}
+
+// fill has grants run until there are enough, looks, and goes on. All of them
+// end within the same two seconds.
+func (b *bench) fill(w *world, c client.Client, parts []part) error {
+	inside := *w
+	inside.Server = &devtest.Server{Ready: w.Ready, Client: c}
+	w = &inside
+	steps := []int{b.times(1000), b.times(3000), b.times(10_000)}
+	// Time to start them all at some twenty a second, and to look.
+	ends := time.Now().Add(time.Duration(steps[2])*time.Second/12 + 2*time.Minute)
+	memory := make([][]float64, len(parts))
+	running := 0
+	for _, want := range steps {
+		_, took, err := inFlight(b.ctx, 16, want-running, func(ctx context.Context) error {
+			a, err := w.ask(ctx, "ssh/dev-1", time.Until(ends))
+			if err == nil {
+				_, err = a.history.until(issued)
+			}
+			if err != nil {
+				return err
+			}
+			// The timer beside it that needs no hallpass.
+			id := "bare-" + statement.NewID()
+			history, err := start(ctx, c, id, bareQueue, bare, bareInput{Hold: time.Until(ends)})
+			if err == nil {
+				_, err = history.until(issued)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		running = want
+		fmt.Printf("  %d grants and as many bare workflows run, the last of them started in %s\n", want, took.Round(time.Second))
+		for i, p := range parts {
+			mib, err := resident(p.pid)
+			if err != nil {
+				return err
+			}
+			memory[i] = append(memory[i], mib)
+		}
+	}
+	if time.Now().After(ends) {
+		return errors.New("the first grants ended before the last began")
+	}
+	for i, p := range parts {
+		for k, n := range steps {
+			r := row{Name: fmt.Sprintf("%s, grants: %d", p.name, n), Also: map[string]float64{"MiB": memory[i][k]}}
+			if k > 0 {
+				r.Also["KiB for each more"] = (memory[i][k] - memory[i][k-1]) * 1024 / float64(n-steps[k-1])
+			}
+			b.add(r)
+		}
+	}
+	return b.lag(w, ends, running)
+}
+
+// lag waits until all grants are over and says how long after their end each
+// was taken back.
+func (b *bench) lag(w *world, ends time.Time, running int) error {
+	public, err := audit.ReadPublicKey(filepath.Join(w.folder, "audit.pub"))
+	if err != nil {
+		return err
+	}
+	log, err := audit.OpenReader(b.ctx, filepath.Join(w.folder, "audit.db"), public)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	due := map[string]time.Time{} // by request
+	for after := ""; len(due) < running; {
+		open, err := log.OpenGrants(b.ctx, after, 1000)
+		if err != nil {
+			return err
+		}
+		if len(open) == 0 {
+			return fmt.Errorf("%d grants are open, %d were made", len(due), running)
+		}
+		for _, h := range open {
+			after, due[h.Request] = h.Request, h.NotAfter
+		}
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	late := time.After(time.Until(ends) + time.Duration(running)*200*time.Millisecond + time.Minute)
+	for {
+		open, err := log.OpenGrants(b.ctx, "", 1)
+		if err != nil {
+			return err
+		}
+		if len(open) == 0 {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			return fmt.Errorf("grants are open %s after their end", time.Since(ends).Round(time.Second))
+		case <-b.ctx.Done():
+			return b.ctx.Err()
+		}
+	}
+	var lags measure.Times
+	for record, err := range log.Events(b.ctx, audit.Query{Type: audit.GrantExpired}) {
+		if err != nil {
+			return err
+		}
+		lags = append(lags, record.Event.Time.Sub(due[record.Event.Request]))
+	}
+	if len(lags) != running {
+		return fmt.Errorf("%d grants have expired, %d were made", len(lags), running)
+	}
+	b.add(row{
+		Name: fmt.Sprintf("%d that end at the same time, taken back after", running),
+		P50:  lags.At(0.5).Seconds(), P99: lags.At(0.99).Seconds(), N: len(lags),
+		PerSecond: float64(len(lags)) / lags.At(1).Seconds(),
+	})
+	return nil
+}
+
+// resident is the memory of a process in MiB.
+func resident(pid int) (float64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		var kib float64
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kib); err == nil {
+			return kib / 1024, nil
+		}
+	}
+	return 0, fmt.Errorf("process %d has no VmRSS", pid)
+}
+
+// bareWorker is the first argument that makes this program a worker for bare
+// workflows and nothing else.
+const bareWorker = "bare-worker"
+
+func serveBareOnly(ctx context.Context, address, namespace string) error {
+	c, err := devtest.Dial(ctx, address, namespace)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stop, err := serveBare(c)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ctx, done := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer done()
+	<-ctx.Done()
+	return nil
+}
+
+// newNamespace makes a namespace that has the search attributes.
+func newNamespace(ctx context.Context, w *world, name string) error {
+	_, err := w.Client.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
+		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
+	})
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for tries := 0; ; tries++ {
+		_, err := w.Client.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+			Namespace: name,
+			SearchAttributes: map[string]enums.IndexedValueType{
+				access.AttrRequester: enums.INDEXED_VALUE_TYPE_KEYWORD,
+				access.AttrResource:  enums.INDEXED_VALUE_TYPE_KEYWORD,
+				access.AttrState:     enums.INDEXED_VALUE_TYPE_KEYWORD,
+				access.AttrApprovers: enums.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+				access.AttrExpires:   enums.INDEXED_VALUE_TYPE_DATETIME,
+			},
+		})
+		if err == nil || tries == 300 {
+			return err
+		}
+		<-tick.C
+	}
+}

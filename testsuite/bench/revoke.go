@@ -1,0 +1,104 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"hallpass/access"
+	"hallpass/ca/krl"
+	"hallpass/testsuite/measure"
+)
+
+// revoke measures the two halves of a revocation: from the command to the
+// signed list that a waiting host receives, and from there to the closed
+// session. The second half needs root, an sshd and PAM, as the tests of
+// package host do.
+func (b *bench) revoke() error {
+	if err := b.world(b.revokeToList); err != nil {
+		return err
+	}
+	if os.Getuid() != 0 {
+		fmt.Println("  from the list to the closed session: only as root")
+		return nil
+	}
+	got, err := b.goBench("host", "^BenchmarkRevoke(Many)?$")
+	if err != nil {
+		return err
+	}
+	for _, r := range []struct{ key, name string }{{"Revoke", "list to closed session"}, {"RevokeMany", "list to closed session, 40 at once"}} {
+		figures := got[r.key]
+		b.add(row{Name: r.name, P50: figures["p50-ms"] / 1e3, P99: figures["p99-ms"] / 1e3})
+	}
+	return nil
+}
+
+func (b *bench) revokeToList(w *world) error {
+	pem, err := os.ReadFile(w.CA)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return errors.New("the service has no certificate to know it by")
+	}
+	host := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
+	// list waits as an agent does.
+	list := func(after uint64) (*krl.List, error) {
+		resp, err := host.Get(w.Service + "/v1/krl?wait=50s&after=" + strconv.FormatUint(after, 10))
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = resp.Body.Close() }()
+		data, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			return nil, errors.Join(err, fmt.Errorf("GET the list: %s", resp.Status))
+		}
+		return krl.Parse(data)
+	}
+	var command, arrived measure.Times
+	for range b.times(20) {
+		a, err := w.askAndApprove(b.ctx)
+		if err == nil {
+			_, err = a.history.until(issued)
+		}
+		if err != nil {
+			return err
+		}
+		before, err := list(0)
+		if err != nil {
+			return err
+		}
+		got := make(chan error, 1)
+		began := time.Now()
+		var took time.Duration
+		go func() {
+			after, err := list(before.Version)
+			took = time.Since(began)
+			if err == nil && after.Len() <= before.Len() {
+				err = fmt.Errorf("list %d revokes no more than list %d", after.Version, before.Version)
+			}
+			got <- err
+		}()
+		cmd := exec.CommandContext(b.ctx, b.program, "revoke", a.request.ID, "--reason", "measured")
+		cmd.Env = w.env("bob")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("hallpass revoke: %w\n%s", err, out)
+		}
+		command = append(command, time.Since(began))
+		if err := <-got; err != nil {
+			return err
+		}
+		arrived = append(arrived, took)
+	}
+	b.add(row{Name: "command to list at the host", P50: arrived.At(0.5).Seconds(), P99: arrived.At(0.99).Seconds(), N: len(arrived)})
+	b.add(row{Name: "command to its answer, " + string(access.StateRevoked), P50: command.At(0.5).Seconds(), P99: command.At(0.99).Seconds(), N: len(command)})
+	return nil
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
+	sdkworker "go.temporal.io/sdk/worker"
+
+	"hallpass/access"
+	"hallpass/testsuite/devtest"
+	"hallpass/testsuite/measure"
+)
+
+var (
+	groups = map[string]string{"alice": "dev", "bob": "sre"}
+	files  = map[string]string{
+		"hallpass.yaml": `temporal: {namespace: default}
+policy: policy.yaml
+directory: directory.yaml
+catalog: catalog.yaml
+audit: {database: audit.db, key: audit.key, public_key: audit.pub}
+issuers: {ssh: {key: "file:ssh_ca"}}
+service: {address: "127.0.0.1:7280"}
+limits: {min_grant: 1s}
+`,
+		"policy.yaml": `rules:
+  - {name: open, when: resource.labels.env == "dev", max_duration: 24h, approvals: none}
+  - name: production
+    when: resource.labels.env == "prod"
+    max_duration: 24h
+    approvals: [{count: 1, from: [sre]}]
+    approval_window: 24h
+`,
+		"catalog.yaml": `resources:
+  ssh/dev-1: {labels: {env: dev}, logins: [deploy]}
+  ssh/web-1: {labels: {env: prod}, logins: [deploy]}
+`,
+	}
+)
+
+// world is hallpass dev in a process and folder of its own, and beside it a
+// worker for bare workflows on the same Temporal.
+type world struct {
+	*devtest.Server
+	people devtest.People
+	folder string
+}
+
+// world starts one and gives it to f.
+func (b *bench) world(f func(*world) error) (err error) {
+	dir, err := os.MkdirTemp(b.dir, "dev-")
+	if err != nil {
+		return err
+	}
+	w := &world{folder: dir}
+	if w.people, err = devtest.Furnish(dir, files, groups); err != nil {
+		return err
+	}
+	if w.Server, err = devtest.Serve(b.ctx, b.program, dir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Stop()) }()
+	stop, err := serveBare(w.Client)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return f(w)
+}
+
+// serveBare serves the bare workflows until stop is called.
+func serveBare(c client.Client) (stop func(), err error) {
+	flow := sdkworker.New(c, bareQueue, sdkworker.Options{})
+	flow.RegisterWorkflow(bare)
+	issuer := sdkworker.New(c, bareIssueQueue, sdkworker.Options{DisableWorkflowWorker: true})
+	issuer.RegisterActivity(bareIssue)
+	issuer.RegisterActivity(bareRevoke)
+	if err := errors.Join(flow.Start(), issuer.Start()); err != nil {
+		return nil, err
+	}
+	return func() { flow.Stop(); issuer.Stop() }, nil
+}
+
+// env is the environment of commands that somebody runs.
+func (w *world) env(name string) []string {
+	return append(os.Environ(), "HOME="+filepath.Join(w.folder, "people", name), "SSH_AUTH_SOCK=",
+		"HALLPASS_CONFIG="+w.Config, "HALLPASS_TEMPORAL_ADDRESS="+w.Address, "HALLPASS_USER="+name, "HALLPASS_KEY="+w.people[name].Key)
+}
+
+// asked is a request that has been submitted.
+type asked struct {
+	request access.Request
+	signed  access.Statement
+	history *watch
+}
+
+// ask submits a request of alice's.
+func (w *world) ask(ctx context.Context, resource string, d time.Duration) (a asked, err error) {
+	if a.request, err = w.people.Request("alice", resource, "deploy", d); err != nil {
+		return a, err
+	}
+	if a.signed, err = w.people.Sign("alice", a.request); err != nil {
+		return a, err
+	}
+	a.history, err = start(ctx, w.Client, access.WorkflowID(a.request.ID), access.TaskQueue, access.Workflow, access.Submission{Request: a.signed})
+	return a, err
+}
+
+// approve sends bob's approval, as a signal.
+func (w *world) approve(ctx context.Context, a asked) error {
+	st, err := w.people.Sign("bob", access.Decision{
+		Header:  w.people.Header("bob", access.TypeDecision),
+		Request: a.request.ID, RequestHash: a.signed.Hash(), Verdict: access.Approve,
+	})
+	if err != nil {
+		return err
+	}
+	return w.Client.SignalWorkflow(ctx, access.WorkflowID(a.request.ID), "", access.MessageDecision, st)
+}
+
+// release gives the grant back, as a signal of alice's.
+func (w *world) release(ctx context.Context, a asked) error {
+	st, err := w.people.Sign("alice", access.Stop{Header: w.people.Header("alice", access.TypeRelease), Request: a.request.ID, RequestHash: a.signed.Hash()})
+	if err != nil {
+		return err
+	}
+	return w.Client.SignalWorkflow(ctx, access.WorkflowID(a.request.ID), "", access.MessageRelease, st)
+}
+
+// watch follows the history of a workflow as it grows.
+type watch struct {
+	events client.HistoryEventIterator
+}
+
+// start starts a workflow and follows it.
+func start(ctx context.Context, c client.Client, id, queue string, workflow any, in any) (*watch, error) {
+	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: queue}, workflow, in)
+	if err != nil {
+		return nil, err
+	}
+	return &watch{c.GetWorkflowHistory(ctx, id, run.GetRunID(), true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}, nil
+}
+
+// until waits for the next event of a type.
+func (w *watch) until(typ enums.EventType) (*history.HistoryEvent, error) {
+	for w.events.HasNext() {
+		event, err := w.events.Next()
+		if err != nil {
+			return nil, err
+		}
+		switch event.EventType {
+		case typ:
+			return event, nil
+		case enums.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+			return nil, fmt.Errorf("an activity failed: %s", event.GetActivityTaskFailedEventAttributes().GetFailure().GetMessage())
+		}
+	}
+	return nil, fmt.Errorf("the workflow ended without %s", typ)
+}
+
+// Steps that requests and bare workflows pass alike.
+const (
+	ruled  = enums.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+	issued = enums.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
+	over   = enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
+)
+
+// inFlight runs op so many times, so many at a time, and says how long each of
+// them took and all together.
+func inFlight(ctx context.Context, flight, times int, op func(context.Context) error) (each measure.Times, all time.Duration, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var group sync.WaitGroup
+	took := make([]measure.Times, flight)
+	begin := time.Now()
+	for i := range flight {
+		group.Go(func() {
+			for next.Add(1) <= int64(times) && ctx.Err() == nil {
+				from := time.Now()
+				if err := op(ctx); err != nil {
+					cancel(err)
+					return
+				}
+				took[i] = append(took[i], time.Since(from))
+			}
+		})
+	}
+	group.Wait()
+	all = time.Since(begin)
+	for _, t := range took {
+		each = append(each, t...)
+	}
+	return each, all, context.Cause(ctx)
+}

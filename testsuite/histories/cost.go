@@ -1,0 +1,48 @@
+package histories
+
+import (
+	"fmt"
+	"strings"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// Cost is what a workflow costs whoever runs Temporal.
+type Cost struct {
+	Actions int // as Temporal Cloud bills them: https://docs.temporal.io/cloud/actions
+	Events  int // of the history
+	Bytes   int // of the history, as Temporal stores it but for its compression
+}
+
+// Of adds up what is in a history. Queries, heartbeats and refused updates are
+// billed too and leave nothing there.
+func Of(h *history.History) Cost {
+	c := Cost{Events: len(h.Events), Bytes: proto.Size(h)}
+	marked := map[int64]bool{} // the workflow tasks whose markers are counted
+	for _, e := range h.Events {
+		switch e.EventType {
+		case enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+			enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
+			enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+			enums.EVENT_TYPE_TIMER_STARTED:
+			c.Actions++
+		case enums.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
+			c.Actions++
+		case enums.EVENT_TYPE_ACTIVITY_TASK_STARTED: // with the last attempt
+			c.Actions += int(e.GetActivityTaskStartedEventAttributes().GetAttempt())
+		case enums.EVENT_TYPE_MARKER_RECORDED: // all of a task are one
+			if task := e.GetMarkerRecordedEventAttributes().GetWorkflowTaskCompletedEventId(); !marked[task] {
+				marked[task] = true
+				c.Actions++
+			}
+		}
+	}
+	return c
+}
+
+// Row is a line of the table in docs/performance.md.
+func (c Cost) Row(name string) string {
+	return fmt.Sprintf("| %s | %d | %d | %.1f |\n", strings.ReplaceAll(name, "-", " "), c.Actions, c.Events, float64(c.Bytes)/1024)
+}
