@@ -729,3 +729,38 @@ func rounds(n int) int {
 	}
 	return n
 }
+
+// Whoever moves the issuer's clock moves the beginning of what is issued then,
+// and neither its length nor, once it is written down, its end. Evidence that is
+// too old or not yet true by the clock is refused until the clock says otherwise.
+func TestClockMoves(t *testing.T) {
+	w := newWorld(t)
+	ev, r := w.approved(nil)
+	for _, step := range []time.Duration{-48 * time.Hour, 0, 25 * time.Hour} {
+		w.clock.Store(int64(step / time.Second))
+		if step == 0 {
+			continue // where it is issued below
+		}
+		if _, err := w.issuer(nil, nil).Issue(context.Background(), ev); access.CodeOf(err) != access.CodeStale {
+			t.Errorf("with the clock at %s: %v", step, err)
+		}
+	}
+	w.clock.Store(0)
+	first := w.issue(w.issuer(nil, nil), ev)
+	end := noon.Add(r.Duration.Duration())
+	if !first.Handle.NotAfter.Equal(end) {
+		t.Fatalf("ends %s, want %s", first.Handle.NotAfter, end)
+	}
+	for _, step := range []time.Duration{-4 * time.Minute, -48 * time.Hour, r.Duration.Duration() / 2, r.Duration.Duration() + time.Hour, 48 * time.Hour, 0} {
+		w.clock.Store(int64(step / time.Second))
+		cred, err := w.issuer(nil, nil).Issue(context.Background(), ev)
+		if err != nil {
+			continue // a refusal gives nobody more time
+		}
+		if cert := certificate(t, cred); cert.ValidBefore != uint64(end.Unix()) || cert.Serial != first.Handle.Serial {
+			t.Errorf("with the clock at %s: serial %d until %d", step, cert.Serial, cert.ValidBefore)
+		}
+	}
+	w.clock.Store(0)
+	w.verify()
+}
