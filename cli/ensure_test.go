@@ -456,3 +456,30 @@ func TestFolderOfSomebodyElse(t *testing.T) {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}
 }
+
+// Links that somebody has put where the files of a grant go, while the folder
+// was still open to others, are replaced and not followed.
+func TestFilesBehindSymlinks(t *testing.T) {
+	w := newWorld(t)
+	certs := filepath.Join(w.home(), "certs")
+	check(t, os.MkdirAll(certs, 0o700))
+	victim := filepath.Join(t.TempDir(), "victim")
+	check(t, os.WriteFile(victim, []byte("mine"), 0o644))
+	names := []string{"tester@test-1", "tester@test-1.pub", "tester@test-1-cert.pub"}
+	for _, name := range names {
+		check(t, os.Symlink(victim, filepath.Join(certs, name)))
+	}
+	if r := w.run("request ssh/test-1"); r.code != ExitOK {
+		t.Fatalf("exit %d\n%s", r.code, r.stderr)
+	}
+	if data, err := os.ReadFile(victim); err != nil || string(data) != "mine" {
+		t.Errorf("what a link pointed to is now %q: %v", data, err)
+	}
+	for _, name := range names {
+		info, err := os.Lstat(filepath.Join(certs, name))
+		check(t, err)
+		if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 && name == names[0] {
+			t.Errorf("%s is %s", name, info.Mode())
+		}
+	}
+}
