@@ -142,6 +142,11 @@ topology: temporal ## Temporal's roles, PostgreSQL and hallpass's roles as proce
 	@[ -x $(BIN) ] || $(MAKE) --no-print-directory build
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
 
+.PHONY: attack
+attack: build ## carry out the known attacks and say what held; ONLY=name; TABLE=1 writes the table in the threat model
+	$(call say,attacks)
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) run -tags $(TAGS) ./testsuite/attacks/run $(if $(TABLE),-table) -only '$(ONLY)'
+
 .PHONY: histories
 histories: build ## record the workflow histories anew, one per ending
 	$(call say,recording histories)

@@ -12,13 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/operatorservice/v1"
-	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
-	"google.golang.org/protobuf/types/known/durationpb"
 
-	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/statement"
 	"hallpass/testsuite/devtest"
@@ -33,10 +28,7 @@ import (
 func (b *bench) grants() error {
 	return b.world(func(w *world) (err error) {
 		const namespace = "grants"
-		if err := newNamespace(b.ctx, w, namespace); err != nil {
-			return err
-		}
-		c, err := w.Dial(b.ctx, namespace)
+		c, err := w.Namespace(b.ctx, namespace)
 		if err != nil {
 			return err
 		}
@@ -237,32 +229,4 @@ func serveBareOnly(ctx context.Context, address, namespace string) error {
 	defer done()
 	<-ctx.Done()
 	return nil
-}
-
-// newNamespace makes a namespace that has the search attributes.
-func newNamespace(ctx context.Context, w *world, name string) error {
-	_, err := w.Client.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
-		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
-	})
-	if err != nil {
-		return err
-	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for tries := 0; ; tries++ {
-		_, err := w.Client.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
-			Namespace: name,
-			SearchAttributes: map[string]enums.IndexedValueType{
-				access.AttrRequester: enums.INDEXED_VALUE_TYPE_KEYWORD,
-				access.AttrResource:  enums.INDEXED_VALUE_TYPE_KEYWORD,
-				access.AttrState:     enums.INDEXED_VALUE_TYPE_KEYWORD,
-				access.AttrApprovers: enums.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-				access.AttrExpires:   enums.INDEXED_VALUE_TYPE_DATETIME,
-			},
-		})
-		if err == nil || tries == 300 {
-			return err
-		}
-		<-tick.C
-	}
 }

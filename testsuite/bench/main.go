@@ -100,7 +100,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	err := error(nil)
+	var err error
 	if flag.Arg(0) == bareWorker {
 		err = serveBareOnly(ctx, flag.Arg(1), flag.Arg(2))
 	} else {

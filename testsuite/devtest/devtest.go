@@ -20,9 +20,13 @@ import (
 	"strings"
 	"time"
 
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
 	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"hallpass/access"
 	"hallpass/statement"
@@ -183,6 +187,42 @@ func Dial(ctx context.Context, address, namespace string) (client.Client, error)
 		HostPort: address, Namespace: namespace, Identity: "devtest",
 		Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)),
 	})
+}
+
+// Namespace makes a namespace that nobody serves yet, with the search attributes
+// that requests have, and connects to it.
+func (s *Server) Namespace(ctx context.Context, name string) (_ client.Client, err error) {
+	_, err = s.Client.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
+		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
+	})
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for tries := 0; ; tries++ { // the server takes a moment to know it
+		_, err := s.Client.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+			Namespace: name,
+			SearchAttributes: map[string]enums.IndexedValueType{
+				access.AttrRequester: enums.INDEXED_VALUE_TYPE_KEYWORD,
+				access.AttrResource:  enums.INDEXED_VALUE_TYPE_KEYWORD,
+				access.AttrState:     enums.INDEXED_VALUE_TYPE_KEYWORD,
+				access.AttrApprovers: enums.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+				access.AttrExpires:   enums.INDEXED_VALUE_TYPE_DATETIME,
+			},
+		})
+		if err == nil {
+			return s.Dial(ctx, name)
+		}
+		if tries == 600 {
+			return nil, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // Stop ends it in good order.

@@ -1,0 +1,121 @@
+// Package attacks names every attack on hallpass that we know of, the promise
+// that it is on, and the tests that carry it out. Most are with the part that
+// they attack; those that need everything at once are in this package and run
+// against a real hallpass dev, sshd and ssh.
+//
+//	make attack
+//
+// runs all of them and prints what held. The table in
+// docs/design/threat-model.md is made of this list.
+package attacks
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Attack is something that somebody may try.
+type Attack struct {
+	Name    string
+	Promise int    // of the six in docs/design/threat-model.md
+	What    string // what comes of it
+
+	// Tests try it: "package.TestName" or "package.FuzzName", whose corpus is
+	// run, or "name.txtar" for an end-to-end script.
+	Tests []string
+}
+
+// All are the known attacks, by promise.
+var All = []Attack{
+	{"signature over other bytes, of another namespace, by a key that isn't the signer's", 1, "refused before anything is parsed",
+		[]string{"statement.TestOpenRefuses", "statement.TestTypesDontMix", "statement.TestHostStatementsDontMix", "statement.FuzzVerify"}},
+	{"weak, re-wrapped or trailing signatures", 1, "refused",
+		[]string{"statement.TestWeakSignaturesRefused", "statement.TestUnarmor", "statement.TestTrailingBytesBehindSignature"}},
+	{"approval by somebody who has left, or lost the key or the group", 1, "judged by today's directory",
+		[]string{"grant.TestIssueRefuses", "evidence.TestJudge", "workflows.TestGroupsChangeMeanwhile"}},
+	{"policy file changed between the decision and the issue", 1, "judged by today's policy",
+		[]string{"grant.TestIssueRefuses", "workflows.TestPolicyChangesMeanwhile", "reload.txtar"}},
+	{"a payload that two parsers read in two ways: repeated or escaped keys, other case, big numbers", 1, "one strict form, nothing repaired",
+		[]string{"statement.TestParseRequest", "statement.TestParseDecision", "statement.FuzzParse"}},
+	{"principals with commas, newlines, NUL or wildcards, or none at all", 1, "refused before the key is touched; read back by OpenSSH",
+		[]string{"ca.TestPrepare", "ca.TestPrincipal", "ca.TestSSHKeygenReads", "ca.TestSSHD"}},
+	{"forged key id", 1, "refused by CA, client and host agent",
+		[]string{"ca.TestKeyID", "ca.FuzzKeyID", "ca.TestParseKeyID", "ca.FuzzParseKeyID", "host.TestReadAuthInfo"}},
+	{"certificate for a key that isn't the requester's", 1, "refused, and not installed by the client",
+		[]string{"refuse.txtar", "evidence.TestJudge", "cli.TestCertificateOfAnotherIsNotInstalled"}},
+	{"forced command or source address lost on the way, or overridden by the requester", 1, "in the certificate as policy says; enforced by sshd",
+		[]string{"testsuite/attacks.TestForcedOptionsReachTheHost", "grant.TestIssue"}},
+	{"host certificate as a user's, user certificate as a host's", 1, "refused by sshd and by ssh, whoever signed it",
+		[]string{"testsuite/attacks.TestCertificatesOfTheOtherType", "ca.TestPrepareHost"}},
+	{"rogue workflow worker with forged activity results", 1, "the issuer believes none of it",
+		[]string{"rogue.txtar"}},
+	{"rogue poller on the issuer's queue", 1, "what it hands out opens nothing and isn't on record",
+		[]string{"testsuite/attacks.TestRoguePollerOnTheIssuersQueue"}},
+	{"workflow reset to before a denial, with an approval that was held back", 1, "the denial is in the ledger",
+		[]string{"testsuite/attacks.TestResetToBeforeTheDenial", "activities.TestHearEnds", "workflows.TestDenialLeftOut"}},
+	{"workflow id used again, or with other input, as continue-as-new could", 1, "denied; the ledger knows the first one's hash, and its end",
+		[]string{"testsuite/attacks.TestWorkflowIDAgain", "workflows.TestRunAgain", "workflows.TestForgedRequest", "workflows.TestWrongWorkflowID", "grant.TestIssueOfAnotherPayloadUnderTheSameID"}},
+	{"issued under a lock, or beside one", 1, "refused; locks are read again in the transaction that records",
+		[]string{"evidence.TestJudgeUnderLocks", "grant.TestLockRacesIssue", "audit.TestIssuedUnderOtherLocks"}},
+	{"webhooks that reach inside: internal addresses, names that point there, redirects", 1, "refused when it connects, by the address",
+		[]string{"notify.TestPostRefusesInternalAddresses", "notify.TestPostAnswers"}},
+	{"duration that overflows, is negative, or in another unit", 2, "refused, by the client, the parser and the CA",
+		[]string{"access.TestParseDuration", "access.FuzzParseDuration", "bad-input.txtar", "ca.TestPrepare"}},
+	{"clock of the issuer moved back and forth", 2, "a credential never lasts longer than its grant, counted from one moment",
+		[]string{"grant.TestClockMoves", "evidence.TestTimes", "audit.TestTimeRunningBackwardsIsAWarning"}},
+	{"terminated workflow", 2, "the certificate ends by itself; a sweep takes the grant back",
+		[]string{"sweep.txtar", "workflows.TestSweepEndsOrphans"}},
+	{"revocation while the issuer works", 2, "whichever is later in the ledger sees the other",
+		[]string{"grant.TestIssueRacesRevoke", "grant.TestRevokeWhileTheKindIssues", "workflows.TestRevokeOvertakesIssue"}},
+	{"key revocation list rolled back, forged, or empty", 2, "hosts keep the newest that verifies",
+		[]string{"host.TestBadListsAreRefused", "audit.TestKRLVersionsOnlyGrow", "ca/krl.TestParseRefuses"}},
+	{"kill -9 at any moment", 2, "what is out ends on time; what came due is acted on at the restart",
+		[]string{"kill.txtar", "kill-between.txtar", "grant.TestCrash"}},
+	{"audit row edited, deleted, inserted or reordered", 3, "named by verify; the log takes no more events",
+		[]string{"audit.TestTampering", "audit.TestOneByteOfTheFile", "audit.TestAppendingToABrokenLogIsRefused", "audit.txtar"}},
+	{"log forked, rewritten, or shown differently to two readers", 3, "found with a checkpoint that was kept, published or cosigned",
+		[]string{"audit.TestOlderCheckpoint", "audit.TestPublishFindsARewrittenLog", "audit.TestWitnessed", "audit.TestProcessesDontFork"}},
+	{"events that never happened, by the owner of file and key", 3, "they have no signatures by people, and don't pass",
+		[]string{"audit.TestForgery", "audit.TestWordsThatEnd", "audit.TestFilesOfTheDay"}},
+	{"forged proof for an auditor", 3, "refused with the key alone",
+		[]string{"audit.TestProofTampering", "audit.TestParseProofIsStrict", "audit.FuzzCheckProof"}},
+	{"lines injected into logs", 3, "one event is one line, whatever is in it",
+		[]string{"worker.TestTextLogIsSafeForTerminals", "cli.TestJSONIsSafe", "audit.TestWhyCannotSteerATerminal"}},
+	{"secrets looked for in files, tables, logs, memory and /proc of the stack", 4, "private keys never leave their owner; what Vault gives is sealed before it is kept",
+		[]string{"testsuite/attacks.TestSecretsAreNowhereElse", "grant.TestSSHContract", "cli.TestSubmitTellsTemporalNothingPrivate", "sealed.TestOpenRefuses"}},
+	{"symlinks, permissions and owners of files and folders", 4, "what others can write, or read where it is secret, is refused",
+		[]string{"cli.TestFolderOthersCanWriteTo", "cli.TestFolderOfSomebodyElse", "cli.TestFilesBehindSymlinks", "ca.TestOpenRefuses", "audit.TestFilesAreTheirOwnersAlone"}},
+	{"terminal escape sequences in reasons, comments and errors", 4, "refused when signed, escaped when shown",
+		[]string{"access.TestCheckText", "access.FuzzCheckText", "cli.TestEvilTextIsShownEscaped", "cli.TestPrintfEscapesEveryArgument", "bad-input.txtar"}},
+	{"self-approval under another key, and under the name in another case or Unicode form", 5, "refused; names have one form",
+		[]string{"testsuite/attacks.TestSelfApprovalInAnotherForm", "refuse.txtar", "evidence.TestHear", "access.TestCheckNames"}},
+	{"approval replayed on another request, on an edited one, or twice", 5, "it covers the hash of one exact request, once",
+		[]string{"signals.txtar", "rogue.txtar", "evidence.TestJudge", "evidence.TestHear"}},
+	{"an approver is shown something else than what is signed", 5, "the client shows the signed bytes",
+		[]string{"cli.TestApproveRefusesATamperedRequest", "cli.TestServiceThatLies", "cli.TestStatusOfAnotherRequest"}},
+	{"signals of any shape by a plain Temporal client", 6, "nothing changes, and the workflow goes on",
+		[]string{"signals.txtar", "workflows.TestHostileSignals", "workflows.TestFlood"}},
+	{"payloads like bombs: huge, deep, compressed, aliases in YAML", 6, "bounded before they are parsed; nothing is unpacked",
+		[]string{"testsuite/attacks.TestMessagesLikeBombs", "internal/yamlfile.TestParseRefuses", "policy.TestParseBounds", "catalog.TestParseBounds", "policy.TestExpensiveConditionDenies"}},
+	{"path traversal in names", 6, "no name has a slash or begins with a dot",
+		[]string{"access.TestCheckNames", "access.TestCheckPath", "bad-input.txtar"}},
+}
+
+// Script is the name of an end-to-end script among the tests, "" for a test.
+func Script(test string) string {
+	name, ok := strings.CutSuffix(test, ".txtar")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// Table is the table in docs/design/threat-model.md.
+func Table() string {
+	var s strings.Builder
+	s.WriteString("| attack | promise | what happens | tests |\n|---|---|---|---|\n")
+	for _, a := range All {
+		fmt.Fprintf(&s, "| %s | %d | %s | `%s` |\n", a.Name, a.Promise, a.What, strings.Join(a.Tests, "` `"))
+	}
+	return s.String()
+}

@@ -1,0 +1,733 @@
+package attacks
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	sdkworker "go.temporal.io/sdk/worker"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/statement"
+	"hallpass/testsuite/devtest"
+	"hallpass/testsuite/sshdtest"
+)
+
+// patience is far more than anything here takes on a busy machine.
+const patience = 90 * time.Second
+
+var groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "dev, sre", "dave": "security", "mallory": ""}
+
+const (
+	config = `temporal: {namespace: default}
+policy: policy.yaml
+directory: directory.yaml
+catalog: catalog.yaml
+audit: {database: audit.db, key: audit.key, public_key: audit.pub}
+issuers: {ssh: {key: "file:ssh_ca"}}
+service: {address: "127.0.0.1:7280"}
+limits: {min_grant: 1s}
+`
+	policy = `rules:
+  - name: production
+    when: resource.labels.env == "prod" && "dev" in requester.groups
+    max_duration: 8h
+    approvals: [{count: 1, from: [sre]}]
+    approval_window: 1h
+    revoke: [security]
+  - {name: sandbox, when: resource.labels.env == "dev", max_duration: 8h, approvals: none}
+  - name: narrow
+    when: resource.labels.env == "narrow"
+    max_duration: 1h
+    approvals: none
+    ssh: {extensions: [permit-pty], force_command: "echo forced", source_address: [127.0.0.0/8]}
+  - name: elsewhere
+    when: resource.labels.env == "elsewhere"
+    max_duration: 1h
+    approvals: none
+    ssh: {source_address: [203.0.113.0/24]}
+`
+	catalog = `resources:
+  ssh/web-1: {labels: {env: prod}, logins: [LOGIN]}
+  ssh/sandbox: {labels: {env: dev}, logins: [LOGIN]}
+  ssh/narrow: {labels: {env: narrow}, logins: [LOGIN]}
+  ssh/elsewhere: {labels: {env: elsewhere}, logins: [LOGIN]}
+`
+)
+
+// stack is a running hallpass dev with everything in it, and the people who
+// use it and attack it. All tests share one.
+type stack struct {
+	*devtest.Server
+	devtest.People
+	program, dir string
+}
+
+var (
+	begin   = sync.OnceValues(serve)
+	running *stack
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if running != nil {
+		_ = running.Stop() // what it has to say is in its log, which goes
+		_ = os.RemoveAll(running.dir)
+	}
+	os.Exit(code)
+}
+
+func serve() (*stack, error) {
+	program, err := filepath.Abs(os.Getenv("HALLPASS_BIN"))
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "hallpass-attacks-")
+	if err != nil {
+		return nil, err
+	}
+	s := &stack{program: program, dir: dir}
+	s.People, err = devtest.Furnish(dir, map[string]string{
+		"hallpass.yaml": config, "policy.yaml": policy, "catalog.yaml": strings.ReplaceAll(catalog, "LOGIN", login()),
+	}, groups)
+	if err != nil {
+		return nil, err
+	}
+	s.Server, err = devtest.Serve(context.Background(), program, dir)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	running = s
+	return s, nil
+}
+
+// attack gives a test the stack.
+func attack(t *testing.T) *stack {
+	t.Helper()
+	if os.Getenv("HALLPASS_BIN") == "" {
+		t.Skip("HALLPASS_BIN is not set; make attack builds bin/hallpass and sets it")
+	}
+	s, err := begin()
+	must(t, err)
+	return s
+}
+
+// login is whoever runs the tests: sshd lets nobody else in.
+var login = sync.OnceValue(func() string {
+	u, err := user.Current()
+	if err != nil {
+		return "nobody"
+	}
+	return u.Username
+})
+
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits until f says yes.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(30 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+	}
+}
+
+// asked is a request that somebody has made.
+type asked struct {
+	access.Request
+	signed access.Statement
+	key    ssh.Signer // that is to be certified
+}
+
+// request makes a request without submitting it.
+func (s *stack) request(t testing.TB, who, resource string, edit ...func(*access.Request)) asked {
+	t.Helper()
+	var a asked
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	a.key, err = ssh.NewSignerFromKey(private)
+	must(t, err)
+	a.Request, err = s.Request(who, resource, login(), time.Hour)
+	must(t, err)
+	a.PublicKey = statement.MarshalKey(a.key.PublicKey())
+	for _, f := range edit {
+		f(&a.Request)
+	}
+	a.signed, err = s.Sign(who, a.Request)
+	must(t, err)
+	return a
+}
+
+// submit starts the workflow of a request under a workflow id, as anybody can.
+func submit(t testing.TB, c client.Client, id string, st access.Statement) client.WorkflowRun {
+	t.Helper()
+	run, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
+		ID: access.WorkflowID(id), TaskQueue: access.TaskQueue,
+		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+	}, access.Workflow, access.Submission{Request: st})
+	must(t, err)
+	return run
+}
+
+func (s *stack) ask(t testing.TB, who, resource string, edit ...func(*access.Request)) asked {
+	t.Helper()
+	a := s.request(t, who, resource, edit...)
+	submit(t, s.Client, a.ID, a.signed)
+	return a
+}
+
+// decide signs a decision with one person's key in a name.
+func (s *stack) decide(t testing.TB, key, name string, a asked, v access.Verdict) access.Statement {
+	t.Helper()
+	st, err := s.Sign(key, access.Decision{
+		Header: s.Header(name, access.TypeDecision), Request: a.ID, RequestHash: a.signed.Hash(), Verdict: v,
+	})
+	must(t, err)
+	return st
+}
+
+// forge signs any decision with ssh-keygen, which asks no questions.
+func (s *stack) forge(t testing.TB, key string, d access.Decision) access.Statement {
+	t.Helper()
+	payload, err := json.Marshal(d)
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-Y", "sign", "-f", s.People[key].Key, "-n", "decision@hallpass")
+	cmd.Stdin = bytes.NewReader(payload)
+	signature, err := cmd.Output()
+	must(t, err)
+	return access.Statement{Payload: string(payload), Signature: string(signature)}
+}
+
+// say sends a message as an update and gives what was answered.
+func say(t testing.TB, c client.Client, a asked, message string, content any) error {
+	t.Helper()
+	h, err := c.UpdateWorkflow(t.Context(), client.UpdateWorkflowOptions{
+		WorkflowID: access.WorkflowID(a.ID), UpdateName: message, Args: []any{content}, WaitForStage: client.WorkflowUpdateStageCompleted,
+	})
+	if err == nil {
+		err = h.Get(t.Context(), nil)
+	}
+	return err
+}
+
+func status(t testing.TB, c client.Client, a asked) access.Status {
+	t.Helper()
+	var s access.Status
+	value, err := c.QueryWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.QueryStatus)
+	if err == nil {
+		err = value.Get(&s)
+	}
+	must(t, err)
+	return s
+}
+
+func await(t testing.TB, c client.Client, a asked, state access.State) access.Status {
+	t.Helper()
+	var s access.Status
+	eventually(t, "state "+string(state), func() bool {
+		s = status(t, c, a)
+		if s.State.Final() && s.State != state {
+			t.Fatalf("the request is %s: %s", s.State, s.Why)
+		}
+		return s.State == state
+	})
+	return s
+}
+
+// issued is how many credentials the record has of a request.
+func (s *stack) issued(t testing.TB, a asked) (n int) {
+	t.Helper()
+	public, err := audit.ReadPublicKey(filepath.Join(s.dir, "audit.pub"))
+	must(t, err)
+	log, err := audit.OpenReader(t.Context(), filepath.Join(s.dir, "audit.db"), public)
+	must(t, err)
+	defer func() { _ = log.Close() }()
+	for _, err := range log.Events(t.Context(), audit.Query{Request: a.ID, Type: audit.CredentialIssued}) {
+		must(t, err)
+		n++
+	}
+	return n
+}
+
+// verifies has the whole record verified.
+func (s *stack) verifies(t testing.TB) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), s.program, "audit", "verify")
+	cmd.Env = append(os.Environ(), "HALLPASS_CONFIG="+filepath.Join(s.dir, "hallpass.yaml"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("audit verify: %v\n%s", err, out)
+	}
+}
+
+// certificate is the one of an active request.
+func certificate(t testing.TB, s access.Status) *ssh.Certificate {
+	t.Helper()
+	if s.Credential == nil {
+		t.Fatalf("no credential: %s", s.Why)
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.Credential.Certificate))
+	must(t, err)
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		t.Fatal("not a certificate")
+	}
+	return cert
+}
+
+// keyFile writes the private key of a request as ssh reads it.
+func keyFile(t testing.TB, key ed25519.PrivateKey) string {
+	t.Helper()
+	block, err := ssh.MarshalPrivateKey(key, "")
+	must(t, err)
+	path := filepath.Join(t.TempDir(), "id")
+	must(t, os.WriteFile(path, pem.EncodeToMemory(block), 0o600))
+	return path
+}
+
+// host is a real sshd that trusts the stack's CA, as web-1, sandbox and the
+// others at once.
+func (s *stack) host(t testing.TB) *sshdtest.Server {
+	t.Helper()
+	line, err := os.ReadFile(filepath.Join(s.dir, "ssh_ca.pub"))
+	must(t, err)
+	ca, _, _, _, err := ssh.ParseAuthorizedKey(line)
+	must(t, err)
+	var principals []string
+	for _, name := range []string{"web-1", "sandbox", "narrow", "elsewhere"} {
+		principals = append(principals, name+"/"+login())
+	}
+	return sshdtest.Start(t, sshdtest.Config{CA: []ssh.PublicKey{ca}, Principals: map[string][]string{login(): principals}})
+}
+
+// Carol may approve, but not her own request, however she writes her name.
+func TestSelfApprovalInAnotherForm(t *testing.T) {
+	s := attack(t)
+	a := s.ask(t, "carol", "ssh/web-1")
+	await(t, s.Client, a, access.StatePending)
+	for _, name := range []string{
+		"carol", "Carol", "CAROL", "caroL", " carol", "carol ", "carol\t", "carol\x00", "carol\n", "carol.", "carol\u200b", "\ufeffcarol",
+		"c\u0430rol",       // Cyrillic а
+		"\uff43arol",       // fullwidth c
+		"caro\u2113",       // script small l
+		"ca\u0301rol",      // combining accent
+		"carol\u202e",      // right-to-left override
+		"carol@dev", "sre", // others that aren't there
+		"bob", "dave", "", // others that are, and nobody
+	} {
+		if err := say(t, s.Client, a, access.MessageDecision, s.forge(t, "carol", access.Decision{
+			Header: s.Header(name, access.TypeDecision), Request: a.ID, RequestHash: a.signed.Hash(), Verdict: access.Approve,
+		})); err == nil {
+			t.Errorf("carol's approval as %q was taken", name)
+		}
+	}
+	if got := status(t, s.Client, a); got.State != access.StatePending || len(got.Standing.Voices) != 0 {
+		t.Errorf("%s, with %+v", got.State, got.Standing.Voices)
+	}
+	// Signed in the same way, but by bob in his own name, it counts.
+	must(t, say(t, s.Client, a, access.MessageDecision, s.forge(t, "bob", access.Decision{
+		Header: s.Header("bob", access.TypeDecision), Request: a.ID, RequestHash: a.signed.Hash(), Verdict: access.Approve,
+	})))
+	await(t, s.Client, a, access.StateActive)
+	s.verifies(t)
+}
+
+// Whoever owns Temporal holds bob's approval back, lets carol's denial end the
+// request, resets the workflow to before that, without what was said since, and
+// delivers the approval. The denial stays: whether policy rules anew, or the
+// workflow waits for decisions again.
+func TestResetToBeforeTheDenial(t *testing.T) {
+	s := attack(t)
+	for task, name := range []string{"to the ruling", "to the wait"} {
+		t.Run(name, func(t *testing.T) {
+			a := s.ask(t, "alice", "ssh/web-1")
+			await(t, s.Client, a, access.StatePending)
+			approval := s.decide(t, "bob", "bob", a, access.Approve)
+			must(t, say(t, s.Client, a, access.MessageDecision, s.decide(t, "carol", "carol", a, access.Deny)))
+			await(t, s.Client, a, access.StateDenied)
+
+			before, err := s.Client.DescribeWorkflowExecution(t.Context(), access.WorkflowID(a.ID), "")
+			must(t, err)
+			_, err = s.Client.ResetWorkflowExecution(t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+				Namespace: "default", WorkflowExecution: before.WorkflowExecutionInfo.Execution,
+				Reason: "attack", WorkflowTaskFinishEventId: tasks(t, s.Client, a)[task], RequestId: statement.NewID(),
+				ResetReapplyExcludeTypes: []enums.ResetReapplyExcludeType{enums.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL, enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE},
+			})
+			must(t, err)
+			after, err := s.Client.DescribeWorkflowExecution(t.Context(), access.WorkflowID(a.ID), "")
+			must(t, err)
+			if after.WorkflowExecutionInfo.Execution.RunId == before.WorkflowExecutionInfo.Execution.RunId {
+				t.Fatal("the workflow wasn't reset, so the test shows nothing")
+			}
+			_ = say(t, s.Client, a, access.MessageDecision, approval) // whatever is answered
+			_ = s.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.MessageDecision, approval)
+			eventually(t, "an end", func() bool { return status(t, s.Client, a).State.Final() || s.issued(t, a) > 0 })
+			if got := status(t, s.Client, a); got.State != access.StateDenied || got.Credential != nil || s.issued(t, a) != 0 {
+				t.Errorf("%s: %s; issued %d times", got.State, got.Why, s.issued(t, a))
+			}
+			s.verifies(t)
+		})
+	}
+}
+
+// tasks are the events in which workflow tasks were completed.
+func tasks(t testing.TB, c client.Client, a asked) (ids []int64) {
+	t.Helper()
+	for events := c.GetWorkflowHistory(t.Context(), access.WorkflowID(a.ID), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); events.HasNext(); {
+		e, err := events.Next()
+		must(t, err)
+		if e.EventType == enums.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
+			ids = append(ids, e.EventId)
+		}
+	}
+	if len(ids) < 2 {
+		t.Fatalf("%d workflow tasks", len(ids))
+	}
+	return ids
+}
+
+// A request that has ended isn't started over, by whatever is done to its
+// workflow; and another request doesn't get in under its id, or under the id of
+// somebody else's.
+func TestWorkflowIDAgain(t *testing.T) {
+	s := attack(t)
+	first := s.ask(t, "alice", "ssh/sandbox")
+	await(t, s.Client, first, access.StateActive)
+	stop, err := s.Sign("alice", access.Stop{Header: s.Header("alice", access.TypeRelease), Request: first.ID, RequestHash: first.signed.Hash()})
+	must(t, err)
+	must(t, say(t, s.Client, first, access.MessageRelease, stop))
+	await(t, s.Client, first, access.StateReleased)
+
+	other := s.request(t, "alice", "ssh/sandbox")
+	twin := s.request(t, "alice", "ssh/sandbox", func(r *access.Request) { r.ID, r.Reason = first.ID, "another one" })
+	for name, c := range map[string]struct {
+		id string
+		st access.Statement
+	}{
+		"the same request once more":               {first.ID, first.signed},
+		"another request under the same id":        {first.ID, twin.signed},
+		"another request in its workflow":          {first.ID, other.signed},
+		"the request in another's workflow":        {other.ID, first.signed},
+		"a statement of another type":              {first.ID, stop},
+		"nothing":                                  {first.ID, access.Statement{}},
+		"a request whose id isn't one at all":      {"../" + first.ID, first.signed},
+		"a request under its id in another letter": {strings.ToUpper(first.ID), first.signed},
+	} {
+		var outcome access.Outcome
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		must(t, submit(t, s.Client, c.id, c.st).Get(ctx, &outcome))
+		cancel()
+		if outcome.State != access.StateDenied || outcome.Handle != nil {
+			t.Errorf("%s is %s: %s", name, outcome.State, outcome.Why)
+		}
+	}
+	if n := s.issued(t, first) + s.issued(t, other); n != 1 {
+		t.Errorf("%d credentials", n)
+	}
+	s.verifies(t)
+}
+
+// Somebody on the issuer's queue answers in the issuer's place. What he hands
+// out opens nothing, and the record knows nothing of it.
+func TestRoguePollerOnTheIssuersQueue(t *testing.T) {
+	s := attack(t)
+	const namespace = "poller"
+	c, err := s.Namespace(t.Context(), namespace)
+	must(t, err)
+	t.Cleanup(c.Close)
+	worker := exec.Command(s.program, "worker", "--role", "workflows")
+	worker.Env = append(os.Environ(), "HALLPASS_CONFIG="+filepath.Join(s.dir, "hallpass.yaml"),
+		"HALLPASS_TEMPORAL_ADDRESS="+s.Address, "HALLPASS_TEMPORAL_NAMESPACE="+namespace)
+	must(t, worker.Start())
+	t.Cleanup(func() { _ = worker.Process.Signal(os.Interrupt); _ = worker.Wait() })
+
+	poller := sdkworker.New(c, access.IssueQueue("ssh"), sdkworker.Options{DisableWorkflowWorker: true})
+	poller.RegisterActivityWithOptions(func(_ context.Context, ev access.Evidence) (access.Credential, error) {
+		req, err := statement.ParseRequest([]byte(ev.Request.Payload))
+		if err != nil {
+			return access.Credential{}, err
+		}
+		return counterfeit(req, s.People["mallory"].Signer)
+	}, activity.RegisterOptions{Name: "Issue"})
+	poller.RegisterActivityWithOptions(func(context.Context, audit.End) error { return nil }, activity.RegisterOptions{Name: "Revoke"})
+	must(t, poller.Start())
+	t.Cleanup(poller.Stop)
+
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	key, err := ssh.NewSignerFromKey(private)
+	must(t, err)
+	a := s.request(t, "alice", "ssh/sandbox", func(r *access.Request) { r.PublicKey = statement.MarshalKey(key.PublicKey()) })
+	submit(t, c, a.ID, a.signed)
+	cert := certificate(t, await(t, c, a, access.StateActive))
+	if r := s.host(t).Login(t, keyFile(t, private), sshdtest.WriteCert(t, cert), "true"); !r.Refused() {
+		t.Errorf("the counterfeit opens the host: %s", r)
+	}
+	if s.issued(t, a) != 0 {
+		t.Error("the counterfeit is on record")
+	}
+	s.verifies(t)
+}
+
+func counterfeit(req access.Request, ca ssh.Signer) (access.Credential, error) {
+	key, err := statement.ParseKey(req.PublicKey)
+	if err != nil {
+		return access.Credential{}, err
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	cert := &ssh.Certificate{
+		Key: key, Serial: 1, CertType: ssh.UserCert, KeyId: "hallpass:" + req.ID + ":" + req.Signer,
+		ValidPrincipals: []string{"sandbox/" + req.Login},
+		ValidAfter:      uint64(now.Add(-time.Minute).Unix()), ValidBefore: uint64(now.Add(time.Hour).Unix()),
+	}
+	if err := cert.SignCert(rand.Reader, ca); err != nil {
+		return access.Credential{}, err
+	}
+	return access.Credential{
+		Handle: access.Handle{
+			Request: req.ID, Kind: "ssh", Serial: 1, CA: ssh.FingerprintSHA256(ca.PublicKey()),
+			Principals: cert.ValidPrincipals, NotBefore: now, NotAfter: now.Add(time.Hour),
+		},
+		Certificate: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(cert))),
+	}, nil
+}
+
+// What policy forces on a session is in the certificate, is the host's law, and
+// isn't the requester's to change.
+func TestForcedOptionsReachTheHost(t *testing.T) {
+	s := attack(t)
+	host := s.host(t)
+	grant := func(resource string, edit ...func(*access.Request)) (string, *ssh.Certificate) {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		must(t, err)
+		key, err := ssh.NewSignerFromKey(private)
+		must(t, err)
+		a := s.ask(t, "alice", resource, append(edit, func(r *access.Request) { r.PublicKey = statement.MarshalKey(key.PublicKey()) })...)
+		return keyFile(t, private), certificate(t, await(t, s.Client, a, access.StateActive))
+	}
+	key, cert := grant("ssh/narrow")
+	if cert.CriticalOptions["force-command"] != "echo forced" || cert.CriticalOptions["source-address"] != "127.0.0.0/8" || len(cert.CriticalOptions) != 2 {
+		t.Errorf("critical options are %q", cert.CriticalOptions)
+	}
+	r := host.Login(t, key, sshdtest.WriteCert(t, cert), "echo my own")
+	if !r.OK() || !strings.Contains(r.String(), "forced") || strings.Contains(r.String(), "my own") {
+		t.Errorf("with a forced command: %s", r)
+	}
+	key, cert = grant("ssh/elsewhere")
+	if r := host.Login(t, key, sshdtest.WriteCert(t, cert), "true"); !r.Refused() {
+		t.Errorf("from an address that isn't allowed: %s", r)
+	}
+	a := s.request(t, "alice", "ssh/narrow", func(r *access.Request) { r.Command = "echo my own" })
+	var outcome access.Outcome
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, submit(t, s.Client, a.ID, a.signed).Get(ctx, &outcome))
+	if outcome.State != access.StateDenied || s.issued(t, a) != 0 {
+		t.Errorf("another command than the forced one is %s: %s", outcome.State, outcome.Why)
+	}
+}
+
+// A certificate for a host doesn't let anybody in, even one that the users' CA
+// has signed, and a user's certificate doesn't make a host.
+func TestCertificatesOfTheOtherType(t *testing.T) {
+	s := attack(t)
+	line, err := os.ReadFile(filepath.Join(s.dir, "ssh_ca"))
+	must(t, err)
+	ca, err := ssh.ParsePrivateKey(line) // the worst case: a CA that signs anything
+	must(t, err)
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	key, err := ssh.NewPublicKey(public)
+	must(t, err)
+	sign := func(typ uint32, names ...string) *ssh.Certificate {
+		cert := &ssh.Certificate{
+			Key: key, Serial: 1 << 40, CertType: typ, KeyId: "attack", ValidPrincipals: names,
+			ValidAfter: uint64(time.Now().Add(-time.Minute).Unix()), ValidBefore: uint64(time.Now().Add(time.Hour).Unix()),
+		}
+		must(t, cert.SignCert(rand.Reader, ca))
+		return cert
+	}
+	host := s.host(t)
+	if r := host.Login(t, keyFile(t, private), sshdtest.WriteCert(t, sign(ssh.HostCert, "web-1/"+login())), "true"); !r.Refused() {
+		t.Errorf("in with a host's certificate: %s", r)
+	}
+	if r := host.Login(t, keyFile(t, private), sshdtest.WriteCert(t, sign(ssh.UserCert, "web-1/"+login())), "true"); !r.OK() {
+		t.Errorf("the same as a user's doesn't work, so the test shows nothing: %s", r)
+	}
+
+	// A machine that shows a certificate to people who trust the CA for hosts.
+	for typ, trusted := range map[uint32]bool{ssh.HostCert: true, ssh.UserCert: false} {
+		signer, err := ssh.NewSignerFromKey(private)
+		must(t, err)
+		shown, err := ssh.NewCertSigner(sign(typ, "127.0.0.1"), signer)
+		must(t, err)
+		known := filepath.Join(t.TempDir(), "known_hosts")
+		must(t, os.WriteFile(known, []byte("@cert-authority * "+string(ssh.MarshalAuthorizedKey(ca.PublicKey()))), 0o600))
+		if taken, said := dialAs(t, shown, known); taken != trusted {
+			t.Errorf("certificate type %d: ssh says %s", typ, said)
+		}
+	}
+}
+
+// dialAs has the real ssh connect to a server with a host key, and says whether
+// it took it for the host: it then asks to be let in, and nobody is.
+func dialAs(t testing.TB, hostKey ssh.Signer, known string) (taken bool, said string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer func() { _ = l.Close() }()
+	go func() {
+		c := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+			return nil, errors.New("nobody")
+		}}
+		c.AddHostKey(hostKey)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _, _, _ = ssh.NewServerConn(conn, c) // refuses, or the client has
+			_ = conn.Close()
+		}
+	}()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	must(t, err)
+	out, _ := exec.CommandContext(t.Context(), "ssh", "-F", "none", "-p", port, "-o", "UserKnownHostsFile="+known, "-o", "GlobalKnownHostsFile=none",
+		"-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "IdentityAgent=none", "-o", "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com",
+		"-o", "IdentityFile=none", login()+"@127.0.0.1", "true").CombinedOutput()
+	return strings.Contains(string(out), "Permission denied"), string(out)
+}
+
+// Messages that are large, deep or compressed cost the request nothing but
+// their place.
+func TestMessagesLikeBombs(t *testing.T) {
+	s := attack(t)
+	a := s.ask(t, "alice", "ssh/web-1")
+	await(t, s.Client, a, access.StatePending)
+	deep := strings.Repeat(`{"payload":`, 60_000) + "1" + strings.Repeat("}", 60_000)
+	large := access.Statement{Payload: strings.Repeat("a", 1<<20), Signature: strings.Repeat("b", 1<<19)}
+	armored := s.decide(t, "bob", "bob", a, access.Approve)
+	armored.Signature = strings.Replace(armored.Signature, "\n", "\n"+strings.Repeat("A", 1<<19)+"\n", 1)
+	for name, content := range map[string]any{
+		"deep":         raw("json/plain", deep),
+		"large":        large,
+		"armor":        armored,
+		"a gzip":       raw("binary/gzip", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"),
+		"many numbers": raw("json/plain", "["+strings.Repeat("1e999999999,", 50_000)+"1]"),
+		"many keys":    raw("json/plain", "{"+strings.Repeat(`"payload":"x",`, 50_000)+`"payload":"y"}`),
+	} {
+		if err := s.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.MessageDecision, content); err != nil {
+			t.Logf("%s: not even taken: %v", name, err)
+		}
+	}
+	if got := status(t, s.Client, a); got.State != access.StatePending {
+		t.Fatalf("%s: %s", got.State, got.Why)
+	}
+	must(t, say(t, s.Client, a, access.MessageDecision, s.decide(t, "bob", "bob", a, access.Approve)))
+	await(t, s.Client, a, access.StateActive)
+	s.verifies(t)
+}
+
+func raw(encoding, data string) converter.RawValue {
+	return converter.NewRawValue(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)})
+}
+
+// What is secret in a person's folder is in no part of the stack: not in its
+// files, its databases and logs, its memory or its place in /proc.
+func TestSecretsAreNowhereElse(t *testing.T) {
+	s := attack(t)
+	a := s.ask(t, "alice", "ssh/sandbox")
+	await(t, s.Client, a, access.StateActive)
+	for _, who := range []string{"alice", "bob"} {
+		file, err := os.ReadFile(s.People[who].Key)
+		must(t, err)
+		lines := strings.Split(strings.TrimSpace(string(file)), "\n")
+		secret := lines[len(lines)-2] // of the private half
+		must(t, filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || strings.HasPrefix(path, filepath.Join(s.dir, "people")) {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if errors.Is(err, os.ErrNotExist) {
+				return nil // databases come and go
+			}
+			if strings.Contains(string(data), secret) {
+				t.Errorf("%s's key is in %s", who, path)
+			}
+			return err
+		}))
+		for _, where := range inMemory(t, s.PID, secret) {
+			t.Errorf("%s's key is in %s", who, where)
+		}
+	}
+	if len(inMemory(t, s.PID, a.ID)) == 0 && os.Getuid() == 0 {
+		t.Error("the request's id isn't found in memory either, so the test shows nothing")
+	}
+}
+
+// inMemory says where in a process a text is: its memory, command line and
+// environment. It needs Linux, and to be the process's owner.
+func inMemory(t testing.TB, pid int, text string) (found []string) {
+	t.Helper()
+	proc := filepath.Join("/proc", itoa(pid))
+	for _, name := range []string{"cmdline", "environ"} {
+		data, err := os.ReadFile(filepath.Join(proc, name))
+		if err == nil && strings.Contains(string(data), text) {
+			found = append(found, name)
+		}
+	}
+	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
+	if err != nil {
+		t.Skipf("memory of processes can't be read here: %v", err)
+	}
+	mem, err := os.Open(filepath.Join(proc, "mem"))
+	if err != nil {
+		t.Skipf("memory of processes can't be read here: %v", err)
+	}
+	defer func() { _ = mem.Close() }()
+	for line := range strings.Lines(string(maps)) {
+		from, to, writable := region(line)
+		if !writable {
+			continue
+		}
+		data := make([]byte, to-from)
+		n, _ := io.ReadFull(io.NewSectionReader(mem, from, to-from), data) // some can't be read
+		if strings.Contains(string(data[:n]), text) {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return found
+}
