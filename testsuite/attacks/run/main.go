@@ -174,7 +174,7 @@ func read(from io.Reader, names map[string]string, results map[string]*result) e
 // should be.
 func report(out io.Writer, chosen []attacks.Attack, results map[string]*result) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "attack\tpromise\t\tevidence\t")
+	_, _ = fmt.Fprintln(w, "attack\tpromise\t\tevidence\t") // Flush has the error
 	broken, untried := 0, 0
 	var details strings.Builder
 	for _, a := range chosen {
@@ -208,13 +208,13 @@ func report(out io.Writer, chosen []attacks.Attack, results map[string]*result) 
 		if len(missing) > 0 {
 			evidence = strings.Join(missing, " ")
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t\n", a.Name, a.Promise, held, evidence)
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%s\t%s\t\n", a.Name, a.Promise, held, evidence)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprint(out, details.String())
 	if broken+untried > 0 {
+		_, _ = fmt.Fprint(out, details.String()) // the error says that not all is well
 		return fmt.Errorf("of %d attacks, %d did not fail and %d could not be tried", len(chosen), broken, untried)
 	}
 	_, err := fmt.Fprintf(out, "\n%d attacks, all held.\n", len(chosen))
