@@ -77,6 +77,7 @@ type Request struct {
 	Reason    string     `json:"reason,omitempty"`     // free text, one line
 	Ticket    string     `json:"ticket,omitempty"`     // reference into the tracker
 	PublicKey string     `json:"public_key,omitempty"` // key to certify: "type base64", no options, no comment
+	Extends   string     `json:"extends,omitempty"`    // the request whose grant it extends; Duration is how much longer
 	Mode      string     `json:"mode,omitempty"`       // ModeEmergency, or "" for what is usual
 	Recipient string     `json:"recipient,omitempty"`  // age X25519 recipient to encrypt the secret to
 }
@@ -224,6 +225,9 @@ type SSHOptions struct {
 const (
 	ExtensionGrace = "grace@hallpass" // SSHOptions.Grace
 	ExtensionWarn  = "warn@hallpass"  // SSHOptions.Warn
+
+	// ExtensionExtends has the id of the request whose grant this one extends.
+	ExtensionExtends = "extends@hallpass"
 )
 
 // Ruling is what policy says of one request: the sum of all rules that match.
@@ -233,6 +237,7 @@ type Ruling struct {
 	Rules       []string   `json:"rules,omitempty"`    // the rules that matched, sorted
 	Needs       []Need     `json:"needs,omitempty"`    // with EffectAsk
 	MaxDuration Seconds    `json:"max_duration"`       // the longest grant that the rules allow
+	Total       Seconds    `json:"total,omitempty"`    // the longest with all its extensions; 0: MaxDuration
 	Window      Seconds    `json:"window"`             // how long approvers have
 	Revokers    []string   `json:"revokers,omitempty"` // groups whose members may revoke, beside those who may approve
 	Limits      Limits     `json:"limits,omitzero"`
@@ -256,7 +261,8 @@ type Handle struct {
 	NotAfter   time.Time `json:"not_after"` // the credential is dead from here on; the end of the grant
 	// Until is when what the credential opened has to be gone, where that is
 	// later than NotAfter: policy lets sessions finish.
-	Until *time.Time `json:"until,omitempty"`
+	Until   *time.Time `json:"until,omitempty"`
+	Extends string     `json:"extends,omitempty"` // the request whose grant this one extends
 }
 
 // Over is when nothing is left of the grant: no credential, and nothing that
@@ -327,15 +333,24 @@ type Voice struct {
 
 // Standing is how a request stands in the light of its evidence.
 type Standing struct {
-	Effect   Effect   `json:"effect"`            // allow: enough; ask: more needed; deny: refused
-	Why      string   `json:"why"`               // one line for people
-	Missing  []Set    `json:"missing,omitempty"` // with ask: what is still needed
-	Voices   []Voice  `json:"voices,omitempty"`  // the decisions that count, in order
-	Dropped  []string `json:"dropped,omitempty"` // decisions that don't count any more, each with why
-	Duration Seconds  `json:"duration"`          // with allow: what would be granted
-	Ruling   Ruling   `json:"ruling"`
-	Request  Request  `json:"request"`
-	Resource Resource `json:"resource"`
+	Effect   Effect    `json:"effect"`            // allow: enough; ask: more needed; deny: refused
+	Why      string    `json:"why"`               // one line for people
+	Missing  []Set     `json:"missing,omitempty"` // with ask: what is still needed
+	Voices   []Voice   `json:"voices,omitempty"`  // the decisions that count, in order
+	Dropped  []string  `json:"dropped,omitempty"` // decisions that don't count any more, each with why
+	Duration Seconds   `json:"duration"`          // with allow: what would be granted
+	Ruling   Ruling    `json:"ruling"`
+	Request  Request   `json:"request"`
+	Resource Resource  `json:"resource"`
+	Extends  *Extended `json:"extends,omitempty"` // with an extension: what it extends
+}
+
+// End is when the grant ends that would begin at a time.
+func (s Standing) End(begin time.Time) time.Time {
+	if s.Extends != nil {
+		begin = s.Extends.End
+	}
+	return begin.Add(s.Duration.Duration())
 }
 
 // Status answers the status query: all there is to say about one request.

@@ -51,6 +51,8 @@ type Recorder interface {
 	End(ctx context.Context, e audit.End) (audit.Entry, error)
 	// Received is when a request was first heard of, false if it never was.
 	Received(ctx context.Context, request string) (time.Time, bool, error)
+	// Extended is what is on record of a grant, false if the request has none.
+	Extended(ctx context.Context, request string) (access.Extended, bool, error)
 	// Past is what is on record of the requester's earlier requests.
 	Past(ctx context.Context, requester, resource, request string) (access.Past, error)
 	// Lock judges a lock statement and records it, once.
@@ -94,7 +96,11 @@ type DecideOutput struct {
 // says so. A refusal means that nothing in the submission can be relied on,
 // not even its id, or that the request has ended before.
 func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOutput, error) {
-	standing, err := a.Rulebook().Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits)
+	limits, err := a.extending(ctx, in.Request, a.Limits)
+	if err != nil {
+		return DecideOutput{}, err
+	}
+	standing, err := a.Rulebook().Judge(access.Evidence{Request: in.Request}, a.Now(), limits)
 	if err != nil {
 		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
@@ -132,8 +138,13 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if book, locked, err := a.locked(ctx); err != nil {
 		return DecideOutput{}, err
 	} else if locked {
-		if standing, err = book.Judge(access.Evidence{Request: in.Request}, a.Now(), a.Limits); err != nil {
+		if standing, err = book.Judge(access.Evidence{Request: in.Request}, a.Now(), limits); err != nil {
 			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
+		}
+	}
+	if x := standing.Extends; x != nil && standing.Effect != access.EffectDeny {
+		if why := x.Refused(request.ID, a.Now()); why != "" {
+			standing.Effect, standing.Why, standing.Missing, standing.Duration = access.EffectDeny, why, nil, 0
 		}
 	}
 	if limited != nil && standing.Effect != access.EffectDeny {
@@ -277,7 +288,10 @@ func (a *Activities) locked(ctx context.Context) (*evidence.Rulebook, bool, erro
 
 // waiting are the limits that a request which may have waited is judged by.
 func (a *Activities) waiting(ctx context.Context, ev access.Evidence) (evidence.Limits, error) {
-	limits := a.Limits
+	limits, err := a.extending(ctx, ev.Request, a.Limits)
+	if err != nil {
+		return limits, err
+	}
 	request, err := statement.ParseRequest([]byte(ev.Request.Payload))
 	if err != nil {
 		return limits, nil // whoever judges it will say so
@@ -290,6 +304,20 @@ func (a *Activities) waiting(ctx context.Context, ev access.Evidence) (evidence.
 		limits.Asked = a.Now()
 	}
 	return limits, nil
+}
+
+// extending adds to limits what is on record of the grant that a request
+// extends, if it does.
+func (a *Activities) extending(ctx context.Context, st access.Statement, limits evidence.Limits) (evidence.Limits, error) {
+	request, err := statement.ParseRequest([]byte(st.Payload))
+	if err != nil || request.Extends == "" {
+		return limits, nil // whoever judges it will say so
+	}
+	x, found, err := a.Log.Extended(ctx, request.Extends)
+	if found {
+		limits.Extends = &x
+	}
+	return limits, again(err)
 }
 
 // EscalateInput is a request that nobody has decided on for so long.

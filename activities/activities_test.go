@@ -69,6 +69,10 @@ func (n *notes) Receive(ctx context.Context, e audit.Event, _ access.Ruling, _ b
 	return err
 }
 
+func (n *notes) Extended(context.Context, string) (access.Extended, bool, error) {
+	return access.Extended{}, false, n.err
+}
+
 func (n *notes) Review(context.Context, *evidence.Rulebook, access.Statement, time.Time) (access.ReviewTask, error) {
 	return access.ReviewTask{}, n.err
 }

@@ -22,8 +22,10 @@ import (
 func checkCredential(cred access.Credential, st access.Standing, issued time.Time) error {
 	h := cred.Handle
 	switch {
-	case h.NotAfter.Sub(h.NotBefore) > st.Duration.Duration():
-		return fmt.Errorf("the credential lives %s, %s was allowed", access.ShortDuration(h.NotAfter.Sub(h.NotBefore)), st.Duration)
+	case h.Extends != st.Request.Extends:
+		return fmt.Errorf("the credential's handle extends %q, the request %q", clip(h.Extends), st.Request.Extends)
+	case h.NotAfter.After(st.End(h.NotBefore)):
+		return fmt.Errorf("the credential lives until %s, until %s was allowed", h.NotAfter.Format(time.RFC3339), st.End(h.NotBefore).Format(time.RFC3339))
 	case !h.NotAfter.After(h.NotBefore):
 		return fmt.Errorf("the credential ends before it begins")
 	case h.NotBefore.After(issued.Add(access.ClockSkew)):
@@ -103,6 +105,9 @@ func checkCertificate(cred access.Credential, st access.Standing) error {
 		if d > 0 {
 			extensions[name] = d.String()
 		}
+	}
+	if request.Extends != "" {
+		extensions[access.ExtensionExtends] = request.Extends
 	}
 	switch {
 	case h.Grace() < 0 || h.Grace().Duration() > access.MaxGrace:

@@ -11,15 +11,10 @@ import (
 // counted counts for policy's limits as a replay goes through the log. It says
 // of each moment what the database said then.
 type counted struct {
-	open    map[string]grantee // that haven't ended, by request
-	had     []asked            // requests that were received within the last hours, in the order of the log
+	open    running
+	had     []asked // requests that were received within the last hours, in the order of the log
 	denials map[string]time.Time
 	tasks   map[string]*access.ReviewTask // that aren't done, by request
-}
-
-type grantee struct {
-	requester, resource string
-	over                time.Time
 }
 
 type asked struct {
@@ -51,9 +46,9 @@ func (c *counted) limited(e *Event) {
 
 func (c *counted) prepared(e *Event) {
 	if c.open == nil {
-		c.open = map[string]grantee{}
+		c.open = running{}
 	}
-	c.open[e.Request] = grantee{e.Requester, e.Resource, e.Handle.Over()}
+	c.open[e.Request] = grantee{e.Requester, e.Resource, e.Handle.Extends, e.Handle.Over()}
 }
 
 func (c *counted) ended(e *Event) {
@@ -73,15 +68,8 @@ func (c *counted) ended(e *Event) {
 
 // These three are what counting has from the database.
 
-func (c *counted) running(s scope, now time.Time, request string) (n int, first time.Time, err error) {
-	for id, g := range c.open {
-		if id != request && s.has(g.requester, g.resource) && g.over.After(now) {
-			n++
-			if first.IsZero() || g.over.Before(first) {
-				first = g.over
-			}
-		}
-	}
+func (c *counted) running(s scope, now time.Time, who asking) (n int, first time.Time, err error) {
+	n, first = c.open.count(s, now, who)
 	return n, first, nil
 }
 
@@ -138,7 +126,7 @@ func (p *replay) prepare(e *Event, s *story) {
 		return
 	}
 	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), ruled: e.Ruling.Limits, broken: e.Ruling.Emergency != nil}
-	who := asking{request: e.Request, requester: e.Requester, resource: e.Resource}
+	who := asking{request: e.Request, requester: e.Requester, resource: e.Resource, extends: e.Handle.Extends}
 	if !s.received.IsZero() {
 		who.received, who.index, who.at = true, s.index, s.received
 	}
@@ -171,7 +159,7 @@ func (p *replay) hadRoom(e *Event, s *story) error {
 		return err
 	case s.glass.emergency != nil && !was.broken:
 		return fmt.Errorf("it was prepared as if nobody broke the glass")
-	case book.Decide(request, was.at).Limits != was.ruled:
+	case book.Decide(request, s.extends, was.at).Limits != was.ruled:
 		return fmt.Errorf("it was prepared under other limits than policy's")
 	case was.why != "":
 		return fmt.Errorf("policy's limits left no room for it: %s", was.why)

@@ -26,6 +26,7 @@ const (
 	RequestDenied      = "request.denied"      // State: the request's end
 	RequestTimedOut    = "request.timed-out"   // State: the request's end
 	RequestCancelled   = "request.cancelled"   // State, Statement: the request's end
+	GrantExtended      = "grant.extended"      // Handle: of the request that extends it; with that one's credential.prepared
 	GrantExpired       = "grant.expired"       // State: the request's end
 	GrantReleased      = "grant.released"      // State, Statement: the request's end
 	GrantRevoked       = "grant.revoked"       // State, Statement: the request's end
@@ -45,7 +46,7 @@ func Types() []string {
 		RequestReceived, RequestLimited, RequestRuled, RequestEscalated, DecisionAccepted, StatementRefused,
 		CredentialPrepared, CredentialIssued, CredentialRefused,
 		RequestDenied, RequestTimedOut, RequestCancelled,
-		GrantExpired, GrantReleased, GrantRevoked,
+		GrantExtended, GrantExpired, GrantReleased, GrantRevoked,
 		EmergencyGranted, ReviewOpened, ReviewSigned, ReviewOverdue, ReviewDone,
 		LockSet, LockLifted,
 	}, append(hostTypes(), sweepTypes()...)...)
@@ -70,7 +71,7 @@ func ledgered(typ string) bool {
 		}
 	}
 	return typ == CredentialPrepared || typ == CredentialIssued || typ == LockSet || typ == LockLifted ||
-		typ == EmergencyGranted || typ == ReviewOpened || typ == HostEnrolled || typ == HostCertified || typ == SweepOrphan || typ == SweepStray
+		typ == GrantExtended || typ == EmergencyGranted || typ == ReviewOpened || typ == HostEnrolled || typ == HostCertified || typ == SweepOrphan || typ == SweepStray
 }
 
 // Bounds on what one event may hold.
@@ -202,7 +203,7 @@ func (e *Event) check() error {
 		return access.Errorf(access.CodeMalformed, "%s event without who was asked", e.Type)
 	case (e.Type == EmergencyGranted || e.Type == ReviewOpened) && (e.Ruling == nil || e.Ruling.Emergency == nil):
 		return access.Errorf(access.CodeMalformed, "%s event without an emergency", e.Type)
-	case e.Type == CredentialPrepared && e.Handle == nil:
+	case (e.Type == CredentialPrepared || e.Type == GrantExtended) && e.Handle == nil:
 		return access.Errorf(access.CodeMalformed, "%s event without a handle", e.Type)
 	case e.Type == CredentialIssued && (e.Credential == nil || e.Evidence == nil):
 		return access.Errorf(access.CodeMalformed, "%s event without credential and evidence", e.Type)

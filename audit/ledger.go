@@ -95,7 +95,8 @@ func serialCounter(ca string, series uint32) string {
 //
 // Errors: CodeEnded for a request that has ended, with its entry; CodeMismatch
 // if the handle was chosen for another request of the same id; CodeLimited if
-// the limits of the ruling in e leave no room for one more grant. That is counted
+// the limits of the ruling in e leave no room for one more grant; CodeDenied if
+// the grant that it extends doesn't run any more, or was extended before. That is counted
 // in the same transaction, so of two at the same moment one is first.
 func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, e Event) (Entry, error) {
 	if h.Request == "" || requestHash == "" || e.Request != "" && e.Request != h.Request {
@@ -130,9 +131,15 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 		}
 		if e.Ruling != nil {
 			// Nothing can come between this and the entry.
-			limited, err := t.room(*e.Ruling, h.Request, e.Requester, e.Resource, e.Time)
+			limited, err := t.room(*e.Ruling, h, e.Requester, e.Resource, e.Time)
 			if err != nil || limited != nil {
 				return reply{limited: limited}, err
+			}
+		}
+		if h.Extends != "" {
+			refused, err := t.extend(h, e.Time)
+			if err != nil || refused != nil {
+				return reply{limited: refused}, err
 			}
 		}
 		if _, err := t.append(e); err != nil {
@@ -220,7 +227,9 @@ func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error
 
 // End closes a request in the ledger for ever, with its event: no evidence,
 // however good, issues it from here on. It works with or without a handle, and
-// once: of a request that has ended, the entry is returned as it is.
+// once: of a request that has ended, the entry is returned as it is. Where a
+// grant is given back or taken away, those that it extends, or that extend it,
+// end with it.
 func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 	typ, ok := ends[end.State]
 	if !ok || end.Request == "" {
@@ -246,7 +255,10 @@ func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 		}
 		entry.Request, entry.Ended = end.Request, end.State
 		entry.EndedAt = e.Time.UTC().Truncate(time.Millisecond)
-		return entry, t.put(entry)
+		if err := t.put(entry); err != nil {
+			return Entry{}, err
+		}
+		return entry, t.endRow(entry, e)
 	})
 }
 

@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/statement"
 )
 
 // asking is who asks for what, and its place in the log.
 type asking struct {
 	request, requester, resource string
+	extends                      string // the request whose grant it extends
 
 	received bool      // it is on record that it was received:
 	index    int64     // in this event,
@@ -64,8 +66,8 @@ func (s scope) where() (terms string, args []any) {
 // needs them.
 type counts interface {
 	// running are the grants that haven't ended, and when the first of them
-	// will, of others than the request.
-	running(s scope, now time.Time, request string) (n int, first time.Time, err error)
+	// will, of others than the request. Those that another extends don't count.
+	running(s scope, now time.Time, who asking) (n int, first time.Time, err error)
 	// asked is when the n-th last request before the place in the log was
 	// received, if that was after since, but for those that a limit refused.
 	asked(s scope, n int, place int64, since time.Time) (time.Time, bool, error)
@@ -115,7 +117,7 @@ func exhausted(c counts, ruling access.Ruling, who asking, now time.Time, later 
 			}
 		}
 		if s.Running > 0 && !later {
-			n, first, err := c.running(s, now, who.request)
+			n, first, err := c.running(s, now, who)
 			if err != nil {
 				return nil, err
 			}
@@ -134,7 +136,8 @@ func ceilSecond(t time.Time) time.Time { return t.Add(time.Second - 1).UTC().Tru
 // between counting and recording.
 type counting struct{ *tx }
 
-func (t counting) running(s scope, now time.Time, request string) (n int, first time.Time, err error) {
+func (t counting) running(s scope, now time.Time, who asking) (n int, first time.Time, err error) {
+	open := running{}
 	const query = `SELECT l.request, l.handle,
 		(SELECT requester FROM events e WHERE e.request = l.request AND e.step = 'credential.prepared' AND e.step <> ''),
 		(SELECT resource FROM events e WHERE e.request = l.request AND e.step = 'credential.prepared' AND e.step <> '')
@@ -148,15 +151,37 @@ func (t counting) running(s scope, now time.Time, request string) (n int, first 
 		if err := json.Unmarshal([]byte(handle), &h); err != nil {
 			return err
 		}
-		if id != request && s.has(requester, resource) && h.Over().After(now) {
-			n++
-			if first.IsZero() || h.Over().Before(first) {
-				first = h.Over()
-			}
-		}
+		open[id] = grantee{requester, resource, h.Extends, h.Over()}
 		return nil
 	}, query)
+	n, first = open.count(s, now, who)
 	return n, first, err
+}
+
+// running are the grants that haven't ended, by request.
+type running map[string]grantee
+
+type grantee struct {
+	requester, resource, extends string
+
+	over time.Time
+}
+
+// count counts those of a scope. A grant and those that extend it are one.
+func (r running) count(s scope, now time.Time, who asking) (n int, first time.Time) {
+	extended := map[string]bool{who.request: true, who.extends: true}
+	for _, g := range r {
+		extended[g.extends] = true
+	}
+	for id, g := range r {
+		if !extended[id] && s.has(g.requester, g.resource) && g.over.After(now) {
+			n++
+			if first.IsZero() || g.over.Before(first) {
+				first = g.over
+			}
+		}
+	}
+	return n, first
 }
 
 func (t counting) asked(s scope, n int, place int64, since time.Time) (at time.Time, many bool, err error) {
@@ -250,6 +275,11 @@ func (l *Log) Receive(ctx context.Context, e Event, ruling access.Ruling, later 
 		if err != nil {
 			return nil, err
 		}
+		if e.Statement != nil {
+			if request, err := statement.ParseRequest([]byte(e.Statement.Payload)); err == nil {
+				who.extends = request.Extends
+			}
+		}
 		refusal, err := exhausted(counting{t}, ruling, who, who.at, later)
 		if err != nil || refusal == nil {
 			return nil, err
@@ -283,14 +313,15 @@ func (t *tx) wasLimited(request string) (*access.Error, error) {
 
 // room says whether limits leave room for a grant that is about to be
 // prepared.
-func (t *tx) room(ruling access.Ruling, request, requester, resource string, now time.Time) (*access.Error, error) {
+func (t *tx) room(ruling access.Ruling, h access.Handle, requester, resource string, now time.Time) (*access.Error, error) {
 	if unbounded(ruling) {
 		return nil, nil
 	}
-	who, err := t.place(request, requester, resource)
+	who, err := t.place(h.Request, requester, resource)
 	if err != nil {
 		return nil, err
 	}
+	who.extends = h.Extends
 	return exhausted(counting{t}, ruling, who, now, false)
 }
 

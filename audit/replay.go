@@ -53,6 +53,9 @@ type story struct {
 	prepared  *preparation // nil where there was nothing to count
 	issued    *access.Credential
 	glass     glass
+	begin     time.Time        // of the row of grants that this one extends
+	extends   *access.Extended // what it extends, as of when it was prepared
+	extended  string           // the request that extends it
 	ended     access.State
 	entry     [sha256.Size]byte // of the ledger's entry, once ended
 }
@@ -193,6 +196,11 @@ func (p *replay) judge(index int64, e *Event) error {
 		p.counts.received(index, e)
 		s.index = index
 		return p.received(e, s)
+	case GrantExtended:
+		if e.Handle.Extends != e.Request || s.extended != "" || s.ended != "" || s.issued == nil {
+			return fmt.Errorf("the request had no grant that %s could extend", clip(e.Handle.Request))
+		}
+		s.extended = e.Handle.Request
 	case EmergencyGranted, ReviewSigned, ReviewOverdue, ReviewDone:
 		return p.broke(e, s)
 	case RequestLimited:
@@ -377,7 +385,15 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 	case s.handle != nil:
 		return fmt.Errorf("the request has a handle already")
 	}
-	s.handle = h
+	s.handle, s.begin = h, h.NotBefore
+	if h.Extends != "" && !p.partial {
+		x := p.requests[h.Extends]
+		if x == nil || x.issued == nil || x.ended != "" || x.extended != e.Request {
+			return fmt.Errorf("it extends request %s, which had no grant that could be extended", clip(h.Extends))
+		}
+		s.begin = x.begin
+		s.extends = &access.Extended{Request: h.Extends, Statement: x.request, Begin: x.begin, End: x.issued.Handle.NotAfter}
+	}
 	p.prepare(e, s)
 	if h.Serial != 0 {
 		key := serial{h.CA, h.Serial}
@@ -422,7 +438,7 @@ func (p *replay) issued(e *Event, s *story) error {
 	if asked.IsZero() {
 		asked = judgedAt(e) // so it has waited for nobody
 	}
-	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked})
+	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extends(e, s)})
 	if err != nil {
 		return fmt.Errorf("the evidence doesn't hold: %w", err)
 	}
@@ -450,6 +466,15 @@ func (p *replay) issued(e *Event, s *story) error {
 		return err
 	}
 	return checkCredential(*cred, standing, e.Time)
+}
+
+// extends is what the request of a credential extends. A proof is about one
+// request, and has nothing of the other.
+func (p *replay) extends(e *Event, s *story) *access.Extended {
+	if h := s.handle; p.partial && h.Extends != "" {
+		return &access.Extended{Request: h.Extends, Statement: e.Evidence.Request, Begin: h.NotBefore, End: h.NotAfter}
+	}
+	return s.extends
 }
 
 // judgedAt is the moment that the issuer judged at: the one that conditions of

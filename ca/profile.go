@@ -73,6 +73,7 @@ type Spec struct {
 	NotAfter   time.Time     // whole seconds; the certificate is dead from here on
 	Options    access.SSHOptions
 	Command    string // the one command it may run; empty: Options decides
+	Extends    string // the id of the request whose grant it extends; empty: none's
 }
 
 // Prepare checks a spec against the profile and composes the certificate,
@@ -110,6 +111,12 @@ func (c *CA) Prepare(s Spec) (*Prepared, error) {
 	extensions, err := extensions(s.Options)
 	if err != nil {
 		return nil, err
+	}
+	if s.Extends != "" {
+		if _, err := KeyID(s.Extends, s.Requester); err != nil {
+			return nil, err
+		}
+		extensions[access.ExtensionExtends] = s.Extends
 	}
 	return &Prepared{ca: c, cert: ssh.Certificate{
 		Key:             subject,

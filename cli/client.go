@@ -99,7 +99,11 @@ func summaryLine(r access.Request) string {
 	if r.Mode == access.ModeEmergency {
 		wants = "takes by BREAK-GLASS"
 	}
-	return fmt.Sprintf("%s %s %s%s for %s", r.Signer, wants, r.Resource, asWhat(r.Login, r.Actions), r.Duration)
+	longer := ""
+	if r.Extends != "" {
+		longer = " longer"
+	}
+	return fmt.Sprintf("%s %s %s%s for %s%s", r.Signer, wants, r.Resource, asWhat(r.Login, r.Actions), r.Duration, longer)
 }
 
 // asWhat is what stands behind a resource's name: a login, or actions.

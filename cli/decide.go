@@ -261,6 +261,7 @@ func (a *app) requestFields(p *printer, s access.Status, req access.Request, now
 	}
 	return []any{
 		"request", req.ID,
+		"extends", req.Extends,
 		"mode", strings.ReplaceAll(req.Mode, access.ModeEmergency, "BREAK-GLASS, to be signed off afterwards"),
 		"reason", req.Reason,
 		"ticket", req.Ticket,

@@ -64,6 +64,7 @@ func (a *app) commands() []*cli.Command {
 		a.sshConfigCommand(),
 		a.ensureCommand(),
 		a.resourcesCommand(),
+		a.extendCommand(),
 		a.releaseCommand(),
 		a.cancelCommand(),
 		a.pendingCommand(),

@@ -32,6 +32,7 @@ type wish struct {
 	reason   string
 	ticket   string
 	mode     string
+	extends  string // the request whose grant it extends
 	key      string // file of an existing key to certify; "": a new one
 	alone    bool   // for one command, whose grant nobody else uses
 }
@@ -212,6 +213,7 @@ func (a *app) submitAs(b backend, me *identity, w wish) (kept, error) {
 		Start:    w.start,
 		Reason:   w.reason,
 		Mode:     w.mode,
+		Extends:  w.extends,
 		Ticket:   w.ticket,
 	}
 	if err := kindOf(w.resource.Name).key(&k, w); err != nil {

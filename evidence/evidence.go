@@ -63,6 +63,10 @@ type Limits struct {
 	// rule's escalation counts from then, or from the time in the request if
 	// that is later: nobody reaches a step sooner by dating a request back.
 	Asked time.Time
+
+	// Extends is what is on record of the grant that the request extends; nil
+	// if it extends none, or one that never was.
+	Extends *access.Extended
 }
 
 func (l Limits) minGrant() time.Duration {
@@ -225,7 +229,7 @@ func (r *Rulebook) CheckStop(request access.Statement, st access.Statement, typ 
 
 // mayRevoke says whether u may take away what req asked for.
 func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) bool {
-	ruling := r.Decide(req, now)
+	ruling := r.Decide(req, nil, now)
 	groups := ruling.Revokers
 	if len(ruling.Needs) == 0 && len(groups) == 0 {
 		groups = r.Policy.Groups()
@@ -235,13 +239,13 @@ func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) b
 }
 
 // Decide is what policy says of a request, taken as it is, at now, and also
-// where requester or resource have left the files.
-func (r *Rulebook) Decide(req access.Request, now time.Time) access.Ruling {
+// where requester or resource have left the files; x is what it extends.
+func (r *Rulebook) Decide(req access.Request, x *access.Extended, now time.Time) access.Ruling {
 	requester, ok := r.Directory.User(req.Signer)
 	if !ok {
 		requester = access.User{Name: req.Signer}
 	}
-	return r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now})
+	return r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now, Extends: x})
 }
 
 // check is one judgement under way.
@@ -284,7 +288,13 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 	if err := r.checkKind(req, requester, resource); err != nil {
 		return nil, err
 	}
-	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now})
+	if err := checkExtends(req, lim.Extends); err != nil {
+		return nil, err
+	}
+	if req.Extends == "" {
+		lim.Extends = nil
+	}
+	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now, Extends: lim.Extends})
 	ruling.Digests = r.Digests()
 	if most, _ := longest(resource.Kind); ruling.Effect != access.EffectDeny && req.Duration.Duration() > most {
 		ruling.Effect = access.EffectDeny
@@ -302,8 +312,30 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 	return &check{
 		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]bool{}, asked: asked, last: last,
 		lock: lock, locked: locked,
-		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource},
+		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource, Extends: lim.Extends},
 	}, nil
+}
+
+// checkExtends checks that a request which extends a grant is by whom that was
+// for, and asks for the same. Whether the grant still runs, the ledger says.
+func checkExtends(req access.Request, e *access.Extended) error {
+	if req.Extends == "" {
+		return nil
+	}
+	if e == nil || e.Request != req.Extends {
+		return access.Errorf(access.CodeNotFound, "request %s, which this one extends, was never granted", req.Extends)
+	}
+	was, err := statement.ParseRequest([]byte(e.Statement.Payload))
+	if err != nil {
+		return err
+	}
+	switch {
+	case was.Signer != req.Signer:
+		return access.Errorf(access.CodeForbidden, "the grant of request %s is %s's", was.ID, was.Signer)
+	case was.Resource != req.Resource || was.Login != req.Login || was.Command != req.Command || !slices.Equal(was.Actions, req.Actions):
+		return access.Errorf(access.CodeMismatch, "an extension asks for what the grant of request %s is for, and nothing else", was.ID)
+	}
+	return nil
 }
 
 func checkStart(req access.Request) error {

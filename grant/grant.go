@@ -90,6 +90,10 @@ type Ledger interface {
 	End(ctx context.Context, end audit.End) (audit.Entry, error)
 	// Received is when a request was first heard of, by the log's own word.
 	Received(ctx context.Context, request string) (time.Time, bool, error)
+	// Extended is what is on record of a grant, false if the request has none.
+	Extended(ctx context.Context, request string) (access.Extended, bool, error)
+	// Row lists what has ended of the other grants in a row of extensions.
+	Row(ctx context.Context, request string) ([]access.Handle, error)
 	// Denials are the denials on record that didn't end the request by
 	// themselves, as they were signed.
 	Denials(ctx context.Context, request string) ([]access.Statement, error)

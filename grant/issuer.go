@@ -14,6 +14,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/evidence"
+	"hallpass/statement"
 )
 
 // maxEvidence bounds what is kept of the evidence with a refusal, in bytes. It
@@ -103,12 +104,21 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 // evidence has left out. One denial that ends a request has ended it in the
 // ledger; only where it takes several has the ledger no end of the first ones.
 func (i *Issuer) settle(ctx context.Context, book *evidence.Rulebook, ev access.Evidence, now time.Time) (access.Evidence, access.Standing, access.Evidence, error) {
-	standing, counts, err := book.Settle(ev, now, i.Limits)
+	limits := i.Limits
+	if request, perr := statement.ParseRequest([]byte(ev.Request.Payload)); perr == nil && request.Extends != "" {
+		x, found, err := i.Ledger.Extended(ctx, request.Extends)
+		if err != nil {
+			return ev, access.Standing{}, access.Evidence{}, access.Errorf(access.CodeUnavailable, "find out what it extends: %v", err)
+		}
+		if found {
+			limits.Extends = &x
+		}
+	}
+	standing, counts, err := book.Settle(ev, now, limits)
 	waits := func(n access.Need) bool { return n.Denies > 1 || len(n.Escalate) > 0 }
 	if err != nil || !slices.ContainsFunc(standing.Ruling.Needs, waits) {
 		return ev, standing, counts, err
 	}
-	limits := i.Limits
 	received, known, err := i.Ledger.Received(ctx, standing.Request.ID)
 	if limits.Asked = received; !known {
 		limits.Asked = now // it has waited for nobody
@@ -154,10 +164,18 @@ func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.
 			return none, access.Errorf(access.CodeUnavailable, "the grant begins at %s", request.Start.Format(time.RFC3339))
 		}
 		begin := now.UTC().Truncate(time.Second)
-		h, err := kind.Prepare(ctx, order(standing, begin, begin.Add(standing.Duration.Duration())))
+		if x := standing.Extends; x != nil {
+			// Whether it can be, Reserve says for good; this is before the kind
+			// has anything to do.
+			if why := x.Refused(request.ID, now); why != "" {
+				return none, access.Errorf(access.CodeDenied, "%s", why)
+			}
+		}
+		h, err := kind.Prepare(ctx, order(standing, begin, standing.End(begin)))
 		if err != nil {
 			return none, err
 		}
+		h.Extends = request.Extends
 		entry, err = i.Ledger.Reserve(ctx, ev.Request.Hash(), h, event(standing))
 		discard(ctx, kind, h, entry, err)
 		if err != nil && access.CodeOf(err) != access.CodeEnded {
@@ -176,7 +194,7 @@ func discard(ctx context.Context, kind Kind, h access.Handle, entry audit.Entry,
 		return
 	}
 	switch access.CodeOf(err) {
-	case access.CodeEnded, access.CodeMismatch, access.CodeLimited:
+	case access.CodeEnded, access.CodeMismatch, access.CodeLimited, access.CodeDenied:
 	default:
 		if err != nil || reflect.DeepEqual(entry.Handle, &h) {
 			return // ours, or nobody knows
@@ -197,7 +215,7 @@ func (i *Issuer) fulfil(ctx context.Context, kind Kind, ev access.Evidence, stan
 	h := *entry.Handle
 	// The handle may have been chosen on other evidence for the same request,
 	// or by other rules. It can't be changed; it can be refused.
-	if h.NotAfter.Sub(h.NotBefore) > standing.Duration.Duration() {
+	if h.NotAfter.After(standing.End(h.NotBefore)) {
 		return none, access.Errorf(access.CodeDenied, "a grant until %s was prepared, which is longer than the %s allowed now",
 			h.NotAfter.Format(time.RFC3339), standing.Duration)
 	}
@@ -285,6 +303,19 @@ func (i *Issuer) Revoke(ctx context.Context, end audit.End) error {
 	}
 	if err := kind.Revoke(ctx, *entry.Handle); err != nil {
 		return fmt.Errorf("revoke the credential of request %s: %w", end.Request, err)
+	}
+	if entry.Ended != access.StateReleased && entry.Ended != access.StateRevoked {
+		return nil
+	}
+	// The ledger has ended with it what it extends, and what extends it.
+	row, err := i.Ledger.Row(ctx, end.Request)
+	if err != nil {
+		return fmt.Errorf("find what else ends with request %s: %w", end.Request, err)
+	}
+	for _, h := range row {
+		if err := kind.Revoke(ctx, h); err != nil {
+			return fmt.Errorf("revoke the credential of request %s: %w", h.Request, err)
+		}
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func (w *world) receive(r access.Request, st access.Statement) error {
 	digests := w.book.Load().Digests()
 	return w.log.Receive(context.Background(), audit.Event{
 		Request: r.ID, RequestHash: st.Hash(), Actor: r.Signer, Requester: r.Signer, Resource: r.Resource, Statement: &st, Digests: &digests,
-	}, w.book.Load().Decide(r, w.now()), false)
+	}, w.book.Load().Decide(r, nil, w.now()), false)
 }
 
 // Requests at the same moment, by several issuers with ledgers of their own on

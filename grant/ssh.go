@@ -114,5 +114,6 @@ func (k *SSH) spec(o Order, serial uint64) (ca.Spec, error) {
 		NotAfter:   o.NotAfter,
 		Options:    o.Standing.Ruling.SSH,
 		Command:    o.Request.Command,
+		Extends:    o.Request.Extends,
 	}, nil
 }

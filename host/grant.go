@@ -26,6 +26,7 @@ type grant struct {
 	cert      *ssh.Certificate
 	request   string
 	requester string
+	extends   string    // the request whose grant it extends
 	end       time.Time // the certificate's; it is dead from here on
 	grace     time.Duration
 	warn      time.Duration // -1: as configured
@@ -60,7 +61,15 @@ func readGrant(cert *ssh.Certificate, trusted []ssh.PublicKey) *grant {
 	if d, err := access.ParseDuration(cert.Extensions[access.ExtensionWarn]); err == nil {
 		g.warn = max(d, 0)
 	}
+	g.extends = cert.Extensions[access.ExtensionExtends]
 	return g
+}
+
+// continues says whether a grant goes on where another ends: the CA says that
+// it extends that one's request, and it is for the same requester and login.
+func (g *grant) continues(of *grant) bool {
+	return g.extends != "" && g.extends == of.request && g.requester == of.requester &&
+		slices.Equal(g.cert.ValidPrincipals, of.cert.ValidPrincipals)
 }
 
 // readAuthInfo finds the grant in what sshd says of a login in

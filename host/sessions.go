@@ -47,6 +47,7 @@ type record struct {
 	Start       uint64    `json:"start"`            // of the monitor; clock ticks since boot
 	Cgroup      cgroup    `json:"cgroup,omitempty"` // none: only what descends from the monitor can be ended
 	Certificate string    `json:"certificate"`
+	Extended    string    `json:"extended,omitempty"` // the certificate that lets it go on, once there is one
 	Login       string    `json:"login"`
 	Source      string    `json:"source"` // "address:port", "[address]:port" or "unknown"
 	Opened      time.Time `json:"opened"`
@@ -58,6 +59,7 @@ type record struct {
 type session struct {
 	record
 	grant   *grant
+	longer  *grant   // the one that lets it go on; nil: none does
 	monitor *process // nil once the connection is gone
 	warned  bool
 	ending  bool
@@ -88,6 +90,14 @@ type sessions struct {
 	enders  sync.WaitGroup
 	hands   chan struct{} // for those that end sessions
 	stopped bool
+}
+
+// until is the grant by whose end the session has to be gone.
+func (x *session) until() *grant {
+	if x.longer != nil {
+		return x.longer
+	}
+	return x.grant
 }
 
 // event is what happened to a session, before it is reported. It ended also if
@@ -236,8 +246,8 @@ func (s *sessions) tick() {
 		if x.ending {
 			continue
 		}
-		switch over := x.grant.over(); {
-		case s.revoked(x.grant):
+		switch over := x.until().over(); {
+		case s.revoked(x.grant) || s.revoked(x.until()):
 			s.end(x, whyRevoked)
 			continue
 		case !now.Before(over):
@@ -260,7 +270,7 @@ func (s *sessions) tick() {
 			} else {
 				x.warned = true
 				go tell(s.pids(x), fmt.Sprintf("hallpass: this session ends at %s, in %s.",
-					x.grant.over().Format("15:04:05 MST"), x.grant.over().Sub(now).Round(time.Second)))
+					x.until().over().Format("15:04:05 MST"), x.until().over().Sub(now).Round(time.Second)))
 			}
 		}
 	}
@@ -270,11 +280,11 @@ func (s *sessions) tick() {
 // warnAt is when the terminal is told of the end; zero for never. Whoever just
 // came for less than that knows.
 func (s *sessions) warnAt(x *session) time.Time {
-	before := x.grant.warn
+	before := x.until().warn
 	if before < 0 {
 		before = s.warn
 	}
-	t := x.grant.over().Add(-before)
+	t := x.until().over().Add(-before)
 	if before == 0 || t.Before(x.Opened) {
 		return time.Time{}
 	}
@@ -452,7 +462,30 @@ func (s *sessions) admit(x *session) error {
 	if why := s.barredLocked(x.grant); why != "" {
 		return errors.New(why)
 	}
-	return s.add(x)
+	if err := s.add(x); err != nil {
+		return err
+	}
+	s.extend(x.grant)
+	return nil
+}
+
+// extend lets the sessions go on whose grant this one extends. That somebody has
+// just logged in with it is how the host gets to know; until then, and if it
+// can't be kept on disk, the old end holds. The lock is held.
+func (s *sessions) extend(g *grant) {
+	for _, x := range s.live {
+		if x.ending || !g.continues(x.until()) || s.revoked(x.grant) {
+			continue
+		}
+		r := x.record
+		r.Extended = g.line()
+		if err := s.save(r); err != nil {
+			s.log.Error("session can't be kept on disk, and isn't extended", "session", x.ID, "error", err)
+			continue
+		}
+		x.record, x.longer, x.warned = r, g, false
+		s.log.Info("session extended", "session", x.ID, "request", x.grant.request, "by", g.request, "ends", g.over())
+	}
 }
 
 // undo takes back what open has done. The monitor is in the cgroup and can
@@ -520,7 +553,7 @@ func (s *sessions) shown() []Session {
 	for _, x := range s.live {
 		out = append(out, Session{
 			ID: x.ID, Request: x.grant.request, User: x.grant.requester, Login: x.Login,
-			Source: x.Source, Opened: x.Opened, Ends: x.grant.over(), Closed: x.Closed,
+			Source: x.Source, Opened: x.Opened, Ends: x.until().over(), Closed: x.Closed,
 		})
 	}
 	slices.SortFunc(out, func(a, b Session) int { return strings.Compare(a.ID, b.ID) })
@@ -572,7 +605,19 @@ func readRecord(path string) (*session, error) {
 	if err := json.Unmarshal(data, &x.record); err != nil {
 		return nil, err
 	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(x.Certificate))
+	if x.grant, err = recorded(x.Certificate); err == nil && x.Extended != "" {
+		x.longer, err = recorded(x.Extended)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &x, nil
+}
+
+// recorded reads the grant in a record. It was ours when the session was opened
+// with it, whatever is trusted today.
+func recorded(line string) (*grant, error) {
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
 	if err != nil {
 		return nil, err
 	}
@@ -580,11 +625,11 @@ func readRecord(path string) (*session, error) {
 	if !ok {
 		return nil, errors.New("its certificate is none")
 	}
-	// It was ours when the session was opened, whatever is trusted today.
-	if x.grant = readGrant(cert, nil); x.grant == nil {
+	g := readGrant(cert, nil)
+	if g == nil {
 		return nil, errors.New("its certificate is not one of hallpass")
 	}
-	return &x, nil
+	return g, nil
 }
 
 // resume takes up one session, with the lock held.

@@ -38,6 +38,8 @@ var variables = []variable{
 	{"request.start", cel.TimestampType, func(in *Input) ref.Val { return types.Timestamp{Time: in.start()} }},
 	{"request.reason", cel.StringType, func(in *Input) ref.Val { return types.String(in.Request.Reason) }},
 	{"request.ticket", cel.StringType, func(in *Input) ref.Val { return types.String(in.Request.Ticket) }},
+	{"request.extends", cel.StringType, func(in *Input) ref.Val { return types.String(in.Request.Extends) }},
+	{"request.total", cel.DurationType, func(in *Input) ref.Val { return types.Duration{Duration: in.total()} }},
 	{"request.emergency", cel.BoolType, func(in *Input) ref.Val { return types.Bool(in.Request.Mode == access.ModeEmergency) }},
 	{"request.key_type", cel.StringType, func(in *Input) ref.Val { return types.String(in.keyType()) }},
 	{"requester.name", cel.StringType, func(in *Input) ref.Val { return types.String(in.Requester.Name) }},
@@ -362,6 +364,15 @@ func (in *Input) start() time.Time {
 		return in.Request.Start.UTC()
 	}
 	return in.Now.UTC()
+}
+
+// total is how long the grant would last, with those that it extends.
+func (in *Input) total() time.Duration {
+	long := in.Request.Duration.Duration()
+	if e := in.Extends; e != nil {
+		long += e.End.Sub(e.Begin)
+	}
+	return long
 }
 
 // keyType is the type of the key to certify, such as "ssh-ed25519".

@@ -16,7 +16,8 @@ type Input struct {
 	Requester access.User     // as the directory knows the requester
 	Resource  access.Resource // as the catalog knows it
 	Now       time.Time
-	Context   map[string]any // facts from outside, if there are any
+	Extends   *access.Extended // the grant that the request extends, if it does
+	Context   map[string]any   // facts from outside, if there are any
 }
 
 // match is what became of one rule.
@@ -66,7 +67,8 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 	deny := func(format string, args ...any) { no = append(no, fmt.Sprintf(format, args...)) }
 	var allows []*rule
 	var sources []netip.Prefix
-	graced := false
+	graced, totalled := false, false
+	var total access.Seconds
 	for _, m := range matches {
 		r := m.rule
 		if m.err != nil {
@@ -102,6 +104,7 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 			})
 		}
 		out.MaxDuration = least(out.MaxDuration, access.InSeconds(r.MaxDuration))
+		total, totalled = least(total, access.InSeconds(max(r.Total, r.MaxDuration))), totalled || r.Total != 0
 		out.Window = least(out.Window, access.InSeconds(r.Window))
 		out.Limits = out.Limits.Strictest(r.Limits)
 		if err := r.asks(in.Request); err != "" {
@@ -153,6 +156,12 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 		}
 		if in.Request.Duration > out.MaxDuration {
 			deny("%s is longer than the %s that policy allows", in.Request.Duration, out.MaxDuration)
+		}
+		if totalled {
+			out.Total = max(total, out.MaxDuration)
+		}
+		if most := max(out.Total, out.MaxDuration); in.Extends != nil && access.InSeconds(in.total()) > most {
+			deny("%s in all is longer than the %s that policy allows a grant with its extensions", access.ShortDuration(in.total()), most)
 		}
 		if c, f := in.Request.Command, out.SSH.ForceCommand; c != "" && f != "" && c != f {
 			deny("policy forces another command than the one asked for")

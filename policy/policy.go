@@ -94,6 +94,7 @@ type Rule struct {
 	Deny        string        // why the rule denies; "" for a rule that allows
 	MaxDuration time.Duration // 0: none named
 	Window      time.Duration // 0: none named
+	Total       time.Duration // of a grant with its extensions; 0: none named
 	Reason      bool          // a reason must be given
 	Ticket      string        // regular expression that the whole ticket must match; "": none asked for
 	Approvals   []access.Set  // nil: none needed
@@ -237,6 +238,9 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		"max_duration": at("max_duration", func(v node) {
 			rl.MaxDuration = r.duration(v, "max_duration", access.MinGrant, access.MaxGrant)
 		}),
+		"total": at("total", func(v node) {
+			rl.Total = r.duration(v, "total", access.MinGrant, access.MaxGrant)
+		}),
 		"approval_window": at("approval_window", func(v node) {
 			// A request without approvals is stale for the issuer after
 			// EvidenceAge, so a longer window would be an empty promise.
@@ -278,7 +282,7 @@ func (r *reader) rule(n node, c *compiler) *rule {
 	}, "name", "when")
 
 	if rl.pos["deny"] != (position{}) {
-		for _, f := range []string{"max_duration", "approval_window", "require", "approvals", "denies", "escalate", "auto", "limits", "emergency", "ssh"} {
+		for _, f := range []string{"max_duration", "total", "approval_window", "require", "approvals", "denies", "escalate", "auto", "limits", "emergency", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
 				r.failAt(at, "a rule that denies has no %s", f)
 			}
@@ -298,6 +302,9 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		if at, ok := rl.pos["escalate"]; ok {
 			r.failAt(at, "escalate without approvals: there is nothing to wait for")
 		}
+	}
+	if at, ok := rl.pos["total"]; ok && rl.Total < rl.MaxDuration {
+		r.failAt(at, "total is %s, shorter than the max_duration of %s", access.ShortDuration(rl.Total), access.ShortDuration(rl.MaxDuration))
 	}
 	window := rl.Window
 	if window == 0 {

@@ -36,9 +36,19 @@ func ParseRequest(payload []byte) (access.Request, error) {
 		Start:     f.start(),
 		Reason:    f.text("reason", optional, line("reason", access.MaxReason)),
 		Ticket:    f.text("ticket", optional, line("ticket", access.MaxTicket)),
+		Extends:   f.text("extends", optional, checkID),
 		Mode:      f.text("mode", optional, checkMode),
 		PublicKey: f.text("public_key", optional, func(s string) error { _, err := ParseKey(s); return err }),
 		Recipient: f.text("recipient", optional, form(recipientForm, "recipient", "an age X25519 recipient, age1…")),
+	}
+	switch {
+	case r.Extends == "":
+	case r.Start != nil:
+		f.fail("an extension has no start: it goes on where the grant ends")
+	case r.Mode != "":
+		f.fail("an extension has no mode")
+	case r.Extends == r.ID:
+		f.fail("a request doesn't extend itself")
 	}
 	if err := f.end(); err != nil {
 		return access.Request{}, err

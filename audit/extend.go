@@ -1,0 +1,160 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"hallpass/access"
+)
+
+const extendedStep = "extended"
+
+// maxRow bounds how many grants can extend each other.
+const maxRow = 100
+
+// Extended reads what there is to a grant that somebody wants to extend, false
+// if the request was never granted.
+func (r *Reader) Extended(ctx context.Context, request string) (x access.Extended, found bool, err error) {
+	entry, found, err := r.Entry(ctx, request)
+	if err != nil || !found || entry.Handle == nil || entry.Credential == nil {
+		return x, false, err
+	}
+	x = access.Extended{Request: request, Begin: entry.Handle.NotBefore, End: entry.Handle.NotAfter, Ended: entry.Ended}
+	for n := 0; entry.Handle.Extends != ""; n++ {
+		if entry, found, err = r.Entry(ctx, entry.Handle.Extends); err != nil {
+			return x, false, err
+		}
+		if !found || entry.Handle == nil || n == maxRow {
+			return x, false, broken("request %s extends what isn't there", clip(request))
+		}
+		x.Begin = entry.Handle.NotBefore
+	}
+	for rec, err := range r.Events(ctx, Query{Request: request}) {
+		if err != nil {
+			return x, false, err
+		}
+		switch e := rec.Event; e.Type {
+		case CredentialIssued:
+			x.Statement = e.Evidence.Request
+		case GrantExtended:
+			x.By = e.Handle.Request
+		}
+	}
+	return x, true, nil
+}
+
+// extend records on a grant that another extends it, or says why it doesn't:
+// the grant has to run, and is extended once.
+func (t *tx) extend(h access.Handle, now time.Time) (*access.Error, error) {
+	entry, found, err := t.entry(h.Extends)
+	if err != nil {
+		return nil, err
+	}
+	if !found || entry.Handle == nil || entry.Credential == nil {
+		return access.Errorf(access.CodeDenied, "request %s, which this one extends, was never granted", clip(h.Extends)), nil
+	}
+	x := access.Extended{Request: h.Extends, End: entry.Handle.NotAfter, Ended: entry.Ended}
+	if x.By, err = t.extendedBy(h.Extends); err != nil {
+		return nil, err
+	}
+	if why := x.Refused(h.Request, now); why != "" {
+		return access.Errorf(access.CodeDenied, "%s", why), nil
+	}
+	_, err = t.append(Event{
+		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: extendedStep, Handle: &h,
+		Why: fmt.Sprintf("extended by request %s until %s", h.Request, h.NotAfter.UTC().Format(time.RFC3339)),
+	})
+	return nil, err
+}
+
+// extendedBy is the request that extends another's grant, "" if none does.
+func (t *tx) extendedBy(request string) (string, error) {
+	f, err := t.at(slot{request, extendedStep})
+	if err != nil || !f.found {
+		return "", err
+	}
+	e, err := ParseEvent(f.leaf)
+	if err != nil || e.Handle == nil {
+		return "", broken("event %d: %v", f.index, err)
+	}
+	return e.Handle.Request, nil
+}
+
+// endRow ends what is open of a row of grants that extend each other, of which
+// one was given back or taken away: who takes away a grant means all of it.
+func (t *tx) endRow(first Entry, e Event) error {
+	if e.State != access.StateReleased && e.State != access.StateRevoked || first.Handle == nil {
+		return nil
+	}
+	seen := map[string]bool{first.Request: true}
+	for todo := []Entry{first}; len(todo) > 0; todo = todo[1:] {
+		by, err := t.extendedBy(todo[0].Request)
+		if err != nil {
+			return err
+		}
+		for _, id := range []string{by, todo[0].Handle.Extends} {
+			if id == "" || seen[id] {
+				continue
+			}
+			seen[id] = true
+			entry, found, err := t.entry(id)
+			if err != nil {
+				return err
+			}
+			if !found || entry.Handle == nil {
+				continue
+			}
+			todo = append(todo, entry)
+			if entry.Ended != "" {
+				continue
+			}
+			_, err = t.append(Event{
+				Type: e.Type, Time: e.Time, Request: id, RequestHash: entry.RequestHash, Step: "ended", State: e.State,
+				Why: fmt.Sprintf("%s with request %s, which is of the same row of extensions", e.State, first.Request),
+			})
+			if err != nil {
+				return err
+			}
+			entry.Ended, entry.EndedAt = e.State, e.Time.UTC().Truncate(time.Millisecond)
+			if err := t.put(entry); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Row lists the handles of the other grants that a request extends, or that
+// extend it, and that have ended.
+func (r *Reader) Row(ctx context.Context, request string) (row []access.Handle, err error) {
+	seen := map[string]bool{"": true, request: true}
+	for todo := []string{request}; len(todo) > 0; todo = todo[1:] {
+		entry, found, err := r.Entry(ctx, todo[0])
+		if err != nil {
+			return nil, err
+		}
+		if !found || entry.Handle == nil {
+			continue
+		}
+		if todo[0] != request && entry.Ended != "" {
+			row = append(row, *entry.Handle)
+		}
+		near := []string{entry.Handle.Extends}
+		for rec, err := range r.Events(ctx, Query{Request: todo[0], step: extendedStep}) {
+			if err != nil {
+				return nil, err
+			}
+			if rec.Event.Handle != nil {
+				near = append(near, rec.Event.Handle.Request)
+			}
+		}
+		for _, id := range near {
+			if !seen[id] {
+				seen[id] = true
+				todo = append(todo, id)
+			}
+		}
+	}
+	return row, nil
+}
