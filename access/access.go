@@ -357,7 +357,8 @@ func (s Standing) End(begin time.Time) time.Time {
 type Status struct {
 	ID         string      `json:"id"`
 	State      State       `json:"state"`
-	Why        string      `json:"why"` // one line for people: why it stands as it does
+	Ending     State       `json:"ending,omitempty"` // while revoking: the state that comes next
+	Why        string      `json:"why"`              // one line for people: why it stands as it does
 	By         string      `json:"by,omitempty"`
 	Standing   Standing    `json:"standing"`
 	Evidence   Evidence    `json:"evidence"`

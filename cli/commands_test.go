@@ -266,6 +266,28 @@ func TestServiceGoesAwayWhileWaiting(t *testing.T) {
 	}
 }
 
+// How a request ends is known before all of it is taken back, and is what the
+// exit code says.
+func TestWaitWhileItIsTakenBack(t *testing.T) {
+	for ending, want := range map[access.State]int{
+		access.StateDenied:  ExitDenied,
+		access.StateExpired: ExitError,
+		"":                  ExitError, // by a worker that doesn't say
+	} {
+		w := newWorld(t)
+		id := w.ask("ssh/web-1 --as deploy --reason x")
+		w.service.mu.Lock()
+		s := w.service.requests[id]
+		s.State, s.Ending, s.Why = access.StateRevoking, ending, "refused by the issuer: no"
+		w.service.mu.Unlock()
+		r := w.run("wait " + id)
+		word := map[access.State]string{access.StateDenied: "hallpass: denied: ", access.StateExpired: "hallpass: the request is expired: "}[ending]
+		if r.code != want || !strings.Contains(r.stderr, word+"refused by the issuer: no\n") {
+			t.Errorf("ending %q: exit %d, want %d, and %q", ending, r.code, want, r.stderr)
+		}
+	}
+}
+
 func TestSubmitFailsButKeyIsKept(t *testing.T) {
 	w := newWorld(t)
 	w.service.stuck = true

@@ -192,13 +192,17 @@ func (t *ticker) clear() {
 
 // ended is the error that a request's end means to whoever waits for it.
 func ended(s access.Status) error {
-	switch s.State {
+	state := s.State
+	if s.Ending != "" {
+		state = s.Ending // it is being taken back; that is no news to who has nothing
+	}
+	switch state {
 	case access.StateDenied:
 		return failf(ExitDenied, "denied%s", adds("denied", s.Why)).withHint("hallpass show %s", s.ID)
 	case access.StateTimedOut:
 		return failf(ExitTimedOut, "timed out%s", adds("timed out", s.Why)).withHint("hallpass show %s", s.ID)
 	}
-	return failf(ExitError, "the request is %s%s", s.State, adds(string(s.State), s.Why)).withHint("hallpass show %s", s.ID)
+	return failf(ExitError, "the request is %s%s", state, adds(string(state), s.Why)).withHint("hallpass show %s", s.ID)
 }
 
 // adds is what why adds to the word for a state, which it may begin with:

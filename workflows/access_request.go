@@ -275,6 +275,7 @@ func (r *request) finish(ctx workflow.Context) {
 	r.status.Why, r.status.By, r.status.Ended = r.end.Why, r.end.By, r.end.Statement
 	switch {
 	case r.handed:
+		r.status.Ending = r.end.State
 		r.enter(ctx, access.StateRevoking)
 		r.status.Credential = nil
 		// Revoke has no refusals either.
@@ -284,7 +285,7 @@ func (r *request) finish(ctx workflow.Context) {
 		_ = local(ctx, "record the end", hallpass.Close, *r.end, nil)
 	}
 	now := workflow.Now(ctx).UTC()
-	r.status.EndedAt = &now
+	r.status.EndedAt, r.status.Ending = &now, ""
 	r.enter(ctx, r.end.State)
 	r.count(ctx, now)
 	if r.verified {

@@ -248,7 +248,13 @@ func TestEndings(t *testing.T) {
 		// Stopped while it is taken back.
 		{name: "cancelled and revoked while revoking", resource: "ssh/dev-1", want: access.StateExpired, opened: 1, prepare: func(w *world) {
 			w.kind.onRevoke = func() error { return downBefore(w, 40*time.Minute) }
-			w.at(35*time.Minute, func() { w.want(access.StateRevoking); w.cancel() })
+			w.at(35*time.Minute, func() {
+				w.want(access.StateRevoking)
+				if ending := w.status().Ending; ending != access.StateExpired {
+					w.t.Errorf("while it is taken back its ending is %q, want %q", ending, access.StateExpired)
+				}
+				w.cancel()
+			})
 			w.at(36*time.Minute, func() { w.revoke("trent") })
 			w.at(37*time.Minute, w.env.CancelWorkflow)
 			w.at(39*time.Minute, func() { w.want(access.StateRevoking) })
