@@ -90,6 +90,7 @@ func (a *app) commands() []*cli.Command {
 		a.vaultCommand(),
 		a.workerCommand(),
 		a.healthCommand(),
+		a.codecCommand(),
 		a.configCommand(),
 		a.devCommand(),
 		a.demoCommand(),

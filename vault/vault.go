@@ -290,8 +290,12 @@ func (c *Client) logIn(ctx context.Context) (*session, error) {
 		client, err := c.client(c.config.Token)
 		return &session{api: client}, err
 	}
-	// What Vault answers to a login is no answer to what it is for.
+	// What Vault answers to a login is no answer to what it is for. That it
+	// doesn't answer is.
 	failed := func(err error) (*session, error) {
+		if Away(err) {
+			return nil, fmt.Errorf("log in to vault by %s: %w", c.config.Auth, err)
+		}
 		return nil, fmt.Errorf("log in to vault by %s: %s", c.config.Auth, err.Error())
 	}
 	data := map[string]any{}

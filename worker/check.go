@@ -12,6 +12,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/catalog"
+	"hallpass/codec"
 	"hallpass/directory"
 	"hallpass/policy"
 )
@@ -95,6 +96,10 @@ func (c *Config) Check(ctx context.Context) []Finding {
 			err = access.Errorf(access.CodeMalformed, "%s has mode %04o, so others can read it", path, info.Mode().Perm()).WithHint("chmod 600 %s", path)
 		}
 		return path, err
+	})
+	file("codec keys", c.Temporal.Codec, func() (string, error) {
+		_, err := codec.Open(c.Temporal.Codec)
+		return c.Temporal.Codec, err
 	})
 	file("vault", c.Issuers.Vault.Address, func() (string, error) {
 		client, err := c.vault("", "nothing can be said of it")

@@ -50,6 +50,7 @@ type Config struct {
 type Temporal struct {
 	Address   string // host:port
 	Namespace string
+	Codec     string // file of the keys that encrypt what goes there; "" if nothing does
 }
 
 // Audit says where the audit log is.
@@ -148,6 +149,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Temporal.Address }, check: checkAddress},
 		{path: "temporal.namespace", env: "HALLPASS_TEMPORAL_NAMESPACE", about: "its namespace",
 			at: func(c *Config) any { return &c.Temporal.Namespace }},
+		{path: "temporal.codec", env: "HALLPASS_TEMPORAL_CODEC", about: "file of the keys that encrypt what goes there; empty: nothing is encrypted",
+			at: func(c *Config) any { return &c.Temporal.Codec }, file: absolute},
 		{path: "ui", env: "HALLPASS_UI", about: "address of the Temporal UI, for links",
 			at: func(c *Config) any { return &c.UI }, check: checkURL},
 		{path: "policy", env: "HALLPASS_POLICY", about: "what is allowed", value: "policy.yaml",

@@ -38,7 +38,7 @@ func writeConfig(t *testing.T, text string) string {
 
 func TestLoadReadsEverySetting(t *testing.T) {
 	path := writeConfig(t, `# everything
-temporal: {address: "temporal.example.com:7233", namespace: access}
+temporal: {address: "temporal.example.com:7233", namespace: access, codec: codec.keys}
 ui: https://temporal.example.com
 policy: rules/policy.yaml
 directory: /etc/hallpass/directory.yaml
@@ -75,6 +75,7 @@ service:
   ca_key: svc.key
 sweep: {every: 1h, grace: 5m}
 limits: {min_grant: 5s}
+health: {address: "127.0.0.1:9464"}
 notify: tell.yaml
 vault: {address: "https://vault.example.com:8200"}
 client: {user: alice, key: id}
@@ -87,6 +88,8 @@ client: {user: alice, key: id}
 	want := map[string]string{
 		"temporal.address":             "temporal.example.com:7233",
 		"temporal.namespace":           "access",
+		"temporal.codec":               dir + "/codec.keys",
+		"health.address":               "127.0.0.1:9464",
 		"ui":                           "https://temporal.example.com",
 		"vault.address":                "https://vault.example.com:8200",
 		"policy":                       dir + "/rules/policy.yaml",
@@ -174,7 +177,7 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 	value := map[string]string{
 		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
 		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
-		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com",
+		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com", "health.address": "127.0.0.1:9464",
 		"vault.address": "https://127.0.0.1:8200", "issuers.vault.address": "https://127.0.0.1:8200", "issuers.vault.namespace": "a/b", "issuers.vault.token_role": "x", "issuers.vault.auth": "jwt",
 		"issuers.vault.auth_mount": "a/b", "issuers.vault.role": "x", "issuers.vault.role_id": "x",
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -18,8 +19,10 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
 
 	"hallpass/access"
+	"hallpass/codec"
 )
 
 // attributes are the search attributes that requests carry.
@@ -45,15 +48,52 @@ func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.Metri
 		return nil, err
 	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
+	if c.Temporal.Codec != "" {
+		ring, err := codec.Open(c.Temporal.Codec)
+		if err != nil {
+			return nil, fmt.Errorf("temporal.codec: %w", err)
+		}
+		o.DataConverter = ring.Converter()
+		o.FailureConverter = temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
+			DataConverter: o.DataConverter, EncodeCommonAttributes: true, // messages and stacks, too
+		})
+	}
 	cl, err := client.DialContext(ctx, o)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, cause(err)).
-			WithHint("start everything on this machine with: hallpass dev")
+		why := cause(err)
+		return nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
 	}
 	return cl, nil
+}
+
+// mend says what to do about a connection that isn't made, by what gRPC and
+// TLS say of it.
+func (c *Config) mend(o client.Options, why string) string {
+	for _, m := range []struct{ sign, hint string }{
+		{"certificate has expired or is not yet valid", "the certificate that Temporal shows has run out: have it renewed; or this machine's clock is wrong"},
+		{"certificate is valid for", "name Temporal as its certificate does, in TEMPORAL_ADDRESS or in TEMPORAL_TLS_SERVER_NAME"},
+		{"certificate signed by unknown authority", "name the CA that Temporal's certificate is signed by in TEMPORAL_TLS_SERVER_CA_CERT_PATH"},
+		{"tls: expired certificate", "hallpass's own certificate has run out: renew TEMPORAL_TLS_CLIENT_CERT_PATH"},
+		{"remote error: tls", "Temporal doesn't take hallpass's own certificate: look at TEMPORAL_TLS_CLIENT_CERT_PATH"},
+		{"does not look like a TLS handshake", "Temporal has no TLS at this address: leave TEMPORAL_TLS… out, or name the address that has"},
+	} {
+		if strings.Contains(why, m.sign) {
+			return m.hint
+		}
+	}
+	host, _, _ := net.SplitHostPort(o.HostPort)
+	ip := net.ParseIP(host)
+	here := host == "localhost" || ip != nil && ip.IsLoopback()
+	switch {
+	case c.Temporal.Address == "":
+		return "is this where it is? It is what TEMPORAL_ADDRESS or the profile file says"
+	case here && strings.Contains(why, "connection refused"):
+		return "start everything on this machine with: hallpass dev"
+	}
+	return "with temporal.address set, hallpass goes there without TLS; where there is TLS, leave it out and set TEMPORAL_ADDRESS and TEMPORAL_TLS…"
 }
 
 // cause is what is behind an error of gRPC's, which wraps it several times in
@@ -136,7 +176,7 @@ func keepTrying(ctx context.Context, log *slog.Logger, what string, f func(conte
 		if err == nil || ctx.Err() != nil || access.CodeOf(err) != access.CodeUnavailable {
 			return err
 		}
-		log.Warn("waiting for "+what, "error", err.Error(), "again_in", wait.String())
+		log.Warn("waiting for "+what, "error", err.Error(), "hint", hintOf(err), "again_in", wait.String())
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():

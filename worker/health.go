@@ -41,7 +41,7 @@ type health struct {
 	mu      sync.Mutex
 	probes  []probe
 	stage   string // what it does instead of polling task queues; "" while it does that
-	trouble string // what it waits for in that stage
+	trouble error  // what it waits for in that stage
 	idle    bool   // it has no task queue to poll
 
 	asking sync.Mutex
@@ -151,7 +151,9 @@ func (h *health) ready(ctx context.Context) Readiness {
 	all.Wait()
 	out := Readiness{Ready: stage == ""}
 	if stage != "" {
-		out.Parts = []Finding{{Part: "process", Detail: strings.TrimSuffix(stage+": "+trouble, ": ")}}
+		f := finding("process", "", trouble)
+		f.OK, f.Detail = false, strings.TrimSuffix(stage+": "+f.Detail, ": ")
+		out.Parts = []Finding{f}
 	}
 	for i, f := range parts {
 		out.Ready = out.Ready && (f.OK || probes[i].may)
@@ -181,10 +183,7 @@ func (h *health) addTemporal(ask func(context.Context) (string, error), queues b
 func (h *health) enter(stage string, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stage, h.trouble = stage, ""
-	if why != nil {
-		h.trouble = oneLine(why.Error())
-	}
+	h.stage, h.trouble = stage, why
 }
 
 // seldom asks at most once in a while and repeats what it heard. Trouble is

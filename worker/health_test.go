@@ -122,7 +122,7 @@ func TestReady(t *testing.T) {
 		{"one takes too long", &health{probes: []probe{{part: "c", ask: slow}}},
 			Readiness{false, []Finding{{Part: "c", Detail: "doesn't answer within 3s"}}}},
 		{"stopping", &health{stage: stopping, idle: true}, Readiness{false, []Finding{{Part: "process", Detail: "stopping"}}}},
-		{"starting", &health{stage: starting, trouble: "vault is sealed"}, Readiness{false, []Finding{{Part: "process", Detail: "starting: vault is sealed"}}}},
+		{"starting", &health{stage: starting, trouble: access.Errorf(access.CodeUnavailable, "vault is sealed").WithHint("unseal it")}, Readiness{false, []Finding{{Part: "process", Detail: "starting: vault is sealed", Hint: "unseal it"}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -58,7 +58,7 @@ func TestPublish(t *testing.T) {
 			}
 		}
 		var said lines
-		p := &parts{config: &Config{Audit: Audit{Publish: at("checkpoint")}}, audit: l, log: slog.New(slog.NewTextHandler(&said, nil))}
+		p := &parts{config: &Config{Audit: Audit{Publish: at("checkpoint")}}, audit: l, health: &health{}, log: slog.New(slog.NewTextHandler(&said, nil))}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- p.publish(ctx) }()

@@ -1,0 +1,314 @@
+package codec
+
+import (
+	"bytes"
+	"encoding/base64"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+	"google.golang.org/protobuf/proto"
+
+	"hallpass/access"
+)
+
+// line is a key of one repeated byte.
+func line(id string, b byte) string {
+	return id + " " + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, keyLen)) + "\n"
+}
+
+func keyFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "codec.keys")
+	replace(t, path, text)
+	return path
+}
+
+// replace puts a file into the place of another, as people are told to.
+func replace(t *testing.T, path, text string) {
+	t.Helper()
+	temp := path + ".new"
+	if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func ring(t *testing.T, text string) *Ring {
+	t.Helper()
+	r, err := Open(keyFile(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func payload(text string) *commonpb.Payload {
+	return &commonpb.Payload{Metadata: map[string][]byte{converter.MetadataEncoding: []byte("json/plain")}, Data: []byte(text)}
+}
+
+func encode(t *testing.T, r *Ring, p *commonpb.Payload) *commonpb.Payload {
+	t.Helper()
+	out, err := r.Encode([]*commonpb.Payload{p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out[0]
+}
+
+func TestEncodeAndDecode(t *testing.T) {
+	r := ring(t, line("k1", 1))
+	for _, p := range []*commonpb.Payload{payload(`"find out why"`), payload(""), {}, payload(strings.Repeat("x", 1<<20))} {
+		sealed := encode(t, r, p)
+		if again := encode(t, r, p); bytes.Equal(sealed.Data, again.Data) {
+			t.Error("the same payload looks the same twice")
+		}
+		if bytes.Contains(sealed.Data, []byte("find out why")) || bytes.Contains(sealed.Data, []byte("json/plain")) {
+			t.Error("it can be read")
+		}
+		clear, err := r.Decode([]*commonpb.Payload{sealed})
+		if err != nil || !proto.Equal(clear[0], p) {
+			t.Errorf("decodes to %v, %v", clear, err)
+		}
+	}
+	plain := payload(`"from a client without keys"`)
+	if out, err := r.Decode([]*commonpb.Payload{plain}); err != nil || !proto.Equal(out[0], plain) {
+		t.Errorf("what isn't encrypted doesn't pass: %v, %v", out, err)
+	}
+}
+
+// A new key in front encrypts, in a ring that is in use; the old one decrypts
+// until it is taken out.
+func TestRotate(t *testing.T) {
+	path := keyFile(t, line("k1", 1))
+	r, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := encode(t, r, payload("old"))
+	for _, step := range []struct{ file, with, missing string }{
+		{line("k1", 1) + line("k2", 2), "k1", ""},
+		{"# since today\n" + line("k2", 2) + line("k1", 1), "k2", ""},
+		{line("k2", 2), "k2", "k1"},
+		{"half a fi", "k2", "k1"}, // the last good one counts
+	} {
+		replace(t, path, step.file)
+		if got := string(encode(t, r, payload("new")).Metadata[KeyID]); got != step.with {
+			t.Errorf("encrypts with %s, want %s", got, step.with)
+		}
+		_, err := r.Decode([]*commonpb.Payload{old})
+		if (err != nil) != (step.missing != "") || err != nil && (access.CodeOf(err) != access.CodeNotFound || !strings.Contains(err.Error(), `"k1"`)) {
+			t.Errorf("the old one: %v", err)
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	r := ring(t, line("k1", 1)+line("k2", 2))
+	for name, spoil := range map[string]func(*commonpb.Payload){
+		"changed":      func(p *commonpb.Payload) { p.Data[len(p.Data)-20] ^= 1 },
+		"cut off":      func(p *commonpb.Payload) { p.Data = p.Data[:len(p.Data)-1] },
+		"no nonce":     func(p *commonpb.Payload) { p.Data = p.Data[:11] },
+		"empty":        func(p *commonpb.Payload) { p.Data = nil },
+		"other key's":  func(p *commonpb.Payload) { p.Metadata[KeyID] = []byte("k2") },
+		"other's name": func(p *commonpb.Payload) { p.Metadata[KeyID] = []byte("k3") },
+		"no name":      func(p *commonpb.Payload) { delete(p.Metadata, KeyID) },
+	} {
+		p := encode(t, r, payload("a text of some length"))
+		spoil(p)
+		if out, err := r.Decode([]*commonpb.Payload{p}); err == nil {
+			t.Errorf("%s: decodes to %v", name, out)
+		}
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"no key", "# nothing\n\n", "there is no key in"},
+		{"one word", "k1\n", ":1: a line is an id and a key, this one has 1 words"},
+		{"short", "\nk1 c2hvcnQ=\n", ":2: the key k1 is not the Base64 of 32 bytes"},
+		{"not Base64", "k1 " + strings.Repeat("!", 44) + "\n", ":1: the key k1 is not the Base64 of 32 bytes"},
+		{"twice", line("k1", 1) + line("k1", 2), ":2: the id k1 is there twice"},
+		{"bad id", "k\x7f " + strings.Fields(line("x", 1))[1], ":1: "},
+		{"too long", strings.Repeat("#", maxFile+1), "is longer than 16384 bytes"},
+	} {
+		_, err := Open(keyFile(t, tt.text))
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "c2hvcnQ") {
+			t.Errorf("%s: the error shows the key", tt.name)
+		}
+	}
+	path := keyFile(t, line("k1", 1))
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "has mode 0640, so others can read it") {
+		t.Errorf("a key that others can read: %v", err)
+	}
+	if _, err := Open(path + "-not"); access.CodeOf(err) != access.CodeNotFound {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+func TestNewKey(t *testing.T) {
+	now := time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC)
+	one, two := NewKey(now), NewKey(now)
+	if one == two || !strings.HasPrefix(one, "20261127-") {
+		t.Errorf("%s, %s", one, two)
+	}
+	ring(t, one+"\n"+two+"\n")
+}
+
+// For want of a key a workflow waits, and doesn't fail; a message is dropped.
+func TestConverterWaitsForKeys(t *testing.T) {
+	sealed, err := ring(t, line("k1", 1)).Converter().ToPayloads(access.Submission{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := ring(t, line("k2", 2)).Converter()
+	within := without.(workflow.ContextAware).WithWorkflowContext(nil)
+	paniced := func(to any) (said any, err error) {
+		defer func() { said = recover() }()
+		return nil, within.FromPayloads(sealed, to)
+	}
+	if said, _ := paniced(new(access.Submission)); said == nil || !strings.Contains(said.(string), `"k1"`) {
+		t.Errorf("what a workflow begins with: panics with %v", said)
+	}
+	if said, err := paniced(new(access.Statement)); access.CodeOf(err) != access.CodeNotFound || said != nil {
+		t.Errorf("a message: %v, panics with %v", err, said)
+	}
+	if err := without.FromPayloads(sealed, new(access.Submission)); access.CodeOf(err) != access.CodeNotFound {
+		t.Errorf("elsewhere: %v", err)
+	}
+	sealed.Payloads[0].Data[20] ^= 1
+	changed := ring(t, line("k1", 1)).Converter().(workflow.ContextAware).WithWorkflowContext(nil)
+	if err := changed.FromPayloads(sealed, new(access.Submission)); access.CodeOf(err) != access.CodeUnverified {
+		t.Errorf("what was changed: %v", err)
+	}
+}
+
+// A failure's message and stack are encrypted with it.
+func TestFailures(t *testing.T) {
+	r := ring(t, line("k1", 1))
+	data := converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), r)
+	fc := temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{DataConverter: data, EncodeCommonAttributes: true})
+	failure := fc.ErrorToFailure(temporal.NewApplicationError("find out why", "t", "a detail"))
+	text, err := proto.Marshal(failure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"find out why", "a detail"} {
+		if bytes.Contains(text, []byte(secret)) {
+			t.Errorf("%q can be read in a failure", secret)
+		}
+	}
+	if err := fc.FailureToError(failure); !strings.Contains(err.Error(), "find out why") {
+		t.Errorf("decodes to %v", err)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	const origin = "http://127.0.0.1:8080"
+	r := ring(t, line("k1", 1))
+	s := httptest.NewServer(Handler(r, origin, "t0ken"))
+	defer s.Close()
+	var sent bytes.Buffer
+	sent.WriteString(`{"payloads":[`)
+	sealed := encode(t, r, payload(`"find out why"`))
+	sent.WriteString(`{"metadata":{"encoding":"` + base64.StdEncoding.EncodeToString(sealed.Metadata[converter.MetadataEncoding]) +
+		`","` + KeyID + `":"` + base64.StdEncoding.EncodeToString(sealed.Metadata[KeyID]) + `"},"data":"` + base64.StdEncoding.EncodeToString(sealed.Data) + `"}]}`)
+	clear := base64.StdEncoding.EncodeToString([]byte(`"find out why"`))
+	for _, tt := range []struct {
+		name, method, path, origin, bearer string
+		status                             int
+	}{
+		{"the UI", "POST", "/t0ken/decode", origin, "", 200},
+		{"with a bearer token", "POST", "/decode", origin, "t0ken", 200},
+		{"not a browser", "POST", "/t0ken/decode", "", "", 200},
+		{"another page", "POST", "/t0ken/decode", "http://evil.example", "", 403},
+		{"another page of no origin", "POST", "/t0ken/decode", "null", "", 403},
+		{"no token", "POST", "/decode", origin, "", 404},
+		{"wrong token", "POST", "/t0kem/decode", origin, "", 404},
+		{"wrong bearer", "POST", "/decode", origin, "t0ke", 404},
+		{"empty token", "POST", "//decode", origin, "", 404},
+		{"somewhere else", "POST", "/t0ken/keys", origin, "", 404},
+		{"preflight", "OPTIONS", "/t0ken/decode", origin, "", 204},
+		{"preflight of another page", "OPTIONS", "/t0ken/decode", "http://evil.example", "", 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			request, err := http.NewRequest(tt.method, s.URL+tt.path, bytes.NewReader(sent.Bytes()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.origin != "" {
+				request.Header.Set("Origin", tt.origin)
+			}
+			if tt.bearer != "" {
+				request.Header.Set("Authorization", "Bearer "+tt.bearer)
+			}
+			request.Header.Set("Content-Type", "application/json")
+			answer, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = answer.Body.Close() }()
+			var body bytes.Buffer
+			if _, err := body.ReadFrom(answer.Body); err != nil {
+				t.Fatal(err)
+			}
+			if answer.StatusCode != tt.status || strings.Contains(body.String(), clear) != (tt.status == 200) {
+				t.Errorf("%s: %s", answer.Status, body.String())
+			}
+			if allowed := answer.Header.Get("Access-Control-Allow-Origin"); allowed != "" && allowed != origin {
+				t.Errorf("lets %s read it", allowed)
+			}
+		})
+	}
+	answer := httptest.NewRecorder()
+	Handler(r, origin, "").ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "//decode", nil))
+	if answer.Code != http.StatusNotFound {
+		t.Errorf("without a token anybody gets in: %d", answer.Code)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "codec.keys")
+	if err := os.WriteFile(path, []byte(line("k1", 1)), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	r, err := Open(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("k1", []byte("0123456789abcdef0123456789abcdef"))
+	f.Fuzz(func(t *testing.T, id string, data []byte) {
+		out, err := r.Decode([]*commonpb.Payload{{
+			Metadata: map[string][]byte{converter.MetadataEncoding: []byte(Encoding), KeyID: []byte(id)}, Data: data,
+		}})
+		if err == nil {
+			t.Errorf("decodes what nobody encrypted: %v", out)
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(line("k1", 1) + "# x\n" + line("k2", 2))
+	f.Fuzz(func(t *testing.T, text string) {
+		keys, err := parse("keys", text)
+		if (err == nil) != (len(keys) > 0) {
+			t.Errorf("%d keys and %v", len(keys), err)
+		}
+	})
+}
