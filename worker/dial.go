@@ -18,6 +18,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
+	"go.temporal.io/sdk/interceptor"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 
@@ -39,34 +40,48 @@ func attributes() map[string]enumspb.IndexedValueType {
 // Dial connects to Temporal and fails with CodeUnavailable if it doesn't
 // answer within seconds. The caller closes the client.
 func (c *Config) Dial(ctx context.Context) (client.Client, error) {
-	return c.dial(ctx, slog.New(slog.DiscardHandler), nil)
-}
-
-func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.MetricsHandler) (client.Client, error) {
-	o, err := c.clientOptions()
+	cl, flush, err := c.dial(ctx, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err
+	}
+	return traced{cl, flush}, nil
+}
+
+// dial is Dial for workers: the SDK takes its own kind of client alone, so
+// they call flush themselves once it is closed.
+func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.MetricsHandler) (_ client.Client, flush func(), err error) {
+	o, err := c.clientOptions()
+	if err != nil {
+		return nil, nil, err
 	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
 	if c.Temporal.Codec != "" {
 		ring, err := codec.Open(c.Temporal.Codec)
 		if err != nil {
-			return nil, fmt.Errorf("temporal.codec: %w", err)
+			return nil, nil, fmt.Errorf("temporal.codec: %w", err)
 		}
 		o.DataConverter = ring.Converter()
 		o.FailureConverter = temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
 			DataConverter: o.DataConverter, EncodeCommonAttributes: true, // messages and stacks, too
 		})
 	}
+	tracing, flush, err := c.traces(ctx, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if tracing != nil {
+		o.Interceptors = []interceptor.ClientInterceptor{tracing}
+	}
 	cl, err := client.DialContext(ctx, o)
 	if err != nil {
+		flush()
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 		why := cause(err)
-		return nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
+		return nil, nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
 	}
-	return cl, nil
+	return cl, flush, nil
 }
 
 // mend says what to do about a connection that isn't made, by what gRPC and

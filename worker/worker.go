@@ -432,14 +432,16 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 // queues serves the roles' task queues until ctx ends.
 func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, beside func(func(context.Context) error), ready func()) error {
 	var cl client.Client
+	var flush func()
 	err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) (err error) {
-		cl, err = p.config.dial(ctx, warnings(ctx, p.log), p.health.metrics.sdk())
+		cl, flush, err = p.config.dial(ctx, warnings(ctx, p.log), p.health.metrics.sdk())
 		p.health.enter(starting, err)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	defer flush()
 	defer cl.Close()
 	p.temporal.Store(&cl)
 	defer p.temporal.Store(nil)

@@ -121,6 +121,14 @@ func furnish(t testing.TB) *world {
 func start(t testing.TB) *world {
 	t.Helper()
 	w := furnish(t)
+	w.run()
+	return w
+}
+
+// run starts all of it in a world that is furnished, and waits until it is
+// ready.
+func (w *world) run() {
+	w.t.Helper()
 	roles := []string{"history", "matching", "frontend", "worker"}
 	w.temporal(roles)
 	for _, role := range roles {
@@ -137,7 +145,6 @@ func start(t testing.TB) *world {
 	for name := range w.programs {
 		w.ready(name)
 	}
-	return w
 }
 
 // temporal are the roles of Temporal's server, with ports that they all know.

@@ -1,0 +1,82 @@
+package topology
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
+
+	"hallpass/cli"
+)
+
+// collecting is an OpenTelemetry collector that keeps the names of spans, by
+// trace.
+type collecting struct {
+	collector.UnimplementedTraceServiceServer
+	mu    sync.Mutex
+	spans map[string][]string
+	all   strings.Builder
+}
+
+func (c *collecting) Export(_ context.Context, in *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range in.ResourceSpans {
+		for _, s := range r.ScopeSpans {
+			for _, span := range s.Spans {
+				id := hex.EncodeToString(span.TraceId)
+				c.spans[id] = append(c.spans[id], span.Name)
+			}
+		}
+	}
+	c.all.WriteString(in.String())
+	return &collector.ExportTraceServiceResponse{}, nil
+}
+
+// TestOneTrace follows a request from the command to the certificate: one
+// trace over three processes. (The workflow itself is in it once it has ended.)
+func TestOneTrace(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &collecting{spans: map[string][]string{}}
+	s := grpc.NewServer()
+	collector.RegisterTraceServiceServer(s, c)
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+
+	w := furnish(t)
+	w.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://" + l.Addr().String()
+	w.run()
+	code, _, errs := w.as(t.Context(), "alice", "request", "ssh/web-2", "--for", "10m", "--reason", "words for nobody's trace", "--timeout", "1m")
+	if code != cli.ExitOK {
+		t.Fatal(errs)
+	}
+	want := []string{"StartWorkflow:AccessRequest", "RunActivity:Decide", "StartActivity:Issue", "RunActivity:Issue"}
+	w.poll("the trace", func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, names := range c.spans {
+			if !slices.ContainsFunc(want, func(name string) bool { return !slices.Contains(names, name) }) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no trace has all of %q: %q", want, slices.Collect(maps.Values(c.spans)))
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, private := range []string{"words for nobody", "web-2"} {
+		if strings.Contains(c.all.String(), private) {
+			t.Errorf("a trace says %q", private)
+		}
+	}
+}
