@@ -139,7 +139,7 @@ e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Va
 .PHONY: topology
 topology: temporal ## Temporal's roles, PostgreSQL and hallpass's roles as processes, each killed -9 in turn under REQUESTS (500) requests
 	$(call say,topology: each process killed and started again under $(REQUESTS) requests; a rolling restart)
-	@[ -x $(BIN) ] || $(MAKE) --no-print-directory build
+	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
 
 .PHONY: attack
