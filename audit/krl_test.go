@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -371,10 +372,11 @@ func BenchmarkDraftKRL(b *testing.B) {
 		{"10000 of 50000", 10_000, func(i int) int { return 5*i + 1 + i%3 }},
 		{"100000 of 500000", 100_000, func(i int) int { return 5*i + 1 + i%3 }},
 		{"100000 in a row", 100_000, func(i int) int { return i + 1 }},
+		{"1000000 in a row", 1_000_000, func(i int) int { return i + 1 }},
 	} {
 		b.Run(row.name, func(b *testing.B) {
 			w := filled(b, row.n, row.pick)
-			size := 0
+			size, before := 0, processor(b)
 			for b.Loop() {
 				list := w.draft()
 				data, err := list.Marshal()
@@ -383,7 +385,17 @@ func BenchmarkDraftKRL(b *testing.B) {
 				}
 				size = len(data)
 			}
+			b.ReportMetric(float64((processor(b)-before).Milliseconds())/float64(b.N), "cpu-ms")
 			b.ReportMetric(float64(size), "bytes")
 		})
 	}
+}
+
+// processor is what this process has used of it.
+func processor(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -18,7 +18,7 @@ import (
 const (
 	krlEvery   = time.Minute      // a new one is made at least that often
 	krlLook    = 10 * time.Second // whether it is time to
-	krlTimeout = 30 * time.Second // for making one
+	krlTimeout = 2 * time.Minute  // for making one
 )
 
 // KRLStore is the part of audit.Log that a KRL needs.

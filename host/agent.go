@@ -126,7 +126,7 @@ func newAgent(o RunOptions) (*agent, error) {
 	}
 	a.service.offset = o.offset
 	keygen, _ := exec.LookPath("ssh-keygen")
-	a.lists = &lists{layout: o.Layout, keygen: keygen, now: a.now, log: o.Log}
+	a.lists = &lists{layout: o.Layout, keygen: keygen, alone: config.PAM == "", now: a.now, log: o.Log}
 	if a.reports, err = openReports(o.Layout.queue(), config.Host, key, a.now, o.Log); err != nil {
 		return nil, err
 	}
@@ -308,9 +308,6 @@ func (a *agent) status() Status {
 	}
 	if st.List.Problem != "" {
 		problem("the latest list of revoked certificates was refused: %s", st.List.Problem)
-	}
-	if st.List.Here > maxEntries {
-		problem("sshd reads %d entries of revoked certificates for each login, which takes a while; %d are few", st.List.Here, maxEntries)
 	}
 	if a.sessions.mount == "" {
 		problem("cgroup v2 is not there: processes that leave their session behind can't be ended")

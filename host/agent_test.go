@@ -204,6 +204,27 @@ func TestOldListIsAnAlarm(t *testing.T) {
 	eventually(t, "all is well again", func() bool { return len(w.status().Problems) == 0 })
 }
 
+// A part so long that logins take longer is told of.
+func TestLongListIsTold(t *testing.T) {
+	w := newWorld(t)
+	var ours, others []uint64
+	for i := range uint64(maxEntries + 1) {
+		ours = append(ours, krl.Serial(krl.Series("web-1"), 1+2*i))
+		others = append(others, krl.Serial(krl.Series("db-1"), 1+2*i))
+	}
+	w.service.revoke(others...)
+	eventually(t, "the list is there", func() bool { return w.status().List.Revoked == len(others) })
+	eventually(t, "sshd has its part", func() bool { return w.status().List.Here == 0 })
+	if out, err := w.hallpassHost("check"); err != nil || strings.Contains(out, "10 ms") {
+		t.Errorf("check of what doesn't concern it: %v\n%s", err, out)
+	}
+	w.service.revoke(ours...)
+	eventually(t, "sshd has its part", func() bool { return w.status().List.Here == len(ours) })
+	if out, err := w.hallpassHost("check"); err != nil || !strings.Contains(out, "sshd reads 8001 entries") {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+}
+
 // What sshd lets in and the agent doesn't, because it knows more: the list of
 // this moment.
 func TestRevokedBeforeItOpened(t *testing.T) {
@@ -227,7 +248,7 @@ func TestOtherCertificatesAreLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	cert, _, file := w.certificate(time.Hour, func(c *ssh.Certificate) { c.KeyId = "somebody else's" })
 	w.killAgent()
-	c := w.ssh(append(w.args(file), "echo rea''dy; sleep 1000")...)
+	c := w.ssh(append(w.args(file), "echo rea''dy; cat")...)
 	c.ready("ready")
 	w.startAgent()
 	if n := len(w.sessions()); n != 0 {
@@ -275,6 +296,7 @@ func TestGrace(t *testing.T) {
 func TestClockIsOff(t *testing.T) {
 	for _, offset := range []time.Duration{90 * time.Second, -90 * time.Second} {
 		t.Run(offset.String(), func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.killAgent()
 			ctx, cancel := context.WithCancel(context.Background())

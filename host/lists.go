@@ -28,6 +28,7 @@ import (
 type lists struct {
 	layout Layout
 	keygen string // ssh-keygen, which reads lists as sshd does; empty if there is none
+	alone  bool   // sshd decides without the agent, which would look at the whole list when a session opens
 	now    func() time.Time
 	log    *slog.Logger
 
@@ -48,10 +49,10 @@ type part struct {
 	n      int // entries
 }
 
-// maxEntries is how many entries sshd should have to read: it does so several
-// times for each login, before it knows whose. More than these are no danger,
-// but felt (docs/hosts.md has what they cost).
-const maxEntries = 3000
+// maxEntries is how many entries sshd should have to read, which it does four
+// times for each login: these take about 10 ms (docs/hosts.md). More are no danger,
+// but felt.
+const maxEntries = 8000
 
 // signedList is the file signedKRL.
 type signedList struct {
@@ -170,7 +171,9 @@ func (l *lists) part(list *krl.List, extra ...string) (*part, error) {
 	p := &part{list: list}
 	var err error
 	if p.series, err = l.series(extra); err != nil {
-		l.log.Error("sshd gets the whole list of revoked certificates", "error", err)
+		if l.good == nil || !l.good.all {
+			l.log.Warn("sshd gets the whole list of revoked certificates", "why", err)
+		}
 		p.all = true
 	} else {
 		list = list.For(p.series)
@@ -181,8 +184,13 @@ func (l *lists) part(list *krl.List, extra ...string) (*part, error) {
 }
 
 // series lists the series of the certificates that open something here, by the
-// principals that sshd honours. An error means that it can't be told.
+// principals that sshd honours. An error means that it can't be told, or not
+// relied on: a Match in sshd's configuration may have other principals for
+// somebody.
 func (l *lists) series(extra []string) ([]uint32, error) {
+	if l.alone {
+		return nil, errors.New("PAM is not set up, so the agent can't look again when a session opens")
+	}
 	entries, err := os.ReadDir(l.layout.principals())
 	if err != nil {
 		return nil, err

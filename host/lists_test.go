@@ -27,18 +27,20 @@ func TestSSHDGetsItsPart(t *testing.T) {
 		name  string
 		files map[string]string // principals by login; nil: no folder
 		want  []uint64
+		alone bool
 	}{
-		{"its own", map[string]string{"deploy": "web-1/deploy\n"}, []uint64{ours, old}},
-		{"its own and a group's", map[string]string{"deploy": "web-1/deploy\nweb/deploy\n", "root": "web-1/root\n"}, []uint64{ours, group, old}},
-		{"comments and space", map[string]string{"deploy": "# db-1/deploy\n\n  web/deploy  \n"}, []uint64{group, old}},
-		{"none", map[string]string{}, []uint64{old}},
-		{"with options", map[string]string{"deploy": "web-1/deploy\ncommand=\"x\" db-1/deploy\n"}, all},
-		{"not of hallpass's form", map[string]string{"deploy": "web-1/deploy\nsomebody\n"}, all},
-		{"a file that can't be read", map[string]string{"deploy": "web-1/deploy\n", "folder/": ""}, all},
-		{"no folder", nil, all},
+		{"its own", map[string]string{"deploy": "web-1/deploy\n"}, []uint64{ours, old}, false},
+		{"its own and a group's", map[string]string{"deploy": "web-1/deploy\nweb/deploy\n", "root": "web-1/root\n"}, []uint64{ours, group, old}, false},
+		{"comments and space", map[string]string{"deploy": "# db-1/deploy\n\n  web/deploy  \n"}, []uint64{group, old}, false},
+		{"none", map[string]string{}, []uint64{old}, false},
+		{"with options", map[string]string{"deploy": "web-1/deploy\ncommand=\"x\" db-1/deploy\n"}, all, false},
+		{"not of hallpass's form", map[string]string{"deploy": "web-1/deploy\nsomebody\n"}, all, false},
+		{"a file that can't be read", map[string]string{"deploy": "web-1/deploy\n", "folder/": ""}, all, false},
+		{"no folder", nil, all, false},
+		{"without PAM", map[string]string{"deploy": "web-1/deploy\n"}, all, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &lists{layout: Layout{Root: t.TempDir()}, now: time.Now, log: slog.New(slog.DiscardHandler)}
+			l := &lists{layout: Layout{Root: t.TempDir()}, alone: tt.alone, now: time.Now, log: slog.New(slog.DiscardHandler)}
 			ca := newSigner(t)
 			must(t, os.MkdirAll(l.layout.state(), 0o755), os.MkdirAll(l.layout.etc(), 0o755), os.WriteFile(l.layout.userCAs(), marshal(ca), 0o644))
 			if tt.files != nil {
@@ -59,7 +61,7 @@ func TestSSHDGetsItsPart(t *testing.T) {
 			}
 			// The next start makes the same of it.
 			must(t, os.Remove(l.layout.revokedKeys()))
-			again := &lists{layout: l.layout, now: time.Now, log: l.log}
+			again := &lists{layout: l.layout, alone: tt.alone, now: time.Now, log: l.log}
 			_, err := again.load()
 			must(t, err)
 			revokes(t, "sshd's file after a restart", again.sshds(t), ca, all, tt.want)

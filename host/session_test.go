@@ -199,7 +199,9 @@ func (w *world) ordinary(t testing.TB) *client {
 			args[i] = key
 		}
 	}
-	c := w.ssh(append(args, "echo rea''dy; sleep 1000")...)
+	// Nobody ends it, so it has to go when the connection does: cat reads to
+	// the end of its input.
+	c := w.ssh(append(args, "echo rea''dy; cat")...)
 	c.ready("ready")
 	return c
 }

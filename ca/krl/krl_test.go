@@ -20,7 +20,6 @@ import (
 
 	"hallpass/access"
 	"hallpass/testsuite/measure"
-	"hallpass/testsuite/sshdtest"
 )
 
 func newSigner(t testing.TB) ssh.Signer {
@@ -372,66 +371,5 @@ func BenchmarkMarshal(b *testing.B) {
 			})
 			b.ReportMetric(float64(size), "bytes")
 		})
-	}
-}
-
-// BenchmarkLogin is what a list costs a login with a certificate that isn't on
-// it: sshd reads it whole, several times, and ssh has to wait for that. Each
-// round logs in once under each list, so that all of them see the same machine.
-func BenchmarkLogin(b *testing.B) {
-	ca, user := newSigner(b), sshdtest.User(b)
-	keyFile, key := sshdtest.NewKey(b)
-	cert := &ssh.Certificate{
-		Key: key, Serial: 1 << 40, CertType: ssh.UserCert, KeyId: "bench", ValidPrincipals: []string{"web-1/" + user}, ValidBefore: ssh.CertTimeInfinity,
-	}
-	if err := cert.SignCert(rand.Reader, ca); err != nil {
-		b.Fatal(err)
-	}
-	certFile, file := sshdtest.WriteCert(b, cert), filepath.Join(b.TempDir(), "krl")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		b.Fatal(err)
-	}
-	server := sshdtest.Start(b, sshdtest.Config{
-		CA: []ssh.PublicKey{ca.PublicKey()}, Principals: map[string][]string{user: {"web-1/" + user}}, Lines: []string{"RevokedKeys " + file},
-	})
-	lists := []struct {
-		name   string
-		ranges []Range
-		took   []time.Duration
-	}{
-		{name: "none"},
-		{name: "10", ranges: Join(every(100, 1, 1_000)...)},
-		{name: "1k", ranges: Join(every(100, 1, 100_000)...)},
-		{name: "3k", ranges: Join(every(100, 1, 300_000)...)},
-		{name: "10k", ranges: Join(every(100, 1, 1_000_000)...)},
-		{name: "10k-in-bitmaps", ranges: Join(every(5, 1, 50_000)...)},
-		{name: "100k", ranges: Join(every(100, 1, 10_000_000)...)},
-		{name: "100k-in-bitmaps", ranges: Join(every(5, 1, 500_000)...)},
-		{name: "1M-in-a-row", ranges: []Range{{1, 1_000_000}}},
-	}
-	for b.Loop() {
-		for i := range lists {
-			l := &List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: ca.PublicKey(), Ranges: lists[i].ranges}}}
-			data, err := l.Marshal()
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := os.WriteFile(file, data, 0o600); err != nil {
-				b.Fatal(err)
-			}
-			start := time.Now()
-			if r := server.Login(b, keyFile, certFile, "true"); !r.OK() {
-				b.Fatal(r)
-			}
-			lists[i].took = append(lists[i].took, time.Since(start))
-		}
-	}
-	// The least of each: what else runs only adds to it.
-	least := func(took []time.Duration) float64 { return float64(slices.Min(took).Microseconds()) / 1000 }
-	none := least(lists[0].took)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(none, "none-ms")
-	for _, l := range lists[1:] {
-		b.ReportMetric(least(l.took)-none, l.name+"-ms-more")
 	}
 }
