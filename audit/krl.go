@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -64,27 +65,53 @@ const fillFrom = 1000
 // one of its series already be revoked by then, its certificate is refused
 // until the next list.
 func (t *tx) fill(cas []krl.CA) error {
-	open := map[string][]uint64{}
+	used := map[string][]uint64{}
+	var extended []string
 	if err := t.read(func(row scanner) error {
-		var ca string
+		var ca, extends string
 		var serial int64
-		if err := row.Scan(&ca, &serial); err != nil {
+		if err := row.Scan(&ca, &serial, &extends); err != nil {
 			return err
 		}
-		open[ca] = append(open[ca], uint64(serial))
+		used[ca] = append(used[ca], uint64(serial))
+		if extends != "" {
+			extended = append(extended, extends)
+		}
 		return nil
 	}, openQuery); err != nil {
 		return err
 	}
+	// What an open grant extends has run out, and the sessions that it opened go
+	// on. It can itself be an extension.
+	for seen := map[string]bool{}; len(extended) > 0; {
+		request := extended[0]
+		extended = extended[1:]
+		if seen[request] {
+			continue
+		}
+		seen[request] = true
+		entry, found, err := t.entry(request)
+		if err != nil {
+			return err
+		}
+		if h := entry.Handle; found && h != nil {
+			used[h.CA] = append(used[h.CA], h.Serial)
+			if h.Extends != "" {
+				extended = append(extended, h.Extends)
+			}
+		}
+	}
 	for i, ca := range cas {
-		cas[i].Ranges = krl.Fill(ca.Ranges, open[ssh.FingerprintSHA256(ca.Key)])
+		serials := used[ssh.FingerprintSHA256(ca.Key)]
+		slices.Sort(serials)
+		cas[i].Ranges = krl.Fill(ca.Ranges, serials)
 	}
 	return nil
 }
 
 // openQuery has the condition of the index ledger_open.
-const openQuery = `SELECT json_extract(handle, '$.ca'), json_extract(handle, '$.serial') FROM ledger
-	WHERE ended = '' AND handle <> '' AND json_extract(handle, '$.serial') > 0 ORDER BY 1, 2`
+const openQuery = `SELECT json_extract(handle, '$.ca'), json_extract(handle, '$.serial'), coalesce(json_extract(handle, '$.extends'), '') FROM ledger
+	WHERE ended = '' AND handle <> '' AND json_extract(handle, '$.serial') > 0`
 
 // revokedQuery has the conditions of the index ledger_revoked, so that it
 // reads of the ledger what it lists and nothing else.

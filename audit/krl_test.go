@@ -132,9 +132,9 @@ func TestDraftKRLNamesWhatIsInItsGrace(t *testing.T) {
 func TestDraftKRLIsFilled(t *testing.T) {
 	w := newWorld(t)
 	const n = 3 * fillFrom
-	put := func(i int, state access.State) uint64 {
+	put := func(i int, state access.State, extends ...string) uint64 {
 		h := access.Handle{Request: fmt.Sprintf("r%07d", i), Kind: "ssh", Serial: krl.Serial(7, uint64(i)), CA: w.ca.Fingerprint(),
-			Principals: []string{"web-1/deploy"}, NotBefore: w.now, NotAfter: w.now.Add(time.Hour)}
+			Principals: []string{"web-1/deploy"}, NotBefore: w.now, NotAfter: w.now.Add(time.Hour), Extends: strings.Join(extends, "")}
 		_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
 			return struct{}{}, t.put(Entry{Request: h.Request, RequestHash: "h", Handle: &h, Ended: state, EndedAt: w.now})
 		})
@@ -168,13 +168,26 @@ func TestDraftKRLIsFilled(t *testing.T) {
 			t.Fatalf("%d isn't revoked", s)
 		}
 	}
+	// Two have run out, and their sessions go on under what extends the second.
+	extended := []uint64{put(10, access.StateExpired), put(20, access.StateExpired, "r0000010")}
+	put(n+1, "", "r0000020")
+	l := w.draft()
+	for _, s := range extended {
+		if l.Revoked(w.ca.PublicKey(), s) {
+			t.Errorf("%d is extended and revoked", s)
+		}
+	}
+	put(n+1, access.StateExpired)
+	if l := w.draft(); !l.Revoked(w.ca.PublicKey(), extended[0]) || !l.Revoked(w.ca.PublicKey(), extended[1]) {
+		t.Error("what isn't extended any more takes room")
+	}
 	// One more is open, and not any more.
-	late := put(n+1, "")
-	put(n+2, access.StateRevoked)
+	late := put(n+2, "")
+	put(n+3, access.StateRevoked)
 	if l := w.draft(); l.Revoked(w.ca.PublicKey(), late) {
 		t.Error("what has just been given is revoked")
 	}
-	put(n+1, access.StateExpired)
+	put(n+2, access.StateExpired)
 	if l := w.draft(); !l.Revoked(w.ca.PublicKey(), late) || l.Entries() > len(open)+1 {
 		t.Errorf("%d entries", l.Entries())
 	}
