@@ -19,7 +19,8 @@ BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
 BIN        := bin/hallpass
 VAULT      := bin/vault-for-tests
 TOOLS      := bin/tools
-PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+PROGRAMS   ?= hallpass hallpass-dev hallpass-host
+PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 FUZZTIME   ?= 5s
 E2E        ?= .
 REQUESTS   ?= 500
@@ -69,7 +70,7 @@ demo: deps build ## tell the story of one access request, on real parts; KEEP=1 
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build vault-tests e2e topology fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build licences vault-tests e2e topology fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
@@ -179,19 +180,49 @@ screenshot: build ## take the README's picture of the Temporal UI anew; needs ch
 	@$(GO) run ./testsuite/screenshot -hallpass $(BIN) -o docs/images/temporal-ui.png
 
 .PHONY: release
-release: ## build for Linux and macOS, amd64 and arm64, into dist/
+release: programs ## build for Linux and macOS, amd64 and arm64, into dist/, with bills of materials; PROGRAMS and PLATFORMS choose
+	@$(MAKE) --no-print-directory sbom BINARIES="$$(echo dist/*/hallpass*)"
+	@cd dist && sha256sum */* >SHA256SUMS && cat SHA256SUMS
+
+.PHONY: programs
+programs: # of a release
 	$(call say,release $(VERSION))
 	@rm -rf dist && mkdir -p dist
-	@for p in $(PLATFORMS); do \
-		out=dist/$$(echo $$p | tr / -)/hallpass; echo $$out; \
+	@for p in $(PLATFORMS); do for program in $(PROGRAMS); do \
+		case $$program-$$p in hallpass-host-darwin/*) continue; esac; \
+		out=dist/$$(echo $$p | tr / -)/$$program; echo $$out; \
 		export GOOS=$${p%/*} GOARCH=$${p#*/}; \
-		$(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/hallpass || exit 1; \
-		$(GO) build -trimpath $(BUILDFLAGS) -o $$out-dev ./cmd/hallpass-dev || exit 1; \
-		case $$p in linux/*) \
-			$(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $$out-host ./cmd/hallpass-host || exit 1;; \
-		esac; \
+		case $$program in \
+		hallpass-host) $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $$out ./cmd/$$program;; \
+		*) $(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/$$program;; \
+		esac || exit 1; \
+	done; done
+
+BINARIES ?= $(BIN) $(BIN)-dev $(BIN)-host
+
+.PHONY: sbom
+sbom: $(TOOLS)/.built ## write a bill of materials (CycloneDX) beside each program
+	$(call say,bills of materials)
+	@for b in $(BINARIES); do \
+		$(TOOLS)/cyclonedx-gomod bin -json -licenses -std -noserial -version '$(or $(VERSION),unknown)' -output $$b.cdx.json $$b 2>$$b.cdx.log \
+			|| { cat $$b.cdx.log; exit 1; }; rm $$b.cdx.log; echo $$b.cdx.json; \
 	done
-	@cd dist && sha256sum */hallpass* >SHA256SUMS && cat SHA256SUMS
+
+.PHONY: licences
+licences: build sbom ## list the licences of all that is in the programs, and fail on one that nobody has looked at
+	$(call say,licences)
+	@$(GO) run ./testsuite/licences $(BINARIES:%=%.cdx.json)
+
+.PHONY: reproducible
+reproducible: ## build what is committed twice, in two folders and from nothing, and compare; PROGRAMS chooses
+	$(call say,the same build twice)
+	@dir=$$(mktemp -d); trap "rm -rf $$dir" EXIT; \
+	for copy in one another/of/them; do \
+		git clone -q . $$dir/$$copy && GOCACHE=$$dir/cache-$${copy%%/*} $(MAKE) -s -C $$dir/$$copy programs \
+			PROGRAMS='$(PROGRAMS)' PLATFORMS=$$($(GO) env GOOS)/$$($(GO) env GOARCH) VERSION='$(VERSION)' || exit 1; \
+		(cd $$dir/$$copy/dist && sha256sum */*) >$$dir/$${copy%%/*}.sums; cat $$dir/$${copy%%/*}.sums; \
+	done; \
+	cmp $$dir/one.sums $$dir/another.sums && echo the same
 
 .PHONY: deps
 deps: # what the machine needs beside Go; installed with apt

@@ -1,0 +1,88 @@
+package deploy
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"hallpass/worker"
+)
+
+const units = root + "/deploy/systemd"
+
+// A unit's exposure, as systemd-analyze sees it: tenths, from 0 (none) to 100.
+// docs/operate.md and docs/hosts.md name the figures.
+const (
+	workerExposure = 12
+	hostExposure   = 66
+)
+
+// TestUnits has systemd read the units and judge how much they leave open.
+func TestUnits(t *testing.T) {
+	systemd, err := exec.LookPath("systemd-analyze")
+	if errors.Is(err, exec.ErrNotFound) && testing.Short() {
+		t.Skip("systemd-analyze is not installed")
+	} else if err != nil {
+		t.Fatal("systemd-analyze is not installed; on Debian: apt-get install systemd")
+	}
+	paths, err := filepath.Glob(units + "/*.service")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no units in %s: %v", units, err)
+	}
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			out, _ := exec.Command(systemd, "verify", path).CombinedOutput() //nolint:errcheck // what it says is looked at
+			for line := range strings.Lines(string(out)) {
+				// The programs aren't installed here, nor are all units that they come after.
+				if !strings.Contains(line, "is not executable") && strings.Contains(line, "hallpass") {
+					t.Errorf("systemd-analyze verify: %s", line)
+				}
+			}
+			threshold := hostExposure
+			if strings.HasPrefix(filepath.Base(path), "hallpass-worker-") {
+				threshold = workerExposure
+			}
+			out, err := exec.Command(systemd, "security", "--offline=yes", "--no-pager", "--threshold="+strconv.Itoa(threshold), path).CombinedOutput()
+			if err != nil {
+				t.Errorf("more than %d is exposed: %v\n%s", threshold, err, out)
+			}
+		})
+	}
+}
+
+// TestUnitsOfRoles has one unit for each role, and nobody else's user in it.
+func TestUnitsOfRoles(t *testing.T) {
+	command := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/hallpass worker --role (\S+)$`)
+	user := regexp.MustCompile(`(?m)^User=(\S+)$`)
+	paths, err := filepath.Glob(units + "/hallpass-worker-*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var roles []string
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, u := command.FindSubmatch(data), user.FindSubmatch(data)
+		if c == nil || u == nil {
+			t.Errorf("%s: no command or no user", path)
+			continue
+		}
+		roles = append(roles, string(c[1]))
+		if want := "hallpass-" + strings.ReplaceAll(string(c[1]), ":", "-"); string(u[1]) != want || filepath.Base(path) != "hallpass-worker-"+strings.TrimPrefix(want, "hallpass-")+".service" {
+			t.Errorf("%s runs %s as %s", path, c[1], u[1])
+		}
+	}
+	slices.Sort(roles)
+	want := []string{worker.RoleIssuerSSH, worker.RoleIssuerVault, worker.RoleService, worker.RoleWorkflows}
+	if !slices.Equal(roles, want) {
+		t.Errorf("units run the roles %v, want %v", roles, want)
+	}
+}
