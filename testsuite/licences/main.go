@@ -51,7 +51,7 @@ type bill struct {
 
 func main() {
 	if err := run(os.Stdout, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "licences:", err)
+		_, _ = fmt.Fprintln(os.Stderr, "licences:", err)
 		os.Exit(1)
 	}
 }
@@ -76,7 +76,7 @@ func run(w io.Writer, paths []string) error {
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, module := range slices.Sorted(maps.Keys(modules)) {
 		name, version, _ := strings.Cut(module, " ")
-		fmt.Fprintf(table, "%s\t%s\t%s\n", name, version, modules[module])
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\n", name, version, modules[module])
 		for _, l := range strings.Split(modules[module], ", ") {
 			if !slices.Contains(fine, l) {
 				bad = append(bad, fmt.Errorf("%s is under %q, which nobody has said is fine", name, l))
