@@ -1,12 +1,16 @@
 package workflows
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
 	"hallpass/access"
 	"hallpass/activities"
+	"hallpass/statement"
 )
 
 // maxMessages is how many messages one request hears. Each costs a few events,
@@ -42,15 +46,44 @@ func (b *inbox) signalled() bool {
 	return false
 }
 
+// message is one message to a request.
+type message struct {
+	name string
+	access.Statement
+	odd *access.Error // why it is no statement, whose payload is all of it then
+}
+
 // next takes the signal that is to be heard next.
-func (b *inbox) next() (name string, st access.Statement, ok bool) {
+func (b *inbox) next(ctx workflow.Context) (m message, ok bool) {
 	for i, signals := range b.signals {
-		// What isn't even shaped like a statement is dropped and logged by the SDK.
-		if signals.ReceiveAsync(&st) {
-			return messages[i], st, true
+		var data json.RawMessage
+		for signals.ReceiveAsync(&data) { // in an encoding nobody can read, it is dropped and logged by the SDK
+			if m, ok := read(ctx, messages[i], data); ok {
+				return m, true
+			}
+			data = nil
 		}
 	}
-	return "", st, false
+	return message{}, false
+}
+
+// read reads a signal. Requests that had one that is no statement before this
+// was put on record go on as they did then: without noticing it, or a third
+// field.
+func read(ctx workflow.Context, name string, data []byte) (m message, ok bool) {
+	st, err := statement.ParseEnvelope(data)
+	if err == nil {
+		return message{name: name, Statement: st}, true
+	}
+	if workflow.GetVersion(ctx, "record-odd-messages", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		if len(data) > 0 && json.Unmarshal(data, &st) != nil {
+			return message{}, false
+		}
+		return message{name: name, Statement: st}, true
+	}
+	m = message{name: name, Statement: access.Statement{Payload: strings.ToValidUTF8(string(data), "\uFFFD")}}
+	_ = errors.As(err, &m.odd) // ParseEnvelope has no others
+	return m, true
 }
 
 // listen opens the inbox for signals and updates.
@@ -60,12 +93,14 @@ func (r *request) listen(ctx workflow.Context) error {
 	for i, name := range messages {
 		r.inbox.signals[i] = workflow.GetSignalChannel(ctx, name)
 		err := workflow.SetUpdateHandlerWithOptions(ctx, name,
-			func(ctx workflow.Context, st access.Statement) (access.Status, error) {
-				return r.answer(ctx, name, st)
+			func(ctx workflow.Context, data json.RawMessage) (access.Status, error) {
+				var st access.Statement
+				_ = json.Unmarshal(data, &st) // glance has read it more strictly
+				return r.answer(ctx, message{name: name, Statement: st})
 			},
 			workflow.UpdateHandlerOptions{
 				Description: "a signed " + name,
-				Validator:   func(st access.Statement) error { return r.glance(name, st) },
+				Validator:   func(data json.RawMessage) error { return r.glance(name, data) },
 			})
 		if err != nil {
 			return fmt.Errorf("set update handler %s: %w", name, err)
@@ -74,9 +109,9 @@ func (r *request) listen(ctx workflow.Context) error {
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		for {
 			_ = workflow.Await(ctx, r.inbox.signalled) // the context is never cancelled
-			for name, st, ok := r.inbox.next(); ok; name, st, ok = r.inbox.next() {
-				if refusal := r.hear(ctx, name, st); refusal != nil {
-					workflow.GetLogger(ctx).Warn("signal refused", "request", r.status.ID, "message", name, "code", refusal.Code, "why", refusal.Message)
+			for m, ok := r.inbox.next(ctx); ok; m, ok = r.inbox.next(ctx) {
+				if refusal := r.hear(ctx, m); refusal != nil {
+					workflow.GetLogger(ctx).Warn("signal refused", "request", r.status.ID, "message", m.name, "code", refusal.Code, "why", refusal.Message)
 				}
 			}
 		}
@@ -87,8 +122,11 @@ func (r *request) listen(ctx workflow.Context) error {
 // glance refuses an update on sight, at no cost: nothing of it is in the
 // history, and nothing in the audit log. So it refuses only what no signer can
 // be held to, or what is too late to matter.
-func (r *request) glance(name string, st access.Statement) error {
+func (r *request) glance(name string, data []byte) error {
+	st, err := statement.ParseEnvelope(data)
 	switch {
+	case err != nil:
+		return activities.Fail(err)
 	case len(st.Payload) > access.MaxPayload || len(st.Signature) > access.MaxPayload:
 		return activities.Fail(access.Errorf(access.CodeMalformed, "statement is longer than %d bytes", access.MaxPayload))
 	case r.inbox.heard >= maxMessages:
@@ -101,9 +139,9 @@ func (r *request) glance(name string, st access.Statement) error {
 }
 
 // answer hears an update and says how the request stands then.
-func (r *request) answer(ctx workflow.Context, name string, st access.Statement) (access.Status, error) {
+func (r *request) answer(ctx workflow.Context, m message) (access.Status, error) {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	if refusal := r.hear(ctx, name, st); refusal != nil {
+	if refusal := r.hear(ctx, m); refusal != nil {
 		return access.Status{}, activities.Fail(refusal)
 	}
 	if r.end != nil {
@@ -117,34 +155,37 @@ func (r *request) answer(ctx workflow.Context, name string, st access.Statement)
 
 // hear takes one message, whichever way it came. A message that is refused
 // changes nothing but a count.
-func (r *request) hear(ctx workflow.Context, name string, st access.Statement) *access.Error {
+func (r *request) hear(ctx workflow.Context, m message) *access.Error {
 	r.inbox.waiting++
 	defer func() { r.inbox.waiting-- }()
 	_ = r.inbox.hearing.Lock(ctx) // the context is never cancelled
 	defer r.inbox.hearing.Unlock()
 	_ = workflow.Await(ctx, func() bool { return r.decided })
 
-	refusal := r.weigh(ctx, name, st)
+	refusal := r.weigh(ctx, m)
 	if refusal != nil {
 		r.status.Refused++
 	}
 	return refusal
 }
 
-func (r *request) weigh(ctx workflow.Context, name string, st access.Statement) *access.Error {
+func (r *request) weigh(ctx workflow.Context, m message) *access.Error {
 	if r.inbox.heard >= maxMessages {
 		return tooMany()
 	}
 	r.inbox.heard++
-	in := activities.HearInput{Message: name, Statement: st, Evidence: r.status.Evidence, Refused: r.late(name), Stopped: r.stopped(name)}
+	in := activities.HearInput{Message: m.name, Statement: m.Statement, Evidence: r.status.Evidence, Refused: r.late(m.name), Stopped: r.stopped(m.name)}
+	if m.odd != nil {
+		in.Refused = m.odd
+	}
 	if due := r.status.Deadline; due != nil && r.status.State == access.StatePending && !workflow.Now(ctx).Before(*due) {
 		in.Deadline = due
 	}
 	var out activities.HearOutput
-	if err := local(ctx, "check "+name, hallpass.Hear, in, &out); err != nil {
+	if err := local(ctx, "check "+m.name, hallpass.Hear, in, &out); err != nil {
 		return activities.Refusal(err)
 	}
-	if late := r.late(name); late != nil {
+	if late := r.late(m.name); late != nil {
 		return late // the request moved on while the message was checked
 	}
 	if out.Stop == nil {

@@ -293,7 +293,7 @@ type reply struct {
 }
 
 // update sends a message as an update. The reply is there after the run.
-func (w *world) update(name string, st access.Statement) *reply {
+func (w *world) update(name string, message any) *reply {
 	r := &reply{}
 	w.env.UpdateWorkflow(name, "", &sdktest.TestUpdateCallback{
 		OnAccept: func() {},
@@ -306,7 +306,7 @@ func (w *world) update(name string, st access.Statement) *reply {
 				r.status = status
 			}
 		},
-	}, st)
+	}, message)
 	return r
 }
 

@@ -167,6 +167,17 @@ var plays = []struct {
 		r.signal(access.MessageRelease, r.stop("alice", access.TypeRelease))
 		r.signal(access.MessageRelease, r.stop("alice", access.TypeRelease))
 	}},
+	// Those of refused-messages are from before such ones were put on record.
+	{"odd-messages", func(r *request) {
+		r.ask("alice", "ssh/crown-1", time.Hour, nil)
+		approval := r.decision("bob", access.Approve, 0)
+		r.signal(access.MessageDecision, "not a statement")
+		r.signal(access.MessageDecision, map[string]any{"payload": approval.Payload, "signature": approval.Signature, "x": 1})
+		r.signal(access.MessageRevoke, nil)
+		r.signal(access.MessageCancel, []byte("bytes"))
+		r.until("all refused", func(s access.Status) bool { return s.Refused == 4 })
+		r.signal(access.MessageCancel, r.stop("alice", access.TypeCancel))
+	}},
 }
 
 func main() {
