@@ -274,10 +274,8 @@ func (t *tx) begin(batch []*op) error {
 	l := t.log
 	var h head
 	stmts := append(l.db.lock(), h.query(l.db))
-	if query := l.db.prefetch(); query != "" {
-		if s := t.prefetch(query, batch); s != nil {
-			stmts = append(stmts, *s)
-		}
+	if s := t.prefetch(batch); s != nil {
+		stmts = append(stmts, *s)
 	}
 	if _, err := l.session.send(t.ctx, stmts...); err != nil {
 		return fmt.Errorf("write audit log: %w", explain(err))
@@ -297,7 +295,7 @@ func (t *tx) begin(batch []*op) error {
 }
 
 // prefetch asks for all slots that the operations will look up.
-func (t *tx) prefetch(query string, batch []*op) *stmt {
+func (t *tx) prefetch(batch []*op) *stmt {
 	var requests, steps []string
 	for _, o := range batch {
 		for _, p := range o.asks {
@@ -311,7 +309,8 @@ func (t *tx) prefetch(query string, batch []*op) *stmt {
 	if len(steps) == 0 {
 		return nil
 	}
-	return &stmt{query: query, args: []any{requests, steps}, each: func(row scanner) error {
+	query, args := t.log.db.prefetch(requests, steps)
+	return &stmt{query: query, args: args, each: func(row scanner) error {
 		var p slot
 		f := content{found: true}
 		if err := row.Scan(&p.request, &p.step, &f.index, &f.leaf); err != nil {

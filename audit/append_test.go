@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -388,5 +389,68 @@ func TestCancelledCallerDoesNotWait(t *testing.T) {
 	cancel()
 	if _, err := l.Append(ctx, newer(1, 1)); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context cancelled", err)
+	}
+}
+
+// The steps that a batch will look up are found together, by the index, however
+// many they are.
+func TestPrefetch(t *testing.T) {
+	l, _, _ := newLog(t)
+	const there = 70
+	for i := range there {
+		if _, err := l.Append(context.Background(), newer(1, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []int{1, 2, 4, 5, 16, 17, 64, 65, 2 * maxBatch} {
+		var requests, steps []string
+		for i := range n {
+			e := newer(1, i)
+			requests, steps = append(requests, e.Request), append(steps, e.Step)
+		}
+		query, args := l.db.prefetch(requests, steps)
+		found := map[string]int64{}
+		rows, err := l.Reader.db.QueryContext(context.Background(), query, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rows.Next() {
+			var request, step string
+			var index int64
+			var leaf []byte
+			if err := rows.Scan(&request, &step, &index, &leaf); err != nil {
+				t.Fatal(err)
+			}
+			found[request+" "+step] = index
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if len(found) != min(n, there) {
+			t.Errorf("of %d steps, %d are found, want %d", n, len(found), min(n, there))
+		}
+		for i := range min(n, there) {
+			if e := newer(1, i); found[e.Request+" "+e.Step] != int64(i) {
+				t.Errorf("%s of %s is at %d, want %d", e.Step, e.Request, found[e.Request+" "+e.Step], i)
+			}
+		}
+	}
+	query, args := l.db.prefetch([]string{"r", "s"}, []string{"1", "2"})
+	rows, err := l.Reader.db.Query("EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, detail)
+	}
+	if !slices.ContainsFunc(plan, func(line string) bool { return strings.HasPrefix(line, "SEARCH e USING INDEX events_step") }) {
+		t.Errorf("plan %q", plan)
 	}
 }

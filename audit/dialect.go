@@ -29,9 +29,9 @@ type dialect interface {
 	// acknowledged, by the session's setting and by the server's, and whether
 	// nothing can be written.
 	settings() string
-	// prefetch looks steps up, all at once, and gives request, step, idx and
-	// leaf of those that are there; "" where it is cheaper to ask for each.
-	prefetch() string
+	// prefetch looks steps of requests up, all at once, and gives request, step,
+	// idx and leaf of those that are there.
+	prefetch(requests, steps []string) (query string, args []any)
 
 	// schema reads what there is: the version, 0 if the database is empty, and
 	// a description to be compared with want.

@@ -214,9 +214,9 @@ func (p *postgres) settings() string {
 
 // prefetch has a subquery with a limit, which keeps PostgreSQL from reading
 // the whole table when it knows little about it.
-func (p *postgres) prefetch() string {
+func (p *postgres) prefetch(requests, steps []string) (string, []any) {
 	return `SELECT k.request, k.step, e.idx, e.leaf FROM unnest(?::text[], ?::text[]) AS k (request, step)
-		CROSS JOIN LATERAL (SELECT idx, leaf FROM events WHERE request = k.request AND step = k.step AND step <> '' LIMIT 1) AS e`
+		CROSS JOIN LATERAL (SELECT idx, leaf FROM events WHERE request = k.request AND step = k.step AND step <> '' LIMIT 1) AS e`, []any{requests, steps}
 }
 
 // postgresComment begins the comment that tells the version of the schema.

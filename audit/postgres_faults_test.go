@@ -533,6 +533,7 @@ func testPostgresPlans(t *testing.T) {
 	if _, err := db.Exec("SET enable_seqscan = off"); err != nil {
 		t.Fatal(err)
 	}
+	prefetch, args := l.db.prefetch([]string{"r1"}, []string{"s"})
 	for _, row := range []struct {
 		query string
 		args  []any
@@ -541,7 +542,7 @@ func testPostgresPlans(t *testing.T) {
 		{"SELECT count(*) FROM " + lockSteps, nil, "events_step"},
 		{revokedQuery, []any{"2031-01-01T00:00:00Z", "2030-12-31T00:00:00Z"}, "ledger_revoked"},
 		{"SELECT handle FROM ledger WHERE ended = '' AND request > ? ORDER BY request LIMIT ?", []any{"", 3}, "ledger_open"},
-		{l.db.prefetch(), []any{[]string{"r1"}, []string{"s"}}, "events_step"},
+		{prefetch, args, "events_step"},
 	} {
 		rows, err := db.Query("EXPLAIN "+l.db.translate(row.query), row.args...)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	sqlite "modernc.org/sqlite"
@@ -28,7 +29,23 @@ func (f sqliteFile) translate(query string) string { return query }
 func (f sqliteFile) lock() []stmt                  { return []stmt{{query: "BEGIN IMMEDIATE"}} }
 func (f sqliteFile) snapshot() string              { return "BEGIN" }
 func (f sqliteFile) settings() string              { return "'on', 'on', 'off'" } // dsn sees to it
-func (f sqliteFile) prefetch() string              { return "" }
+
+// prefetch asks for so many, the last of them several times, that there are few
+// different statements to keep.
+func (f sqliteFile) prefetch(requests, steps []string) (string, []any) {
+	n := 1
+	for n < len(steps) {
+		n *= 4
+	}
+	args := make([]any, 0, 2*n)
+	for i := range n {
+		i = min(i, len(steps)-1)
+		args = append(args, requests[i], steps[i])
+	}
+	return "WITH want (request, step) AS (VALUES (?, ?)" + strings.Repeat(", (?, ?)", n-1) + `)
+		SELECT e.request, e.step, e.idx, e.leaf FROM want CROSS JOIN events AS e
+		WHERE e.request = want.request AND e.step = want.step AND e.step <> ''`, args
+}
 
 // pool names the database for the driver, with everything set that a
 // connection needs.
