@@ -24,6 +24,8 @@ func checkCredential(cred access.Credential, st access.Standing, issued time.Tim
 	switch {
 	case h.Extends != st.Request.Extends:
 		return fmt.Errorf("the credential's handle extends %q, the request %q", clip(h.Extends), st.Request.Extends)
+	case st.Extends == nil && h.NotAfter.Sub(h.NotBefore) > st.Duration.Duration():
+		return fmt.Errorf("the credential lives %s, %s was allowed", access.ShortDuration(h.NotAfter.Sub(h.NotBefore)), st.Duration)
 	case h.NotAfter.After(st.End(h.NotBefore)):
 		return fmt.Errorf("the credential lives until %s, until %s was allowed", h.NotAfter.Format(time.RFC3339), st.End(h.NotBefore).Format(time.RFC3339))
 	case !h.NotAfter.After(h.NotBefore):
