@@ -17,6 +17,7 @@ const (
 	MessageRelease  = "release"
 	MessageRevoke   = "revoke"
 	MessageCancel   = "cancel"
+	MessageLook     = "look"   // carries nothing: the request may have ended in the ledger, with one that it extends
 	MessageReview   = "review" // of the workflow EmergencyReview
 	MessageLock     = "lock"   // what the workflow Lock sends to the requests under it
 

@@ -415,6 +415,13 @@ func (a *Activities) Close(ctx context.Context, end audit.End) error {
 	return again(err)
 }
 
+// Look says how a request has ended in the ledger, "" if it hasn't. It has no
+// refusals.
+func (a *Activities) Look(ctx context.Context, request string) (access.State, error) {
+	entry, _, err := a.Log.Entry(ctx, request)
+	return entry.Ended, again(err)
+}
+
 // unspoken is an end on nobody's word. Hear has recorded those that somebody
 // signed; whose word it is said to be here is hearsay from Temporal, and would
 // stand in the record under a person's name.
@@ -484,7 +491,18 @@ func (i *Issuing) Issue(ctx context.Context, ev access.Evidence) (access.Credent
 
 // Revoke ends a request that was given to the issuer, whatever became of it
 // there: afterwards nothing of it lives, and nothing of it can be issued. It
-// has no refusals.
-func (i *Issuing) Revoke(ctx context.Context, end audit.End) error {
-	return again(i.Issuer.Revoke(ctx, unspoken(end)))
+// returns the ids of the requests that have ended with it, because they extend
+// each other. It has no refusals.
+func (i *Issuing) Revoke(ctx context.Context, end audit.End) (with []string, err error) {
+	if err := i.Issuer.Revoke(ctx, unspoken(end)); err != nil {
+		return nil, again(err)
+	}
+	if end.State != access.StateReleased && end.State != access.StateRevoked {
+		return nil, nil
+	}
+	row, err := i.Issuer.Row(ctx, end.Request)
+	for _, h := range row {
+		with = append(with, h.Request)
+	}
+	return with, again(err)
 }

@@ -308,9 +308,9 @@ func (i *Issuer) Revoke(ctx context.Context, end audit.End) error {
 		return nil
 	}
 	// The ledger has ended with it what it extends, and what extends it.
-	row, err := i.Ledger.Row(ctx, end.Request)
+	row, err := i.Row(ctx, end.Request)
 	if err != nil {
-		return fmt.Errorf("find what else ends with request %s: %w", end.Request, err)
+		return err
 	}
 	for _, h := range row {
 		if err := kind.Revoke(ctx, h); err != nil {
@@ -318,6 +318,16 @@ func (i *Issuer) Revoke(ctx context.Context, end audit.End) error {
 		}
 	}
 	return nil
+}
+
+// Row lists the handles of what has ended of the grants that a request extends,
+// or that extend it.
+func (i *Issuer) Row(ctx context.Context, request string) ([]access.Handle, error) {
+	row, err := i.Ledger.Row(ctx, request)
+	if err != nil {
+		return nil, fmt.Errorf("find what else ends with request %s: %w", request, err)
+	}
+	return row, nil
 }
 
 // refuse records a refusal, once for the same evidence and reason. It is filed

@@ -279,7 +279,12 @@ func (r *request) finish(ctx workflow.Context) {
 		r.enter(ctx, access.StateRevoking)
 		r.status.Credential = nil
 		// Revoke has no refusals either.
-		_ = steadily(r.onIssuer(ctx, "take back "+r.what()), issuer.Revoke, *r.end, nil)
+		var with []string
+		_ = steadily(r.onIssuer(ctx, "take back "+r.what()), issuer.Revoke, *r.end, &with)
+		for _, id := range with {
+			// One that has no workflow any more has ended all the same.
+			_ = workflow.SignalExternalWorkflow(ctx, access.WorkflowID(id), "", access.MessageLook, nil).Get(ctx, nil)
+		}
 	case r.verified:
 		// Close has no refusals, so it has worked when it returns.
 		_ = local(ctx, "record the end", hallpass.Close, *r.end, nil)

@@ -10,6 +10,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/activities"
+	"hallpass/audit"
 	"hallpass/statement"
 )
 
@@ -17,6 +18,9 @@ import (
 // and Temporal ends a workflow for good at about 50,000; a signal that isn't
 // heard still costs up to four, and the server takes at most 10,000 signals.
 const maxMessages = 1000
+
+// maxLooks is how often a request looks into the ledger because it is told to.
+const maxLooks = 20
 
 // messages are the names of all messages. Where several signals wait, those
 // that stop a request go before those that let it go on, whatever order they
@@ -106,6 +110,7 @@ func (r *request) listen(ctx workflow.Context) error {
 			return fmt.Errorf("set update handler %s: %w", name, err)
 		}
 	}
+	workflow.Go(ctx, r.look)
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		for {
 			_ = workflow.Await(ctx, r.inbox.signalled) // the context is never cancelled
@@ -117,6 +122,24 @@ func (r *request) listen(ctx workflow.Context) error {
 		}
 	})
 	return nil
+}
+
+// look looks into the ledger when it is told to: a grant ends with one that it
+// extends, or that extends it. Whoever sends that learns nothing and changes
+// nothing by it.
+func (r *request) look(ctx workflow.Context) {
+	told := workflow.GetSignalChannel(ctx, access.MessageLook)
+	for n := 0; n < maxLooks; n++ {
+		told.Receive(ctx, nil)
+		if !r.handed || r.end != nil {
+			continue
+		}
+		var state access.State
+		_ = local(ctx, "look whether it has ended", hallpass.Look, r.status.ID, &state) // has no refusals
+		if state != "" {
+			r.stop(audit.End{State: state, Why: string(state) + " with another grant of the same row of extensions"})
+		}
+	}
 }
 
 // glance refuses an update on sight, at no cost: nothing of it is in the
