@@ -141,6 +141,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestEndWhileIssuing,
 		// life_test.go, limits_test.go, locks_test.go
 		TestReserveCounts,
+		TestReviews,
 		TestReceiveCounts,
 		TestWholeLifeVerifies,
 		TestLocks,

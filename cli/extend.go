@@ -50,6 +50,10 @@ func (a *app) extendCommand() *cli.Command {
 						withHint("hallpass request %s", req.Resource)
 				}
 				w.resource, w.login, w.actions, w.command, w.extends = a.resourceOf(s), req.Login, req.Actions, req.Command, req.ID
+				if w.resource.Name != req.Resource { // what is signed is what was signed, whatever the service says
+					w.resource = access.Resource{Name: req.Resource}
+					w.resource.Kind, _ = access.SplitResource(req.Resource)
+				}
 				if strings.TrimSpace(w.reason) == "" {
 					w.reason = req.Reason
 				}

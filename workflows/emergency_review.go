@@ -147,6 +147,14 @@ func (r *review) run(ctx workflow.Context) (again bool) {
 			}, func() bool { return r.task.Done })
 			continue
 		}
+		if r.task.Reminded > 0 { // it may have been signed off past this workflow
+			if local(ctx, "look how it stands", hallpass.Reviewing, r.task.Request, &out) == nil {
+				r.take(ctx, out.ReviewTask)
+			}
+			if r.task.Done {
+				return false
+			}
+		}
 		if r.task.Overdue(workflow.Now(ctx)) {
 			_ = local(ctx, "record that it is overdue", hallpass.Overdue, r.task, nil) // has no refusals
 		}

@@ -132,6 +132,21 @@ func TestEmergencyReviewStartedAnew(t *testing.T) {
 		t.Fatalf("it ended as %+v, %v", task, err)
 	}
 
+	// What was signed past it ends it at the next reminder.
+	w = newWorld(t)
+	w.breaks()
+	w.at(time.Hour, func() {
+		for _, name := range []string{"bob", "carol"} {
+			if _, err := w.log.Review(context.Background(), w.book.Load(), w.review(name), w.env.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	w.taken(access.ReviewTask{})
+	if err := w.env.GetWorkflowResult(&task); err != nil || !task.Done || w.env.Now().Sub(w.start) > 13*time.Hour {
+		t.Errorf("signed off past it, it ended as %+v at %s, %v", task, w.env.Now(), err)
+	}
+
 	w = newWorld(t)
 	w.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: access.ReviewWorkflowID(w.req.ID), TaskQueue: access.TaskQueue})
 	var none *reply
