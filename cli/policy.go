@@ -54,6 +54,7 @@ func (a *app) policyCommand() *cli.Command {
 					&cli.StringFlag{Name: "now", Usage: "as if it were `TIME`"},
 					&cli.StringFlag{Name: "reason", Usage: "`TEXT`"},
 					&cli.StringFlag{Name: "ticket", Usage: "`REFERENCE`"},
+					&cli.BoolFlag{Name: "emergency", Usage: "as if it broke the glass"},
 					&cli.StringSliceFlag{Name: "approved-by", Usage: "as if `USER` had approved"},
 					&cli.StringFlag{Name: "waited", Usage: "as if it had waited so `LONG`: by then others may be asked"},
 				),
@@ -274,6 +275,9 @@ func (a *app) madeUp(c *cli.Context, resource string, dir policy.Directory, cat 
 		Header:   access.Header{Type: access.TypeRequest, Signer: in.Requester.Name, Time: in.Now.Truncate(time.Second)},
 		Resource: resource, Login: c.String("as"), Actions: c.StringSlice("action"), Command: c.String("command"),
 		Duration: access.InSeconds(d), Reason: c.String("reason"), Ticket: c.String("ticket"),
+	}
+	if c.Bool("emergency") {
+		in.Request.Mode = access.ModeEmergency
 	}
 	if c.IsSet("at") {
 		if in.Request.Start, err = a.parseTime("--at", c.String("at")); err != nil {

@@ -69,6 +69,10 @@ func TestEmergency(t *testing.T) {
 	if want := []string{"board", "security", "sre"}; !cmp.Equal(got.Revokers, want) {
 		t.Errorf("it may be revoked by %v, want %v", got.Revokers, want)
 	}
+	explained, err := p.Explain(ask())
+	if want := "may be broken in an emergency, signed off by 2 of security or sre within 1d"; err != nil || !strings.Contains(explained.Rules[3].Why, want) {
+		t.Errorf("explained it is %+v, %v; want %s", explained.Rules, err, want)
+	}
 	// Without the mode the approvals are needed, as if the rule had no such field.
 	if plain := p.Decide(ask(func(in *Input) { in.Request.Reason = strings.Repeat("x", 50) })); plain.Effect != access.EffectAsk || plain.Emergency != nil {
 		t.Errorf("a usual request: %s with %+v", plain.Effect, plain.Emergency)

@@ -81,8 +81,18 @@ func (r *rule) takes(req access.Request, waived bool) string {
 		}
 		parts = append(parts, what)
 	}
+	if e := r.Emergency; e != nil {
+		parts = append(parts, fmt.Sprintf("may be broken in an emergency, signed off by %d of %s within %s",
+			e.Review.Count, strings.Join(e.Review.Groups, " or "), access.ShortDuration(e.Within)))
+	}
 	if r.MaxDuration != 0 {
 		parts = append(parts, "at most "+access.ShortDuration(r.MaxDuration))
+	}
+	if r.Total != 0 {
+		parts = append(parts, "in all at most "+access.ShortDuration(r.Total))
+	}
+	if r.Limits != (access.Limits{}) {
+		parts = append(parts, "limits how much is granted")
 	}
 	return strings.Join(parts, "; ")
 }
