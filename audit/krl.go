@@ -227,3 +227,35 @@ func (r *Reader) KRLVersion(ctx context.Context) (uint64, error) {
 	}
 	return uint64(version), nil
 }
+
+// CA is what the ledger knows of an SSH CA.
+type CA struct {
+	Signed bool      // an issuer has had its key
+	Live   int64     // certificates that may still let somebody in
+	Until  time.Time // when the last of them ends; zero if there are none
+}
+
+// CA looks an SSH CA up by its key's fingerprint.
+func (r *Reader) CA(ctx context.Context, fingerprint string) (CA, error) {
+	var known, until string
+	var c CA
+	err := r.db.QueryRowContext(ctx, "SELECT fingerprint FROM cas WHERE fingerprint = ?", fingerprint).Scan(&known)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return CA{}, fmt.Errorf("read SSH CAs: %w", explain(err))
+	default:
+		c.Signed = true
+	}
+	err = r.db.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(MAX(json_extract(handle, '$.not_after')), '') FROM ledger
+		WHERE ended = '' AND handle <> '' AND json_extract(handle, '$.serial') > 0 AND json_extract(handle, '$.ca') = ?`, fingerprint).Scan(&c.Live, &until)
+	if err != nil {
+		return CA{}, fmt.Errorf("count certificates: %w", explain(err))
+	}
+	if until != "" {
+		if c.Until, err = time.Parse(time.RFC3339, until); err != nil {
+			return CA{}, fmt.Errorf("count certificates: %w", err)
+		}
+	}
+	return c, nil
+}

@@ -41,6 +41,46 @@ func serials(l krl.List) []uint64 {
 	return out
 }
 
+// A CA is known from when its issuer makes a list, and counts what it has
+// signed and hasn't ended.
+func TestCA(t *testing.T) {
+	w := newWorld(t)
+	look := func() CA {
+		t.Helper()
+		c, err := w.log.CA(context.Background(), w.ca.Fingerprint())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if got := look(); got != (CA{}) {
+		t.Errorf("before anything: %+v", got)
+	}
+	w.draft()
+	if got := look(); got != (CA{Signed: true}) {
+		t.Errorf("with a list: %+v", got)
+	}
+	grant := func() access.Credential {
+		r, st := w.ask("alice")
+		yes := w.decision("bob", access.Approve, r, st)
+		w.accept("bob", r, yes)
+		return w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+	}
+	one, two := grant(), grant()
+	want := CA{Signed: true, Live: 2, Until: two.Handle.NotAfter}
+	if got := look(); got.Live != want.Live || !got.Until.Equal(want.Until) {
+		t.Errorf("with two certificates: %+v, want %+v", got, want)
+	}
+	w.end(End{Request: one.Handle.Request, State: access.StateRevoked})
+	w.end(End{Request: two.Handle.Request, State: access.StateExpired})
+	if got := look(); got != (CA{Signed: true}) {
+		t.Errorf("when both have ended: %+v", got)
+	}
+	if got, err := w.log.CA(context.Background(), "SHA256:other"); err != nil || got != (CA{}) {
+		t.Errorf("another: %+v, %v", got, err)
+	}
+}
+
 // What ends early is in the list until no clock could take it for good; what
 // ends by itself never is.
 func TestDraftKRLNamesWhatWasTakenBack(t *testing.T) {

@@ -131,6 +131,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestATokenTakesInOneHost,
 		TestVisits,
 		// krl_test.go
+		TestCA,
 		TestDraftKRLNamesWhatWasTakenBack,
 		TestKRLVersionsOnlyGrow,
 		TestPublishKRL,

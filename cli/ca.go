@@ -82,6 +82,13 @@ func (a *app) caCommand() *cli.Command {
 				},
 				Action: a.caShow,
 			},
+			{
+				Name:  "rotate",
+				Usage: "show where the exchange of the SSH CA's key is, and the next step",
+				Description: "Hosts trust the next key before it signs and the last one until nothing is left of it,\n" +
+					"so that nobody is locked out. It changes nothing itself.",
+				Action: a.caRotate,
+			},
 			a.caKRLCommand(),
 		},
 	}

@@ -85,7 +85,15 @@ func (a *app) openKRL(k audit.KRL) (*krl.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	return krl.Open(k.List, k.Signature, []ssh.PublicKey{key})
+	cfg, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := cfg.Issuers.SSH.TrustedKeys()
+	if err != nil {
+		return nil, err
+	}
+	return krl.Open(k.List, k.Signature, append(trusted, key))
 }
 
 // writeKRL replaces the files whole: sshd may be reading, and refuses

@@ -46,8 +46,8 @@ type HostLedger interface {
 //
 // It is safe for concurrent use.
 type Hosts struct {
-	Users      ssh.PublicKey // the CA that hosts shall let in
-	CA         *ca.CA        // of hosts; nil: hosts get no certificates
+	Users      []ssh.PublicKey // the CAs that hosts shall let in, the one that signs first
+	CA         *ca.CA          // of hosts; nil: hosts get no certificates
 	Rulebook   func() *evidence.Rulebook
 	Ledger     HostLedger
 	NextSerial func(ctx context.Context, ca string, series uint32) (uint64, error)
@@ -95,9 +95,11 @@ func (h *Hosts) certify(ctx context.Context, book *evidence.Rulebook, in access.
 	}
 	out := access.Enrolled{
 		Host:       host.Name,
-		UserCAs:    []string{statement.MarshalKey(h.Users)},
 		Principals: book.Principals(resource),
 		RenewAfter: h.now().Add(hostLife - hostRenew).UTC().Truncate(time.Second),
+	}
+	for _, key := range h.Users {
+		out.UserCAs = append(out.UserCAs, statement.MarshalKey(key))
 	}
 	if h.CA == nil {
 		return out, nil
@@ -170,7 +172,8 @@ func (h *Hosts) checkKey(book *evidence.Rulebook, text string) error {
 		return err
 	}
 	wire := key.Marshal()
-	if bytes.Equal(wire, h.Users.Marshal()) || h.CA != nil && bytes.Equal(wire, h.CA.PublicKey().Marshal()) {
+	isKey := func(k ssh.PublicKey) bool { return bytes.Equal(wire, k.Marshal()) }
+	if slices.ContainsFunc(h.Users, isKey) || h.CA != nil && isKey(h.CA.PublicKey()) {
 		return access.Errorf(access.CodeForbidden, "that is a CA's key, not a host's")
 	}
 	if owner, ok := book.Directory.Owner(key); ok {

@@ -35,7 +35,8 @@ const memory = 18 << 20
 type RunOptions struct {
 	Layout Layout
 	Log    *slog.Logger
-	Ready  func() // called once sessions are looked after; may be nil
+	Ready  func()           // called once sessions are looked after; may be nil
+	Reload <-chan os.Signal // asks the service at once what the host has to know; may be nil
 
 	offset time.Duration // how far the clock is off; tests only
 	mount  *string       // of cgroup v2, where it isn't to be found; tests only
@@ -52,6 +53,7 @@ type agent struct {
 	lists    *lists
 	reports  *reports
 	sessions *sessions
+	reload   <-chan os.Signal
 
 	mu        sync.Mutex
 	unreached error // why the service wasn't reached the last time; nil if it was
@@ -116,7 +118,7 @@ func newAgent(o RunOptions) (*agent, error) {
 		return nil, err
 	}
 	a := &agent{
-		layout: o.Layout, config: config, log: o.Log,
+		layout: o.Layout, config: config, log: o.Log, reload: o.Reload,
 		now:       func() time.Time { return time.Now().Add(o.offset) },
 		unreached: errors.New("not tried yet"),
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"hallpass/ca/krl"
@@ -51,6 +52,7 @@ func Check(ctx context.Context, l Layout) ([]Finding, error) {
 	k.pam()
 	k.kernel()
 	k.list()
+	k.trusted()
 	k.certificate()
 	k.accounts()
 	k.reach(ctx)
@@ -66,6 +68,18 @@ type checkup struct {
 
 func (k *checkup) add(level Level, hint, format string, args ...any) {
 	k.found = append(k.found, Finding{level, fmt.Sprintf(format, args...), hint})
+}
+
+// trusted names the CAs whose certificates open this host.
+func (k *checkup) trusted() {
+	keys, err := readKeys(k.layout.userCAs())
+	if err != nil || len(keys) == 0 {
+		k.add(Fail, "hallpass-host enroll", "no CA's certificates open this host: %v", err)
+		return
+	}
+	for _, key := range keys {
+		k.add(OK, "", "certificates of the CA %s open it", ssh.FingerprintSHA256(key))
+	}
 }
 
 func (k *checkup) server() {

@@ -40,6 +40,9 @@ func (a *agent) renewing(ctx context.Context) {
 			t.Stop()
 			return
 		case <-t.C:
+		case <-a.reload:
+			t.Stop()
+			a.log.Info("asks the service for CA keys, principals and host certificate")
 		}
 		err := a.renew(ctx)
 		if ctx.Err() != nil {
@@ -89,6 +92,7 @@ func (a *agent) adopt(j access.Enrolled) error {
 	if err := a.lists.expect(j.Principals); err != nil {
 		return err
 	}
+	certified := false
 	err := func() error {
 		if err := change(undo, l.userCAs(), lines(j.UserCAs)); err != nil {
 			return err
@@ -96,9 +100,11 @@ func (a *agent) adopt(j access.Enrolled) error {
 		// Only where there is one: the line in sshd's configuration is
 		// written at enrolment.
 		if _, err := os.Stat(l.hostCert()); err == nil && j.Certificate != "" {
+			before := len(undo.undo)
 			if err := errors.Join(change(undo, l.hostCert(), lines([]string{j.Certificate})), change(undo, l.hostCAs(), lines(j.HostCAs))); err != nil {
 				return err
 			}
+			certified = len(undo.undo) > before
 		}
 		for login, principals := range j.Principals {
 			if slices.Contains(a.config.BreakGlass, login) {
@@ -132,6 +138,9 @@ func (a *agent) adopt(j access.Enrolled) error {
 	a.config.RenewAfter = j.RenewAfter
 	if err := a.config.save(l); err != nil {
 		return err
+	}
+	if !certified {
+		return nil // sshd reads the others at each login, and takes none while it reloads
 	}
 	s := sshd{program: a.config.SSHD, config: a.config.SSHDConfig}
 	set, err := s.settings(s.config, anyLogin)

@@ -81,7 +81,7 @@ rules:
 		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, NextSerial: w.log.NextSerial, KRL: w.krl}},
 		Rulebook: book, Ledger: w.log,
 	}
-	hosts := &grant.Hosts{Users: w.users.PublicKey(), CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
+	hosts := &grant.Hosts{Users: []ssh.PublicKey{w.users.PublicKey()}, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
 	w.client, w.address = start(t, New(Options{
 		KRL: w.log, Hosts: w.log, Rulebook: book, Log: quiet,
 		Certify: func(ctx context.Context, _ string, in access.Enrolment) (access.Enrolled, error) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/ca"
@@ -92,6 +94,36 @@ type SSHIssuer struct {
 	Key            string // "file:PATH", "agent:SHA256:…" or "vault:MOUNT/KEY", as ca.Open takes it; "" if there is none
 	PassphraseFile string // of encrypted key files
 	HostKey        string // another one, that certifies hosts; "" if hosts get no certificates
+	Trusted        string // file of public keys that hosts let in beside Key's; "" for none
+}
+
+// TrustedKeys reads the file of keys that hosts trust beside the CA's own: one
+// a line, as in TrustedUserCAKeys. Lines that are empty or begin with # don't
+// count.
+func (c SSHIssuer) TrustedKeys() ([]ssh.PublicKey, error) {
+	if c.Trusted == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(c.Trusted)
+	if err != nil {
+		return nil, fmt.Errorf("issuers.ssh.trusted: %w", err)
+	}
+	var keys []ssh.PublicKey
+	for i, line := range strings.Split(string(data), "\n") {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil || len(options) > 0 {
+			return nil, access.Errorf(access.CodeMalformed, "%s:%d: that is not a public key alone", c.Trusted, i+1).
+				WithHint("it takes lines as in FILE.pub of hallpass ca init")
+		}
+		if _, isCert := key.(*ssh.Certificate); isCert {
+			return nil, access.Errorf(access.CodeMalformed, "%s:%d: a certificate is no CA's key", c.Trusted, i+1)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // Service is where hosts find hallpass.
@@ -175,6 +207,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Issuers.SSH.PassphraseFile }, file: absolute},
 		{path: "issuers.ssh.host_key", env: "HALLPASS_ISSUERS_SSH_HOST_KEY", about: "the SSH CA that certifies hosts: file:PATH, agent:SHA256:… or vault:MOUNT/KEY",
 			at: func(c *Config) any { return &c.Issuers.SSH.HostKey }, check: checkKeySource, file: absoluteSource},
+		{path: "issuers.ssh.trusted", env: "HALLPASS_ISSUERS_SSH_TRUSTED", about: "file of public keys of SSH CAs that hosts trust too, while one takes the place of another",
+			at: func(c *Config) any { return &c.Issuers.SSH.Trusted }, file: absolute},
 		{path: "issuers.vault.address", env: "HALLPASS_ISSUERS_VAULT_ADDRESS", about: "https address of Vault, for the issuer",
 			at: func(c *Config) any { return &c.Issuers.Vault.Address }, check: checkURL},
 		{path: "issuers.vault.ca", env: "HALLPASS_ISSUERS_VAULT_CA", about: "certificate that Vault's is signed by; empty: one of the system's",

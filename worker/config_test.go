@@ -54,6 +54,7 @@ issuers:
     key: "file:ca"
     passphrase_file: ca.pass
     host_key: "file:host_ca"
+    trusted: cas.pub
   vault:
     address: https://vault.example.com:8200
     ca: vault.pem
@@ -103,6 +104,7 @@ client: {user: alice, key: id}
 		"issuers.ssh.key":              "file:" + dir + "/ca",
 		"issuers.ssh.passphrase_file":  dir + "/ca.pass",
 		"issuers.ssh.host_key":         "file:" + dir + "/host_ca",
+		"issuers.ssh.trusted":          dir + "/cas.pub",
 		"issuers.vault.address":        "https://vault.example.com:8200",
 		"issuers.vault.ca":             dir + "/vault.pem",
 		"issuers.vault.namespace":      "team/access",
@@ -359,4 +361,36 @@ func FuzzParseConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestTrustedKeys(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPCzM8En1UsoOjsjt9slZlv8TjLM45r6FIYI5HekVMb2"
+	for _, tt := range []struct {
+		name, content string
+		keys          int
+		err           string
+	}{
+		{"one", key + " hallpass SSH CA\n", 1, ""},
+		{"comments and empty lines", "# next\n\n" + key + "\n  " + key + "\r\n", 2, ""},
+		{"none", "\n", 0, ""},
+		{"options", "cert-authority " + key + "\n", 0, "cas.pub:1: that is not a public key alone"},
+		{"something else", key + "\nssh-ed25519 AAAA\n", 0, "cas.pub:2: that is not a public key alone"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "cas.pub")
+			if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			keys, err := SSHIssuer{Trusted: path}.TrustedKeys()
+			if len(keys) != tt.keys || tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+				t.Errorf("%d keys, error %v; want %d, %q", len(keys), err, tt.keys, tt.err)
+			}
+		})
+	}
+	if keys, err := (SSHIssuer{}).TrustedKeys(); len(keys) != 0 || err != nil {
+		t.Errorf("without a file: %v, %v", keys, err)
+	}
+	if _, err := (SSHIssuer{Trusted: filepath.Join(t.TempDir(), "none")}).TrustedKeys(); err == nil {
+		t.Error("a file that isn't there is no error")
+	}
 }

@@ -151,8 +151,13 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
+	trusted, err := key.TrustedKeys()
+	if err != nil {
+		return work{}, err
+	}
+	authority.Spare(trusted...)
 	hosts := &grant.Hosts{
-		Users: authority.PublicKey(), Rulebook: p.book.Rulebook, Ledger: p.audit, NextSerial: p.audit.NextSerial, Now: time.Now,
+		Users: append([]ssh.PublicKey{authority.PublicKey()}, trusted...), Rulebook: p.book.Rulebook, Ledger: p.audit, NextSerial: p.audit.NextSerial, Now: time.Now,
 	}
 	if key.HostKey != "" {
 		if hosts.CA, err = p.openCA(ctx, "the SSH CA of hosts", key.HostKey, key.PassphraseFile); err != nil {
@@ -162,8 +167,14 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 			return work{}, access.Errorf(access.CodeMalformed, "issuers.ssh.host_key and issuers.ssh.key are the same key: whoever trusts it for hosts would trust it for users").
 				WithHint("hallpass ca init FILE makes another one")
 		}
+		for _, k := range trusted {
+			if ssh.FingerprintSHA256(k) == hosts.CA.Fingerprint() {
+				return work{}, access.Errorf(access.CodeMalformed, "issuers.ssh.trusted names the key of issuers.ssh.host_key: whoever has it for hosts could let users in").
+					WithHint("take it out of %s", key.Trusted)
+			}
+		}
 		authority.Spare(hosts.CA.PublicKey())
-		hosts.CA.Spare(authority.PublicKey())
+		hosts.CA.Spare(hosts.Users...)
 	}
 	revoked := &grant.KRL{CA: authority, Store: p.audit, Now: time.Now}
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{

@@ -52,6 +52,7 @@ const usage = `hallpass-host ends SSH sessions when their grant ends.
               --pam FILE           its PAM service (/etc/pam.d/sshd)
   run       look after the host, for as long as it lives
               --log-level LEVEL    debug, info, warn or error (info)
+              SIGHUP makes it ask at once for CA keys, principals and host certificate
   status    what the running agent sees    [--json]
   check     what is wrong on this host     [--json]
   unenroll  take enroll back               [--force]
@@ -224,7 +225,10 @@ func (a *app) run() error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(a.err, &slog.HandlerOptions{Level: level}))
-	return host.Run(a.ctx, host.RunOptions{Layout: a.layout, Log: log, Ready: func() { log.Info("looking after sessions") }})
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	return host.Run(a.ctx, host.RunOptions{Layout: a.layout, Log: log, Reload: hup, Ready: func() { log.Info("looking after sessions") }})
 }
 
 // hook has nobody to talk to but the system's log: PAM closes its standard
