@@ -8,33 +8,8 @@ import (
 	"time"
 
 	"hallpass/testsuite/postgrestest"
+	"hallpass/vault"
 )
-
-// Revocation is what Vault runs in PostgreSQL to take a login back, sessions
-// and all. It is one DO block because Vault runs the statements of a role in
-// one transaction, and without the condition a login that is gone already
-// could never be revoked.
-//
-// Sessions are ended first, since one that is in a transaction would hold up
-// REASSIGN OWNED, and once more at the end, for those that were on their way
-// in.
-const Revocation = `DO $$
-BEGIN
-  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
-    ALTER ROLE "{{name}}" NOLOGIN;
-    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';
-    REASSIGN OWNED BY "{{name}}" TO CURRENT_USER;
-    DROP OWNED BY "{{name}}";
-    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';
-    DROP ROLE "{{name}}";
-  END IF;
-END $$;`
-
-// creation makes a login that can do what a group of PostgreSQL's can. Vault's
-// own login becomes a member of it, and so may end its sessions and take over
-// what it owns.
-const creation = `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE %q;
-GRANT "{{name}}" TO CURRENT_USER;`
 
 // Database is Vault's database engine over one database of a PostgreSQL
 // server. Vault logs in as a user who can create users and nothing else.
@@ -75,8 +50,8 @@ func (d *Database) Role(t testing.TB, name string, ttl time.Duration) {
 	d.Postgres.Exec(t, d.Name, fmt.Sprintf(`CREATE ROLE %q; GRANT %[1]q TO %q WITH ADMIN OPTION`, name, d.login))
 	d.vault.Write(t, d.Mount+"/roles/"+name, map[string]any{
 		"db_name":               d.Name,
-		"creation_statements":   fmt.Sprintf(creation, name),
-		"revocation_statements": Revocation,
+		"creation_statements":   vault.PostgresCreation(name),
+		"revocation_statements": vault.PostgresRevocation,
 		"default_ttl":           ttl.String(),
 		"max_ttl":               ttl.String(),
 	})

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"hallpass/cli"
-	"hallpass/testsuite/vaulttest"
+	"hallpass/vault"
 )
 
 // hallpass runs a command in process, with a configuration for this Vault.
@@ -76,13 +76,15 @@ func TestCommands(t *testing.T) {
 
 // The statements that the documentation tells operators to use are those that
 // are tested here.
-func TestDocumentedRevocation(t *testing.T) {
+func TestDocumentedStatements(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("../../../docs/vault.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(data), "```sql\n"+vaulttest.Revocation+"\n```") {
-		t.Error("docs/vault.md has other revocation statements than the tests")
+	for _, statements := range []string{vault.PostgresRevocation, vault.PostgresCreation("orders-ro")} {
+		if !strings.Contains(string(data), "```sql\n"+statements+"\n```") {
+			t.Errorf("docs/vault.md has other statements than the tests:\n%s", statements)
+		}
 	}
 }
