@@ -34,7 +34,8 @@ type Vault struct {
 	Leases    func() []string  // the paths whose leases a sweep looks at: those that the catalog names; may be nil
 	Now       func() time.Time // nil: time.Now
 
-	foreign foreign
+	foreign     foreign
+	tokenLeases tokenLeases
 }
 
 // Prepare mints. Nothing that Vault says ends the request: what is wrong in
@@ -102,7 +103,7 @@ func (k *Vault) mint(ctx context.Context, o Order, policies []string, margin tim
 		}
 		life := fmt.Sprintf("%ds", ttl/time.Second)
 		wrapping := c.WithRequestCallbacks(func(r *api.Request) { r.WrapTTL = life })
-		secret, err = wrapping.Logical().WriteWithContext(ctx, "auth/token/create/"+k.TokenRole, map[string]any{
+		secret, err = wrapping.Logical().WriteWithContext(ctx, k.mintPath(), map[string]any{
 			"policies":          policies,
 			"ttl":               life,
 			"explicit_max_ttl":  life,
@@ -154,8 +155,11 @@ func (k *Vault) Revoke(ctx context.Context, h access.Handle) error {
 	err := k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) error {
 		return c.Auth().Token().RevokeAccessorWithContext(ctx, h.Accessor)
 	})
-	if vault.Gone(err) {
+	switch {
+	case vault.Gone(err):
 		return nil
+	case vault.Interrupted(err):
+		return k.finishRevocation(ctx, h.Accessor)
 	}
 	return err
 }

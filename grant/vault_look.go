@@ -74,8 +74,12 @@ func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access
 	}
 	var mu sync.Mutex
 	last, done, err := k.each(ctx, unknown, func() bool { return len(sight.Found) >= lookFind }, func(ctx context.Context, accessor string) error {
-		h, ours, err := k.token(ctx, accessor)
-		if err != nil || h.Accessor == "" {
+		token, err := k.token(ctx, accessor)
+		if err != nil {
+			return err
+		}
+		h, ours, err := k.handle(accessor, token)
+		if err != nil {
 			return err
 		}
 		if !ours {
@@ -115,37 +119,55 @@ func (k *Vault) each(ctx context.Context, all []string, enough func() bool, do f
 	return last, true, nil
 }
 
-// token looks a token up, and says whether it is one of hallpass's. The handle
-// has no accessor if the token is gone.
-func (k *Vault) token(ctx context.Context, accessor string) (h access.Handle, ours bool, err error) {
-	var secret *api.Secret
+// token looks a token up. Of one that is dead there is nothing.
+func (k *Vault) token(ctx context.Context, accessor string) (map[string]any, error) {
+	secret, err := k.lookUp(ctx, accessor)
+	if vault.Status(err) == http.StatusForbidden {
+		// Either nothing may be looked up, or Vault crashed when it made or
+		// revoked this one, and keeps an accessor that leads nowhere.
+		if _, other := k.lookUp(ctx, "none"); noToken(other) {
+			return nil, nil
+		}
+	}
+	if noToken(err) || err == nil && secret == nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at a token: %w", err)
+	}
+	return secret.Data, nil
+}
+
+func (k *Vault) lookUp(ctx context.Context, accessor string) (secret *api.Secret, err error) {
 	err = k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) (err error) {
 		secret, err = c.Auth().Token().LookupAccessorWithContext(ctx, accessor)
 		return err
 	})
-	if vault.Gone(err) || vault.Status(err) == http.StatusNotFound {
-		return access.Handle{}, false, nil
-	}
-	if err != nil {
-		return access.Handle{}, false, fmt.Errorf("look at a token: %w", err)
-	}
-	if secret == nil {
+	return secret, err
+}
+
+// noToken says whether err is Vault's word that it has no token with an accessor.
+func noToken(err error) bool { return vault.Gone(err) || vault.Status(err) == http.StatusNotFound }
+
+// mintPath is where the token role mints.
+func (k *Vault) mintPath() string { return "auth/token/create/" + k.TokenRole }
+
+// handle is a token's, and whether it is one of hallpass's.
+func (k *Vault) handle(accessor string, token map[string]any) (h access.Handle, ours bool, err error) {
+	meta, _ := token["meta"].(map[string]any)
+	request, _ := meta["hallpass_request"].(string)
+	if token["path"] != k.mintPath() || request == "" {
 		return access.Handle{}, false, nil
 	}
 	h = access.Handle{Kind: catalog.KindVault, Accessor: accessor}
-	meta, _ := secret.Data["meta"].(map[string]any)
-	request, _ := meta["hallpass_request"].(string)
-	if secret.Data["path"] != "auth/token/create/"+k.TokenRole || request == "" {
-		return h, false, nil
-	}
 	if uuid.Validate(request) == nil {
 		h.Request = request // else nobody's
 	}
-	made, err := seconds(secret.Data["creation_time"])
+	made, err := seconds(token["creation_time"])
 	if err != nil {
 		return access.Handle{}, false, fmt.Errorf("look at the token of request %s: %w", h.Request, err)
 	}
-	life, err := seconds(secret.Data["explicit_max_ttl"])
+	life, err := seconds(token["explicit_max_ttl"])
 	if err != nil {
 		return access.Handle{}, false, fmt.Errorf("look at the token of request %s: %w", h.Request, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/hashicorp/vault/api"
 )
@@ -42,4 +43,9 @@ func Away(err error) bool {
 		return false
 	}
 	return f.Status == 0 || f.Status == http.StatusTooManyRequests || f.Status >= http.StatusInternalServerError
+}
+
+// Missing says whether err is Vault's word that there is no such lease.
+func Missing(err error) bool {
+	return Status(err) == http.StatusNotFound || Status(err) == http.StatusBadRequest && strings.Contains(err.Error(), "invalid lease")
 }

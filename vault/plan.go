@@ -113,15 +113,16 @@ func issuerPolicy(tokenRole string, leases []string) string {
 	own(&b, "lookup-accessor", "create", "update")
 	own(&b, "lookup-self", "read")
 	own(&b, "renew-self", "create", "update")
+	fmt.Fprintf(&b, "# Where Vault crashed while it revoked one, what is left of it has a lease here.\n"+
+		"path \"sys/leases/lookup/auth/token/create/%[1]s/\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n"+
+		"path \"sys/leases/revoke\" {\n  capabilities = [\"create\", \"update\"]\n  allowed_parameters = {\n    \"lease_id\" = [\"auth/token/create/%[1]s/*\"]\n    \"sync\" = []\n  }\n}\n"+
+		"path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n}\n", tokenRole)
 	b.WriteString("# For hallpass vault check.\n")
 	own(&b, "roles/"+tokenRole, "read")
 	fmt.Fprintf(&b, "path \"sys/policies/acl/%s*\" {\n  capabilities = [\"read\"]\n}\n", GrantPrefix)
 	b.WriteString("# For the sweep: what is alive, and whose it is.\n")
 	own(&b, "accessors", "list", "sudo")
 	own(&b, "accessors/", "list", "sudo")
-	if len(leases) > 0 {
-		b.WriteString("path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n}\n")
-	}
 	for _, path := range leases {
 		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", path+"/")
 	}

@@ -480,6 +480,12 @@ func Gone(err error) bool {
 	return false
 }
 
+// Interrupted says whether err is Vault's word that it has begun to revoke the
+// token with this accessor, and crashed: it is dead, and its leases may not be.
+func Interrupted(err error) bool {
+	return Status(err) == http.StatusBadRequest && strings.Contains(err.Error(), "token not found")
+}
+
 // explain makes a Failure of what the api package says, whose own errors have
 // several lines. What isn't Vault's doing is passed on.
 func (c *Client) explain(err error) error {

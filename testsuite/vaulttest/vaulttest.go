@@ -278,6 +278,12 @@ func (s *Server) AuditLog(t testing.TB) string {
 // worse.
 func (s *Server) Log() string { return s.process.Output() }
 
+// Storage is the folder with what Vault stores.
+func (s *Server) Storage() string { return filepath.Join(s.dir, "storage") }
+
+// Program is the path of the program that the server is.
+func (s *Server) Program() string { return s.bin }
+
 // Pid is the process id of the server.
 func (s *Server) Pid() int { return s.process.Pid() }
 

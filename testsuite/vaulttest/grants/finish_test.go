@@ -1,0 +1,133 @@
+package grants
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/vault"
+)
+
+// interrupted has Vault fail in the middle of what it does: after it has marked
+// a token that it revokes, and before it knows of the token's leases. It comes
+// back without what it had in mind.
+func (w *world) interrupted(do func()) {
+	w.t.Helper()
+	index := filepath.Join(w.vault.Storage(), "sys", "expire", "token")
+	try := func(err error) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	try(os.Rename(index, index+".away"))
+	try(os.WriteFile(index, nil, 0o600))
+	do()
+	try(os.Remove(index))
+	try(os.Rename(index+".away", index))
+	w.vault.Kill()
+	w.vault.Restart(w.t)
+}
+
+// A revocation that Vault was interrupted in is gone on with: by itself it
+// wouldn't, and the login would work to the end of the grant. Whatever else the
+// token role has made stays.
+func TestRevokeThatVaultWasInterruptedIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := context.Background()
+	issuer := w.issuer(nil, nil)
+	a, b, other := w.ask(time.Hour, "read"), w.ask(time.Hour, "dump"), w.ask(time.Hour, "read")
+	lost := w.open(a, w.issue(issuer, a))[0]
+	kept := w.open(b, w.issue(issuer, b))[0]
+	otherCred := w.issue(issuer, other)
+	stranger := w.mint("auth/token/create/"+vault.DefaultTokenRole, map[string]any{"policies": []string{vault.GrantPrefix + "orders@read"}})
+
+	end := audit.End{Request: a.ID, State: access.StateRevoked, Why: "test"}
+	w.interrupted(func() {
+		if err := issuer.Revoke(ctx, end); err == nil {
+			t.Error("Vault wasn't interrupted")
+		}
+	})
+	w.works(lost)
+	if _, err := w.vault.Client(t).Logical().Write("auth/token/revoke-accessor", map[string]any{"accessor": w.handle(a).Accessor}); err == nil || !strings.Contains(err.Error(), "token not found") {
+		t.Errorf("Vault says %v", err)
+	}
+	if err := issuer.Revoke(ctx, end); err != nil {
+		t.Fatal(err)
+	}
+	w.gone(lost)
+	w.works(kept)
+	w.works(w.open(other, otherCred)[0])
+	if _, err := stranger.Auth().Token().LookupSelf(); err != nil {
+		t.Errorf("another token of the role's is gone: %v", err)
+	}
+	if err := issuer.Revoke(ctx, end); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+	if err := stranger.Auth().Token().RevokeSelf(""); err != nil {
+		t.Error(err)
+	}
+	for _, x := range []asked{b, other} {
+		w.end(x, access.StateReleased)
+	}
+	w.clean()
+}
+
+// handle is what the ledger has of a request.
+func (w *world) handle(a asked) access.Handle {
+	w.t.Helper()
+	entry, found, err := w.log.Entry(context.Background(), a.ID)
+	if err != nil || !found || entry.Handle == nil {
+		w.t.Fatalf("%+v, %v", entry, err)
+	}
+	return *entry.Handle
+}
+
+// An accessor that leads nowhere, since Vault crashed when it made the token or
+// ended it, keeps nobody from sweeping, nor does it hide that the issuer isn't
+// allowed to look.
+func TestSweepOfAnAccessorWithoutAToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tokens := filepath.Join(w.vault.Storage(), "sys", "token", "id")
+	names := func() (all []string) {
+		files, err := os.ReadDir(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			all = append(all, f.Name())
+		}
+		return all
+	}
+	before := names()
+	h, err := w.kind().Prepare(context.Background(), w.order(w.ask(time.Hour, "read")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := slices.DeleteFunc(names(), func(name string) bool { return slices.Contains(before, name) })
+	for _, name := range made { // the token, and the one that wraps it or the issuer's own
+		if err := os.Remove(filepath.Join(tokens, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.vault.Kill()
+	w.vault.Restart(t)
+	list, err := w.vault.Client(t).Logical().List("auth/token/accessors")
+	if err != nil || !slices.Contains(list.Data["keys"].([]any), any(h.Accessor)) {
+		t.Fatalf("the accessor is gone: %v", err)
+	}
+	if _, found := w.sweep(w.sweeper(0)); len(found) != 0 {
+		t.Errorf("found %+v", found)
+	}
+	w.vault.Policy(t, vault.IssuerPolicy, `path "auth/token/accessors*" { capabilities = ["list", "sudo"] }`)
+	if _, err := w.sweeper(0).Sweep(context.Background(), "vault", ""); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("without the right to look: %v", err)
+	}
+}
