@@ -194,6 +194,22 @@ func (s *Server) Exec(t testing.TB, database, statements string) {
 	}
 }
 
+// Value is the text that a query in a database gives, as the superuser.
+func (s *Server) Value(t testing.TB, database, query string) (text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.AdminDSN(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, query).Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // Login says how an attempt to log in went.
 func (s *Server) Login(user, password, database string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
