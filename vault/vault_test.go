@@ -2,12 +2,6 @@ package vault_test
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,43 +35,13 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// jwt is a login with a token of an identity provider: its public key, and a
-// token for the subject "issuer".
-func jwt(t *testing.T) (publicKey, token string) {
-	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	part := func(v any) string {
-		data, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return base64.RawURLEncoding.EncodeToString(data)
-	}
-	signed := part(map[string]any{"alg": "EdDSA", "typ": "JWT"}) + "." +
-		part(map[string]any{"iss": "tests", "sub": "issuer", "aud": "vault", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()})
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), signed + "." + base64.RawURLEncoding.EncodeToString(ed25519.Sign(private, []byte(signed)))
-}
-
 // Every way to log in works, and is refused with a wrong secret.
 func TestLogin(t *testing.T) {
 	t.Parallel()
 	s := vaulttest.Start(t, vaulttest.Config{TLS: true})
 	s.Policy(t, vault.IssuerPolicy, `path "auth/token/lookup-self" { capabilities = ["read"] }`)
-	public, token := jwt(t)
-	// Kubernetes' own login is not in this Vault. To whoever logs in it looks
-	// like the one with a JWT.
-	for _, mount := range []string{"jwt", "kubernetes"} {
-		s.EnableAuth(t, mount, "jwt")
-		s.Write(t, "auth/"+mount+"/config", map[string]any{"jwt_validation_pubkeys": public})
-		s.Write(t, "auth/"+mount+"/role/issuer", map[string]any{"role_type": "jwt", "user_claim": "sub", "bound_audiences": "vault", "bound_subject": "issuer", "token_policies": vault.IssuerPolicy})
-	}
+	token := s.NewJWT(t, "jwt", "issuer", vault.IssuerPolicy).Token(t, time.Now().Add(time.Hour))
+	cluster := s.NewKubernetes(t, "kubernetes", "issuer", vault.IssuerPolicy)
 	s.EnableAuth(t, "team/approle", "approle")
 	s.Write(t, "auth/team/approle/role/hallpass", map[string]any{"token_policies": vault.IssuerPolicy})
 	id, err := s.Client(t).Logical().Read("auth/team/approle/role/hallpass/role-id")
@@ -121,7 +85,11 @@ func TestLogin(t *testing.T) {
 			c.Auth, c.Role, c.JWTFile = vault.JWT, "issuer", secretFile(t, token[:len(token)-20])
 		}),
 			"log in to vault by jwt: vault answers 400 to auth/jwt/login: "},
-		{"kubernetes", with(func(c *vault.Config) { c.Auth, c.Role, c.JWTFile = vault.Kubernetes, "issuer", secretFile(t, token) }), ""},
+		{"kubernetes", with(func(c *vault.Config) {
+			c.Auth, c.Role, c.JWTFile = vault.Kubernetes, "issuer", secretFile(t, cluster.JWT)
+		}), ""},
+		{"kubernetes, another's token", with(func(c *vault.Config) { c.Auth, c.Role, c.JWTFile = vault.Kubernetes, "issuer", secretFile(t, token) }),
+			"log in to vault by kubernetes: vault answers "},
 		{"kubernetes, elsewhere", with(func(c *vault.Config) { c.Auth, c.Role = vault.Kubernetes, "issuer" }),
 			"log in to vault by kubernetes: stat /var/run/secrets/kubernetes.io/serviceaccount/token: no such file or directory"},
 		{"cert", with(func(c *vault.Config) { c.Auth, c.CertFile, c.KeyFile = vault.Cert, s.CACert, key }), ""},
