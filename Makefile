@@ -17,7 +17,7 @@ LDFLAGS    := -s -w $(if $(VERSION),-X hallpass/cli.version=$(VERSION))
 HOSTFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
 BIN        := bin/hallpass
-VAULT      := bin/vault-for-tests
+VAULT_BIN  := bin/vault-for-tests
 TOOLS      := bin/tools
 PROGRAMS   ?= hallpass hallpass-dev hallpass-host
 PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
@@ -53,9 +53,9 @@ build: ## build bin/hallpass, bin/hallpass-dev and bin/hallpass-host
 
 .PHONY: vault
 vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it gets into hallpass
-	$(call say,$(VAULT) (the first time this takes some minutes))
-	@$(GO) -C testsuite/vault build -ldflags '-s -w' -o $(CURDIR)/$(VAULT) .
-	@ls -lh $(VAULT) | awk '{print $$NF ", " $$5}'
+	$(call say,$(VAULT_BIN) (the first time this takes some minutes))
+	@$(GO) -C testsuite/vault build -ldflags '-s -w' -o $(CURDIR)/$(VAULT_BIN) .
+	@ls -lh $(VAULT_BIN) | awk '{print $$NF ", " $$5}'
 
 .PHONY: temporal
 temporal: ## build Temporal's server and its schema tool from its Go modules, for the test of the topology
@@ -65,8 +65,8 @@ temporal: ## build Temporal's server and its schema tool from its Go modules, fo
 	@ls -lh bin/temporal-server bin/temporal-sql-tool | awk '{print $$NF ", " $$5}'
 
 .PHONY: demo
-demo: deps build ## tell the story of one access request, on real parts; KEEP=1 leaves it running
-	@$(BIN) demo $(if $(KEEP),--keep)
+demo: deps build $(if $(VAULT),vault) ## tell the story of one access request, on real parts; KEEP=1 leaves it running, VAULT=1 adds a database
+	@$(BIN) demo $(if $(KEEP),--keep) $(if $(VAULT),--vault $(VAULT_BIN))
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
@@ -129,7 +129,7 @@ histories-replay: ## replay the recorded workflow histories
 .PHONY: vault-tests
 vault-tests: vault ## the tests that need a real Vault, with the race detector
 	$(call say,tests with a real Vault and a real PostgreSQL)
-	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
+	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
 
 .PHONY: e2e
 e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it; E2E=name runs one

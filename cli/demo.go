@@ -18,6 +18,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,8 +39,10 @@ func (a *app) demoCommand() *cli.Command {
 		Usage:    "tell the story of one access request, on real parts, in a temporary folder",
 		Category: categoryHallpass,
 		Description: "Runs hallpass dev and an OpenSSH sshd of its own on free ports of 127.0.0.1, and in\n" +
-			"front of your eyes the commands that people would type.",
+			"front of your eyes the commands that people would type. With --vault also a PostgreSQL,\n" +
+			"and a Vault that makes logins to it.",
 		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "vault", Usage: "tell of a database, too, with the Vault server that this `PROGRAM` is (make vault)", TakesFile: true},
 			&cli.BoolFlag{Name: "keep", Usage: "leave everything running at the end, until Ctrl-C"},
 		},
 		Action: func(c *cli.Context) error {
@@ -47,6 +50,13 @@ func (a *app) demoCommand() *cli.Command {
 				return err
 			}
 			d := &demo{a: a, p: a.out, keep: c.Bool("keep")}
+			if c.IsSet("vault") {
+				server, err := exec.LookPath(c.String("vault"))
+				if err != nil {
+					return usagef("--vault %s: %w", c.String("vault"), err).withHint("make demo VAULT=1 builds one")
+				}
+				d.db = &demoDatabase{server: server}
+			}
 			defer d.stop()
 			return d.tell()
 		},
@@ -68,6 +78,7 @@ type demo struct {
 	port  int    // of sshd
 	ready worker.Ready
 	sshd  string
+	db    *demoDatabase // nil: not in this telling
 	step  int
 	clean []func() // in the order of starting
 }
@@ -75,7 +86,7 @@ type demo struct {
 // tell is the story.
 func (d *demo) tell() error {
 	for _, part := range []func() error{
-		d.setUp, d.approved, d.runsOut, d.givenBack, d.record, d.end,
+		d.setUp, d.approved, d.runsOut, d.givenBack, d.dumped, d.record, d.end,
 	} {
 		if err := part(); err != nil {
 			return err
@@ -124,6 +135,14 @@ func (d *demo) setUp() error {
 	if d.port, err = freePort(); err != nil {
 		return err
 	}
+	if err := d.makeFolders(); err != nil {
+		return err
+	}
+	if d.db != nil {
+		if err := d.setUpDatabase(); err != nil {
+			return err
+		}
+	}
 	if err := d.write(); err != nil {
 		return err
 	}
@@ -134,14 +153,20 @@ func (d *demo) setUp() error {
 		return err
 	}
 	p.Printf("\n")
-	p.fields(
+	fields := []any{
 		"folder", d.dir,
 		"Temporal UI", d.ready.UI,
 		"hallpass dev", fmt.Sprintf("ready in %d.%d s", d.ready.Millis/1000, d.ready.Millis%1000/100),
 		"sshd", fmt.Sprintf("127.0.0.1:%d, trusts hallpass's CA for the principal web-1/%s", d.port, d.login),
 		"alice", "a developer",
 		"bob", "in group sre",
-	)
+	}
+	if d.db != nil {
+		fields = append(fields, "carol", "in group data",
+			"PostgreSQL", fmt.Sprintf("127.0.0.1:%d, with a table of orders", d.db.port),
+			"Vault", d.db.vault+", makes logins to it")
+	}
+	p.fields(fields...)
 	return nil
 }
 
@@ -213,26 +238,7 @@ func (d *demo) runsOut() error {
 			return err
 		}
 	}
-	ssh := d.sshWith(d.path("stolen"), "true")
-	deadline := d.a.now().Add(demoGrant + 5*time.Second)
-	for {
-		code, out, err := d.exec("alice", ssh)
-		if err != nil {
-			return err
-		}
-		if code != 0 {
-			d.prompt("alice", ssh)
-			d.quote(out)
-			d.exit(code)
-			return nil
-		}
-		if d.a.now().After(deadline) {
-			return errors.New("the certificate outlived its grant")
-		}
-		if err := d.a.sleep(d.a.ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
+	return d.fails("alice", d.sshWith(d.path("stolen"), "true"), demoGrant+5*time.Second)
 }
 
 // givenBack: a grant that isn't needed to its end.
@@ -282,14 +288,23 @@ func (d *demo) end() error {
 	if !d.keep {
 		d.text("It stops now, and with it the Temporal UI at "+d.ready.UI+". To have it go on",
 			"running, and look at the requests there:")
-		p.Printf("\n  make demo KEEP=1\n\n")
+		make := "make demo"
+		if d.db != nil {
+			make += " VAULT=1"
+		}
+		p.Printf("\n  %s KEEP=1\n\n", make)
+		if d.db == nil {
+			d.text("To see a database dumped with a login of its own, too:")
+			p.Printf("\n  make demo VAULT=1\n\n")
+		}
 		d.text("To have it for yourself, with the Temporal UI at http://127.0.0.1:" + strconv.Itoa(worker.DefaultUIPort) + ":")
 		p.Printf("\n  bin/hallpass dev\n")
 		return nil
 	}
 	d.text("It goes on running. The requests in the Temporal UI:")
 	p.Printf("\n  %s/namespaces/default/workflows\n\n", d.ready.UI)
-	d.text("To be alice (or bob, or mallory) in another terminal:")
+	people := d.people()
+	d.text("To be alice (or " + strings.Join(people[1:], ", or ") + ") in another terminal:")
 	p.Printf("\n  . %s\n  hallpass resources\n\n", d.path("alice.env"))
 	d.text("Ctrl-C stops all of it and removes the folder.")
 	<-d.a.ctx.Done()
@@ -303,20 +318,28 @@ func (d *demo) path(elem ...string) string {
 	return filepath.Join(append([]string{d.dir}, elem...)...)
 }
 
+// people are those whose keys there are.
+func (d *demo) people() []string {
+	people := []string{"alice", "bob", "mallory"}
+	if d.db != nil {
+		people = append(people, "carol")
+	}
+	return people
+}
+
+func (d *demo) makeFolders() error {
+	for _, name := range []string{"dev", "bin"} {
+		if err := os.Mkdir(d.path(name), 0o700); err != nil {
+			return err
+		}
+	}
+	return os.Symlink(d.self, d.path("bin", "hallpass"))
+}
+
 // write writes keys, files and an environment for each of the people.
 func (d *demo) write() error {
-	dev := d.path("dev")
-	if err := os.MkdirAll(dev, 0o700); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(d.path("bin"), 0o700); err != nil {
-		return err
-	}
-	if err := os.Symlink(d.self, d.path("bin", "hallpass")); err != nil {
-		return err
-	}
 	keys := map[string]string{}
-	for _, name := range []string{"alice", "bob", "mallory", "host"} {
+	for _, name := range append(d.people(), "host") {
 		public, err := demoKey(d.path(name+".key"), name)
 		if err != nil {
 			return err
@@ -375,7 +398,14 @@ limits: {min_grant: 1s}  # a demo has no minute to wait
 		"known_hosts": fmt.Sprintf("[127.0.0.1]:%d %s\n", d.port, keys["host"]),
 		"ssh_config":  fmt.Sprintf("Host *\n  UserKnownHostsFile %s\n  LogLevel ERROR\n  BatchMode yes\n", d.path("known_hosts")),
 	}
-	for _, name := range []string{"alice", "bob", "mallory"} {
+	if d.db != nil {
+		files["dev/hallpass.yaml"] = strings.Replace(files["dev/hallpass.yaml"], "issuers: {",
+			fmt.Sprintf("vault: {address: %q}\nissuers: {vault: {address: %[1]q, role_id: %s, secret_id_file: secret_id}, ", d.db.vault, demoRoleID), 1)
+		files["dev/policy.yaml"] += demoPolicy
+		files["dev/catalog.yaml"] += demoCatalog
+		files["dev/directory.yaml"] += "  carol:\n    groups: [data]\n    keys:\n      - " + keys["carol"] + "\n"
+	}
+	for _, name := range d.people() {
 		files[name+".env"] = fmt.Sprintf("export %s PATH=%s:$PATH\n", strings.Join(d.identity(name), " "), d.path("bin"))
 	}
 	for name, content := range files {
@@ -392,13 +422,20 @@ func (d *demo) identity(name string) []string {
 	if name == "mallory" {
 		known = "bob" // that's the trick
 	}
-	return []string{
+	env := []string{
 		"HALLPASS_CONFIG=" + d.path("dev", "hallpass.yaml"),
 		"HALLPASS_HOME=" + d.path(name),
 		"HALLPASS_USER=" + known,
 		"HALLPASS_KEY=" + d.path(name+".key"),
 		"SSH_AUTH_SOCK=", // the demo leaves the reader's agent alone
 	}
+	if d.db != nil {
+		env = append(env, "PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(d.db.port), "PGDATABASE=orders")
+		if name == "admin" { // of PostgreSQL, and nobody to hallpass
+			env = append(env, "PGUSER=admin", "PGPASSFILE="+d.path("admin.password"))
+		}
+	}
+	return env
 }
 
 // demoKey makes an ed25519 key and returns its public half.
@@ -427,7 +464,7 @@ func (d *demo) startDev() error {
 	ready := d.path("ready.json")
 	cmd := exec.Command(d.self, "dev", "--dir", d.path("dev"), "--ready-file", ready)
 	cmd.Env = d.environment("alice")
-	return d.start(cmd, "hallpass dev", func() (bool, error) {
+	return d.start(cmd, "hallpass dev", syscall.SIGTERM, func(string) (bool, error) {
 		data, err := os.ReadFile(ready)
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil
@@ -475,7 +512,7 @@ func (d *demo) startSSHD() error {
 		}
 	}
 	cmd := exec.Command(d.sshd, "-D", "-e", "-f", d.path("sshd_config"))
-	return d.start(cmd, "sshd", func() (bool, error) {
+	return d.start(cmd, "sshd", syscall.SIGTERM, func(string) (bool, error) {
 		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", d.port), time.Second)
 		if err != nil {
 			return false, nil
@@ -484,13 +521,17 @@ func (d *demo) startSSHD() error {
 	})
 }
 
-// start runs a server until the end of the demo.
-func (d *demo) start(cmd *exec.Cmd, name string, up func() (bool, error)) error {
+// start runs a server until the end of the demo, and returns when up says so
+// of what the server has said.
+func (d *demo) start(cmd *exec.Cmd, name string, stop os.Signal, up func(said string) (bool, error)) error {
 	var out buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// Ctrl-C reaches the whole group of the terminal; servers are stopped in
 	// order, by us.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
@@ -501,7 +542,7 @@ func (d *demo) start(cmd *exec.Cmd, name string, up func() (bool, error)) error 
 		close(exited)
 	}()
 	d.clean = append(d.clean, func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Process.Signal(stop)
 		select {
 		case <-exited:
 		case <-time.After(5 * time.Second):
@@ -516,7 +557,7 @@ func (d *demo) start(cmd *exec.Cmd, name string, up func() (bool, error)) error 
 			return fmt.Errorf("%s has stopped (%w): %s", name, ended, out.String())
 		default:
 		}
-		ok, err := up()
+		ok, err := up(out.String())
 		if err != nil || ok {
 			return err
 		}
@@ -624,8 +665,10 @@ func (d *demo) command(who string, command []string) *exec.Cmd {
 		env, command = append(env, command[0]), command[1:]
 	}
 	name := command[0]
-	if name == "hallpass" {
-		name = d.self
+	if own := d.path("bin", name); filepath.Base(name) == name {
+		if _, err := os.Lstat(own); err == nil {
+			name = own
+		}
 	}
 	cmd := exec.CommandContext(d.a.ctx, name, command[1:]...)
 	cmd.Env = env
@@ -634,12 +677,10 @@ func (d *demo) command(who string, command []string) *exec.Cmd {
 
 // environment is the reader's, without what would configure hallpass.
 func (d *demo) environment(who string) []string {
-	var env []string
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "HALLPASS_") && !strings.HasPrefix(v, "TEMPORAL_") {
-			env = append(env, v)
-		}
-	}
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return slices.ContainsFunc([]string{"HALLPASS_", "TEMPORAL_", "VAULT_", "PG"}, func(prefix string) bool { return strings.HasPrefix(v, prefix) })
+	})
+	env = append(env, "PATH="+d.path("bin")+string(os.PathListSeparator)+d.a.env("PATH"))
 	return append(env, d.identity(who)...)
 }
 
@@ -766,7 +807,7 @@ func (d *demo) quote(out string) {
 			d.p.Printf("\n")
 			continue
 		}
-		d.p.Printf("    %s\n", d.shorten(line))
+		d.p.Printf("    %s\n", d.shorten(strings.ReplaceAll(line, "\t", "    ")))
 	}
 }
 

@@ -3,12 +3,14 @@ package testsuite
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -97,8 +99,8 @@ type house struct {
 	ca       []byte // private key file
 	caPublic string
 	hosts    map[string]*sshdtest.Server
-	vault    *vaultHouse                 // nil: there is none
-	postgres func() *postgrestest.Server // of one script alone, as it may stop it
+	vault    func(t testing.TB, script string) *vaultHouse // nil: there is none
+	postgres func() *postgrestest.Server                   // of one script alone, as it may stop it
 
 	firstPort int
 	ports     atomic.Int32 // handed out
@@ -124,13 +126,15 @@ type house struct {
 //	terminate ID            terminate the request's workflow in Temporal, or with review-ID its review's, with a
 //	                        plain SDK client
 //	flip FILE OLD NEW       change bytes in place
+//	checkpoint FILE         have SQLite write into the database's own file what is in the log beside it
 //	postgres [stop|kill|start]
 //	                        make an empty database, $DATABASE, whose password is $PGSECRET; stop its
 //	                        server, kill -9 it, start it again
 //	namespace NAME          make a Temporal namespace that no worker serves yet
 //	nowhere [-file FILE | TEXT]
 //	                        TEXT, or the first line of FILE, is in nothing that hallpass dev, Temporal, the
-//	                        audit log or Vault keep or log, nor in a process's environment or command line
+//	                        audit log or Vault keep or log, nor in a process's environment or command line;
+//	                        ! nowhere TEXT PLACE… says that it is, in each PLACE
 //	steal ID                open what the service hands out for a request, with the requester's own key
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
 //	metal [start]           make a host with PAM, ssh/metal in the catalog, that hallpass-host isn't on yet; start its sshd
@@ -213,12 +217,16 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"signal":     cmdSignal,
 			"terminate":  cmdTerminate,
 			"flip":       cmdFlip,
+			"checkpoint": cmdCheckpoint,
 			"postgres":   h.cmdPostgres,
 			"namespace":  cmdNamespace,
 			"rogue":      cmdRogue,
 			"nowhere":    cmdNowhere,
 			"steal":      cmdSteal,
 			"metal":      h.cmdMetal,
+			"vault":      cmdVault,
+			"storm":      cmdStorm,
+			"cost":       cmdCost,
 		},
 	})
 }
@@ -241,7 +249,7 @@ func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*w
 
 // setup furnishes the folder of a script.
 func (h *house) setup(env *testscript.Env) error {
-	w := &world{vault: h.vault, bin: h.bin, dir: filepath.Join(env.WorkDir, "dev"), env: env, port: h.nextPort(), uiPort: h.nextPort()}
+	w := &world{bin: h.bin, dir: filepath.Join(env.WorkDir, "dev"), env: env, port: h.nextPort(), uiPort: h.nextPort()}
 	servicePort := h.nextPort()
 	env.Values[worldKey{}] = w
 	env.Defer(func() {
@@ -261,13 +269,20 @@ func (h *house) setup(env *testscript.Env) error {
 		"dev/ssh_ca":       string(h.ca),
 		"dev/ssh_ca.pub":   h.caPublic,
 	}
-	people := people
+	env.Setenv("ME", h.me)
+	people, hosts := people, slices.Collect(maps.Values(h.hosts))
 	if h.vault != nil {
-		people = append(people[:len(people):len(people)], h.vault.furnish(files, env)...)
+		tb, ok := env.T().(testing.TB)
+		if !ok {
+			return errors.New("a script isn't a test any more")
+		}
+		w.vault = h.vault(tb, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"))
+		people = append(people[:len(people):len(people)], w.vault.furnish(files, env)...)
+		hosts = append(hosts, w.vault.sshd)
 	}
 	directory := "users:\n"
 	var known strings.Builder
-	for _, s := range h.hosts {
+	for _, s := range hosts {
 		data, err := os.ReadFile(s.KnownHosts())
 		if err != nil {
 			return err
@@ -318,7 +333,6 @@ func (h *house) setup(env *testscript.Env) error {
 	for name, value := range map[string]string{
 		"PATH":            bin + string(os.PathListSeparator) + env.Getenv("PATH"),
 		"HALLPASS_CONFIG": filepath.Join(w.dir, "hallpass.yaml"),
-		"ME":              h.me,
 		"TEMPORAL":        "127.0.0.1:" + w.port,
 		"SERVICE":         "https://127.0.0.1:" + servicePort,
 		"HOST1":           strconv.Itoa(h.hosts["web-1"].Port),
@@ -569,6 +583,14 @@ func cmdFlip(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s isn't in %s", args[1], args[0])
 	}
 	ts.Check(os.WriteFile(path, bytes.Replace(data, []byte(args[1]), []byte(args[2]), 1), 0o600))
+}
+
+func cmdCheckpoint(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "checkpoint FILE")
+	db, err := sql.Open("sqlite", "file:"+ts.MkAbs(args[0]))
+	ts.Check(err)
+	_, err = db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
+	ts.Check(errors.Join(err, db.Close()))
 }
 
 func (h *house) cmdPostgres(ts *testscript.TestScript, neg bool, args []string) {
