@@ -48,7 +48,7 @@ func (r *Reader) ExportCSV(ctx context.Context, w io.Writer, q Query) error {
 		}
 		cells := csvCells(rec)
 		for i := range cells {
-			cells[i] = harmless(cells[i])
+			cells[i] = Harmless(cells[i])
 		}
 		if err := out.Write(cells); err != nil {
 			return fmt.Errorf("export: %w", err)
@@ -85,9 +85,9 @@ func csvCells(rec Record) []string {
 	return append(cells, strings.TrimPrefix(digestOf(string(rec.Leaf)), "sha256:"))
 }
 
-// harmless keeps spreadsheets from running what others wrote: they take a
+// Harmless keeps spreadsheets from running what others wrote: they take a
 // cell that begins so for a formula (OWASP, CSV Injection).
-func harmless(cell string) string {
+func Harmless(cell string) string {
 	if cell != "" && strings.ContainsRune("=+-@\t\r\n|%", rune(cell[0])) {
 		return "'" + cell
 	}

@@ -230,7 +230,7 @@ func TestHarmless(t *testing.T) {
 	for _, row := range []struct{ in, want string }{
 		{"", ""}, {"a=b", "a=b"}, {"=1", "'=1"}, {"+1", "'+1"}, {"-1", "'-1"}, {"@x", "'@x"}, {"\tx", "'\tx"}, {"\rx", "'\rx"}, {" =1", " =1"}, {"'x", "'x"},
 	} {
-		if got := harmless(row.in); got != row.want {
+		if got := Harmless(row.in); got != row.want {
 			t.Errorf("%q: %q, want %q", row.in, got, row.want)
 		}
 	}

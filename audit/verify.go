@@ -162,9 +162,10 @@ type verification struct {
 	replay   *replay
 
 	tree    tree
-	lost    bool   // an event is missing: from here on there is no tree to compare
-	proven  int64  // the tree of this size was the one that was signed
-	lastMsg []byte // the last checkpoint looked at
+	watch   func(index int64, e *Event) // sees each event after it was judged; nil: nobody does
+	lost    bool                        // an event is missing: from here on there is no tree to compare
+	proven  int64                       // the tree of this size was the one that was signed
+	lastMsg []byte                      // the last checkpoint looked at
 }
 
 func (v *verification) run() error {
@@ -279,6 +280,9 @@ func (v *verification) event(got *row) {
 			time.UnixMilli(got.time).UTC().Format(time.RFC3339Nano), e.Time.Format(time.RFC3339Nano))
 	}
 	v.replay.event(got.index, &e)
+	if v.watch != nil {
+		v.watch(got.index, &e)
+	}
 }
 
 // grow adds the event to the tree. Where its bytes aren't those whose hash is

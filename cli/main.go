@@ -81,6 +81,7 @@ func (a *app) commands() []*cli.Command {
 		a.locksCommand(),
 		a.sessionsCommand(),
 		a.auditCommand(),
+		a.reportCommand(),
 		a.caCommand(),
 		a.hostCommand(),
 		a.sweepCommand(),

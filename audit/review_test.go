@@ -1,0 +1,158 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hallpass/access"
+	"hallpass/evidence"
+	"hallpass/statement"
+)
+
+// A request that is never received by the log's word, because whoever runs the
+// workflow left that out, is in the review by its credential all the same.
+func TestReviewSeesWhatWasOnlyIssued(t *testing.T) {
+	w := newWorld(t)
+	r, st := w.request("alice")
+	yes := w.decision("bob", access.Approve, r, st)
+	w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+	w.live()
+	review, report, err := w.log.Review(context.Background(), t0, t0.Add(time.Hour))
+	if err != nil || !report.OK {
+		t.Fatal(err, report.Problems)
+	}
+	if review.Counts.Requests != 3 || review.Counts.Granted != 2 || review.Counts.Denied != 1 || !review.Requests[0].Asked.IsZero() ||
+		review.Requests[0].ApprovedBy[0] != "bob" || review.Requests[0].State != access.StateActive {
+		t.Errorf("%+v", review)
+	}
+	if fmt.Sprint(review.Size) != fmt.Sprint(report.Size) || review.Checkpoint != report.Checkpoint {
+		t.Error("the review is of another log than the report")
+	}
+}
+
+// Of a log that doesn't verify there is no review.
+func TestNoReviewOfAChangedLog(t *testing.T) {
+	w := newWorld(t)
+	w.live()
+	w.edit("DELETE FROM events WHERE idx = 12")
+	w.reading(t, func(r *Reader) {
+		review, report, err := r.Review(context.Background(), t0, t0.Add(time.Hour))
+		if err != nil || report.OK || len(report.Problems) == 0 || review.Requests != nil || review.Checkpoint != "" {
+			t.Errorf("%+v, %+v, %v", review, report, err)
+		}
+	})
+}
+
+func (w *world) reading(t *testing.T, do func(*Reader)) {
+	t.Helper()
+	r, err := OpenReader(context.Background(), w.path, w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	do(r)
+}
+
+// BenchmarkReview makes the review of a log of 100,000 events, and reports how
+// much memory that took at its peak, above what the test itself holds.
+func BenchmarkReview(b *testing.B) {
+	const lives = 16_667 // of six events
+	w := newWorld(b)
+	fill(w, lives)
+	w.now = w.now.Add(time.Minute)
+	r, err := OpenReader(context.Background(), w.path, w.public)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	runtime.GC()
+	var before, during runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var peak atomic.Uint64
+	stop := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				runtime.ReadMemStats(&during)
+				peak.Store(max(peak.Load(), during.HeapInuse))
+			}
+		}
+	}()
+	for b.Loop() {
+		review, report, err := r.Review(context.Background(), t0, w.now)
+		if err != nil || !report.OK {
+			b.Fatal(err, report.Problems)
+		}
+		if len(review.Requests) != lives {
+			b.Fatalf("%d requests", len(review.Requests))
+		}
+		b.ReportMetric(float64(report.Size), "events")
+	}
+	close(stop)
+	b.ReportMetric(float64(peak.Load()-before.HeapInuse)/(1<<20), "MiB-peak")
+}
+
+// fill writes whole lives, many to a transaction.
+func fill(w *world, lives int) {
+	w.t.Helper()
+	const each = 50
+	for at := 0; at < lives; at += each {
+		_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
+			for i := at; i < min(at+each, lives); i++ {
+				if err := w.life(t, i); err != nil {
+					return struct{}{}, err
+				}
+			}
+			return struct{}{}, nil
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// life is one request from beginning to end.
+func (w *world) life(t *tx, i int) error {
+	header := func(typ access.Type, who string) access.Header {
+		w.now = w.now.Add(time.Second)
+		return access.Header{Type: typ, ID: fmt.Sprintf("01900000-0000-7000-%s-%012d", map[access.Type]string{access.TypeRequest: "8000", access.TypeDecision: "8001", access.TypeRelease: "8002"}[typ], i), Signer: who, Time: w.now}
+	}
+	who := []string{"alice", "dave"}[i%2]
+	r := access.Request{Header: header(access.TypeRequest, who), Resource: fmt.Sprintf("ssh/web-%d", 1+i%2), Login: "deploy", Duration: 1800,
+		Reason: "disk is full", PublicKey: statement.MarshalKey(key(w.t, "session").PublicKey())}
+	st := w.sign(who, r)
+	ev := access.Evidence{Request: st}
+	received := Event{Type: RequestReceived, Time: w.now, Request: r.ID, RequestHash: st.Hash(), Step: "received", Actor: who, Requester: who, Resource: r.Resource, Statement: &st, Digests: w.digests()}
+	standing, err := w.book.Judge(ev, w.now, evidence.Limits{})
+	if err != nil {
+		return err
+	}
+	ruled := Event{Type: RequestRuled, Time: w.now, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Why: standing.Why}
+	yes := w.sign("bob", access.Decision{Header: header(access.TypeDecision, "bob"), Request: r.ID, RequestHash: st.Hash(), Verdict: access.Approve})
+	accepted := Event{Type: DecisionAccepted, Time: w.now, Request: r.ID, Step: "decision:" + yes.Hash(), Actor: "bob", Statement: &yes, Digests: w.digests()}
+	ev.Decisions = []access.Statement{yes}
+	h := access.Handle{Request: r.ID, Kind: "ssh", Serial: uint64(i + 1), CA: w.ca.Fingerprint(), Principals: []string{r.Resource[4:] + "/deploy"},
+		NotBefore: w.now, NotAfter: w.now.Add(r.Duration.Duration())}
+	prepared := Event{Type: CredentialPrepared, Time: w.now, Request: r.ID, RequestHash: st.Hash(), Step: CredentialPrepared, Handle: &h, Digests: w.digests()}
+	cred := w.certificate(h, w.spec(r, h))
+	issued := w.issued(ev)
+	issued.Type, issued.Time, issued.Request, issued.RequestHash, issued.Step, issued.Credential = CredentialIssued, w.now, r.ID, st.Hash(), CredentialIssued, &cred
+	bye := w.sign(who, access.Stop{Header: header(access.TypeRelease, who), Request: r.ID, RequestHash: st.Hash()})
+	ended := Event{Type: GrantReleased, Time: w.now, Request: r.ID, RequestHash: st.Hash(), Step: "ended", Actor: who, State: access.StateReleased, Statement: &bye}
+	for _, e := range []Event{received, ruled, accepted, prepared, issued, ended} {
+		if _, err := t.append(e); err != nil {
+			return err
+		}
+	}
+	t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", h.CA, int64(h.Serial))
+	return t.put(Entry{Request: r.ID, RequestHash: st.Hash(), Handle: &h, Credential: &cred, Ended: access.StateReleased, EndedAt: ended.Time})
+}
