@@ -75,9 +75,9 @@ func (a *app) auditCommand() *cli.Command {
 			},
 			{
 				Name:  "export",
-				Usage: "write events as JSON Lines (everything, byte for byte) or CSV (the short form)",
+				Usage: "write events as JSON Lines (everything, byte for byte), CSV (the short form) or OCSF (for a SIEM)",
 				Flags: append(auditFilterFlags(),
-					&cli.StringFlag{Name: "format", Usage: "`jsonl|csv`", Value: "jsonl"},
+					&cli.StringFlag{Name: "format", Usage: "`jsonl|csv|ocsf`", Value: "jsonl"},
 				),
 				Action: a.auditExport,
 			},
@@ -578,16 +578,19 @@ func (a *app) auditExport(c *cli.Context) error {
 		return err
 	}
 	format := c.String("format")
-	if format != "jsonl" && format != "csv" {
-		return usagef("--format is %s, not jsonl or csv", format)
+	if format != "jsonl" && format != "csv" && format != "ocsf" {
+		return usagef("--format is %s, not jsonl, csv or ocsf", format)
 	}
 	return a.withLog(func(r *audit.Reader) error {
 		q, err := a.auditQuery(c, r)
 		if err != nil {
 			return err
 		}
-		if format == "csv" {
+		switch format {
+		case "csv":
 			return r.ExportCSV(a.ctx, a.out, q)
+		case "ocsf":
+			return r.ExportOCSF(a.ctx, a.out, q)
 		}
 		return r.ExportJSONLines(a.ctx, a.out, q)
 	})
