@@ -118,10 +118,15 @@ func (c condition) holds(s *scope) (bool, error) {
 	return bool(b), nil
 }
 
-type compiler struct{ env *cel.Env }
+type compiler struct {
+	env     *cel.Env
+	windows map[string]window
+}
 
-func newCompiler() (*compiler, error) {
+func newCompiler(windows map[string]window) (*compiler, error) {
+	c := &compiler{windows: windows}
 	opts := []cel.EnvOption{
+		c.withinFunction(),
 		cel.ParserExpressionSizeLimit(MaxExpression),
 		cel.ParserRecursionLimit(64),
 		cel.RegexProgramSizeLimit(1000),
@@ -133,11 +138,11 @@ func newCompiler() (*compiler, error) {
 	for _, v := range variables {
 		opts = append(opts, cel.Variable(v.name, v.typ))
 	}
-	env, err := cel.NewEnv(opts...)
-	if err != nil {
+	var err error
+	if c.env, err = cel.NewEnv(opts...); err != nil {
 		return nil, fmt.Errorf("set up CEL: %w", err)
 	}
-	return &compiler{env}, nil
+	return c, nil
 }
 
 // complaint is an error at a place inside an expression. The line counts from
@@ -153,6 +158,9 @@ func (c *compiler) compile(text string) (condition, []complaint) {
 		return condition{}, complaints(issues)
 	}
 	if bad := unknown(parsed.NativeRep()); len(bad) > 0 {
+		return condition{}, bad
+	}
+	if bad := c.windowed(parsed.NativeRep()); len(bad) > 0 {
 		return condition{}, bad
 	}
 	checked, issues := c.env.Check(parsed)
@@ -232,7 +240,7 @@ func unknown(a *celast.AST) []complaint {
 				if !ok {
 					continue
 				}
-				if _, err := time.LoadLocation(zone); err != nil && !offset(zone) {
+				if _, err := location(zone); err != nil && !offset(zone) {
 					n.say(arg, "unknown time zone %q", zone)
 				}
 			}

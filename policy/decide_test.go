@@ -91,7 +91,7 @@ func TestConditions(t *testing.T) {
 		`requester.groups.all(a, requester.groups.all(b, [1,2,3,4,5,6,7,8,9].all(c, a + b != string(c))))`: "nesting",
 	} {
 		t.Run(when, func(t *testing.T) {
-			c, err := newCompiler()
+			c, err := newCompiler(nil)
 			if err != nil {
 				t.Fatal(err)
 			}

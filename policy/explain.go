@@ -29,7 +29,7 @@ type Finding struct {
 // Explain is Decide for people: it evaluates every rule, and says of those
 // that don't match which part of their condition was false.
 func (p *Policy) Explain(in Input) (Explanation, error) {
-	c, err := newCompiler()
+	c, err := newCompiler(p.windows)
 	if err != nil {
 		return Explanation{}, err
 	}

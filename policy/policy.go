@@ -84,6 +84,7 @@ type Policy struct {
 	hosts  hosts
 
 	limited bool // some rule has limits
+	windows map[string]window
 }
 
 // Rule is one rule, as written.
@@ -172,34 +173,23 @@ func Parse(name string, data []byte) (*Policy, error) {
 	sum := sha256.Sum256(data)
 	p.digest = "sha256:" + hex.EncodeToString(sum[:])
 
-	compiler, err := newCompiler()
+	var rules node
+	r.object(root, "policy", fields{
+		"hosts":   func(v node) { p.hosts = r.hosts(v) },
+		"locks":   func(v node) { p.locks = r.locks(v) },
+		"windows": func(v node) { p.windows = r.windows(v) },
+		"rules":   func(v node) { rules = v }, // last: their conditions name windows
+	}, "rules")
+	compiler, err := newCompiler(p.windows)
 	if err != nil {
 		return nil, err
 	}
-	names := map[string]position{}
-	r.object(root, "policy", fields{
-		"hosts": func(v node) { p.hosts = r.hosts(v) },
-		"locks": func(v node) { p.locks = r.locks(v) },
-		"rules": func(v node) {
-			items := r.list(v, "rules")
-			if len(items) > MaxRules {
-				r.fail(v, "more than %d rules", MaxRules)
-				return
-			}
-			for _, item := range items {
-				if r.full() {
-					return
-				}
-				rl := r.rule(item, compiler)
-				if first, ok := names[rl.Name]; ok && rl.Name != "" {
-					r.failAt(rl.pos["name"], "rule %q is there already, in line %d; names are unique", rl.Name, first.line)
-				}
-				names[rl.Name] = rl.pos["name"]
-				p.rules = append(p.rules, rl)
-				p.limited = p.limited || rl.Limits != (access.Limits{})
-			}
-		},
-	}, "rules")
+	if rules != nil {
+		p.rules = r.rules(rules, compiler)
+		for _, rl := range p.rules {
+			p.limited = p.limited || rl.Limits != (access.Limits{})
+		}
+	}
 	if len(p.rules) == 0 && len(r.problems) == 0 {
 		r.fail(root, "no rules: an empty policy would deny everything; say so with a rule, or restore the file")
 	}
@@ -209,6 +199,28 @@ func Parse(name string, data []byte) (*Policy, error) {
 	slices.SortFunc(p.rules, func(a, b *rule) int { return strings.Compare(a.Name, b.Name) })
 	p.index = newIndex(p.rules)
 	return p, nil
+}
+
+// rules reads the section of that name.
+func (r *reader) rules(v node, c *compiler) (out []*rule) {
+	items := r.list(v, "rules")
+	if len(items) > MaxRules {
+		r.fail(v, "more than %d rules", MaxRules)
+		return nil
+	}
+	names := map[string]position{}
+	for _, item := range items {
+		if r.full() {
+			return out
+		}
+		rl := r.rule(item, c)
+		if first, ok := names[rl.Name]; ok && rl.Name != "" {
+			r.failAt(rl.pos["name"], "rule %q is there already, in line %d; names are unique", rl.Name, first.line)
+		}
+		names[rl.Name] = rl.pos["name"]
+		out = append(out, rl)
+	}
+	return out
 }
 
 // rule reads one rule. Whatever is wrong with it is in r.problems.
