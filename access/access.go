@@ -244,7 +244,8 @@ type Ruling struct {
 	Emergency   *Emergency `json:"emergency,omitempty"` // with ModeEmergency, where the rules allow it
 	SSH         SSHOptions `json:"ssh"`
 	Digests     Digests    `json:"digests"`
-	At          time.Time  `json:"at"` // the time that conditions saw as now
+	At          time.Time  `json:"at"`                // the time that conditions saw as now
+	Context     Facts      `json:"context,omitempty"` // what look-ups said, where conditions asked
 }
 
 // Handle is what is needed to revoke a credential, and nothing secret. It is

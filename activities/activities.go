@@ -74,6 +74,7 @@ type Activities struct {
 	Rulebook func() *evidence.Rulebook
 	Log      Recorder
 	Limits   evidence.Limits
+	Lookups  evidence.Lookups // nil: there are none
 	Now      func() time.Time
 
 	// For sweeps: who says what runs, and how old a grant has to be for that
@@ -100,7 +101,9 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if err != nil {
 		return DecideOutput{}, err
 	}
-	standing, err := a.Rulebook().Judge(access.Evidence{Request: in.Request}, a.Now(), limits)
+	now := a.Now()
+	informed := a.Rulebook().Informed(ctx, a.Lookups, in.Request, now)
+	standing, err := informed.Judge(access.Evidence{Request: in.Request}, now, limits)
 	if err != nil {
 		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
@@ -138,7 +141,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if book, locked, err := a.locked(ctx); err != nil {
 		return DecideOutput{}, err
 	} else if locked {
-		if standing, err = book.Judge(access.Evidence{Request: in.Request}, a.Now(), limits); err != nil {
+		if standing, err = book.With(informed.Facts()).Judge(access.Evidence{Request: in.Request}, now, limits); err != nil {
 			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 		}
 	}
@@ -245,6 +248,9 @@ func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error)
 	if err != nil {
 		return HearOutput{}, err
 	}
+	if in.Message == access.MessageDecision && in.Refused == nil {
+		book = book.Informed(ctx, a.Lookups, in.Evidence.Request, a.Now())
+	}
 	out, signer, err := a.hear(book, in, limits)
 	if err != nil {
 		return HearOutput{}, a.refuse(ctx, in.Message, in.Statement, err)
@@ -348,7 +354,7 @@ func (a *Activities) Escalate(ctx context.Context, in EscalateInput) (EscalateOu
 	if reached := limits.Asked.Add(in.After.Duration()); now.Before(reached) {
 		now = reached // by less than it takes to record a request
 	}
-	standing, err := book.Judge(in.Evidence, now, limits)
+	standing, err := book.Informed(ctx, a.Lookups, in.Evidence.Request, now).Judge(in.Evidence, now, limits)
 	if err != nil {
 		return EscalateOutput{}, Fail(err)
 	}

@@ -438,6 +438,9 @@ func (p *replay) issued(e *Event, s *story) error {
 	if asked.IsZero() {
 		asked = judgedAt(e) // so it has waited for nobody
 	}
+	if e.Ruling != nil {
+		book = book.With(e.Ruling.Context) // what it was judged by
+	}
 	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extends(e, s)})
 	if err != nil {
 		return fmt.Errorf("the evidence doesn't hold: %w", err)

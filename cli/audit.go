@@ -427,6 +427,9 @@ func (a *app) eventText(p *printer, rec logged) {
 			fields = append(fields, "policy", r.Digests.Policy, "directory", r.Digests.Directory, "catalog", r.Digests.Catalog)
 		}
 	}
+	if e.Ruling != nil {
+		fields = append(fields, contextFields(e.Ruling.Context)...)
+	}
 	if s := e.Statement; s != nil {
 		fields = append(fields, "statement", s.Payload)
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,6 +112,18 @@ func (a *app) check(st access.Statement, typ access.Type) checked {
 	return c
 }
 
+// contextFields are what look-ups said, a line each.
+func contextFields(facts access.Facts) (fields []any) {
+	for _, name := range slices.Sorted(maps.Keys(facts)) {
+		said := string(facts[name].Value)
+		if why := facts[name].Failed; why != "" {
+			said = "failed: " + why
+		}
+		fields = append(fields, "look-up "+name, said)
+	}
+	return fields
+}
+
 func (a *app) showText(p *printer, s shown) {
 	now := a.now()
 	req, err := statement.ParseRequest([]byte(s.Evidence.Request.Payload))
@@ -155,6 +168,7 @@ func (a *app) showText(p *printer, s shown) {
 		"directory", s.Standing.Ruling.Digests.Directory,
 		"catalog", s.Standing.Ruling.Digests.Catalog,
 	)
+	fields = append(fields, contextFields(s.Standing.Ruling.Context)...)
 	if s.Standing.Ruling.Effect == "" { // never ruled on
 		fields = fields[2:]
 	}

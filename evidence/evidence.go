@@ -294,8 +294,8 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 	if req.Extends == "" {
 		lim.Extends = nil
 	}
-	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now, Extends: lim.Extends})
-	ruling.Digests = r.Digests()
+	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now, Extends: lim.Extends, Context: r.facts.Values(), Failed: r.facts.Unknown()})
+	ruling.Digests, ruling.Context = r.Digests(), r.facts
 	if most, _ := longest(resource.Kind); ruling.Effect != access.EffectDeny && req.Duration.Duration() > most {
 		ruling.Effect = access.EffectDeny
 		ruling.Why = fmt.Sprintf("%s is longer than the %s that is possible for kind %s", req.Duration, access.ShortDuration(most), resource.Kind)

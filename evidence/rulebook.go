@@ -15,6 +15,7 @@ type Rulebook struct {
 	Catalog   *catalog.Catalog
 
 	locks Locks
+	facts access.Facts
 }
 
 // Source is a file's name, as errors shall show it, and its bytes.

@@ -32,6 +32,7 @@ type Issuer struct {
 	Rulebook func() *evidence.Rulebook // the one of this moment; nil while there is none
 	Ledger   Ledger
 	Limits   evidence.Limits
+	Lookups  evidence.Lookups // nil: there are none, so what policy wants to know of them fails
 	Grace    time.Duration    // how old a credential has to be for Sweep to miss its grant
 	Now      func() time.Time // nil: time.Now
 }
@@ -79,7 +80,7 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 		return access.Credential{}, access.Errorf(access.CodeUnavailable, "the issuer has no policy, directory and catalog")
 	}
 	now := i.now()
-	ev, standing, counts, err := i.settle(ctx, book.Under(locks.Held), ev, now)
+	ev, standing, counts, err := i.settle(ctx, book.Under(locks.Held).Informed(ctx, i.Lookups, ev.Request, now), ev, now)
 	if err == nil {
 		var cred access.Credential
 		// Only what counts is recorded with a credential.
@@ -252,11 +253,12 @@ func (i *Issuer) fulfil(ctx context.Context, kind Kind, ev access.Evidence, stan
 	return cred, nil
 }
 
-// because is why a request isn't allowed, and which decisions have stopped
-// counting since they were made: that is mostly the reason.
+// because is why a request isn't allowed, which look-ups have failed, and which
+// decisions have stopped counting since they were made: that is mostly the
+// reason.
 func because(s access.Standing) string {
 	const most = 3
-	why := strings.Join(append([]string{s.Why}, s.Dropped[:min(len(s.Dropped), most)]...), "; ")
+	why := strings.Join(append(append([]string{s.Why}, s.Ruling.Context.Failed()...), s.Dropped[:min(len(s.Dropped), most)]...), "; ")
 	if n := len(s.Dropped); n > most {
 		why += fmt.Sprintf("; and %d more that don't count", n-most)
 	}

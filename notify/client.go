@@ -96,6 +96,11 @@ func newPoster(allow []netip.Prefix) *poster {
 	}}
 }
 
+// Client is an HTTP client that reaches what a channel may reach, with the same
+// checks: the Internet over TLS, and inside our own networks only what is
+// allowed. It follows no redirect.
+func Client(allow []netip.Prefix) *http.Client { return newPoster(allow).client }
+
 // post sends a body. Everything but a 2xx is an error. The address isn't in it:
 // with Slack and Teams whoever knows it can write there.
 func (p *poster) post(ctx context.Context, to string, body []byte, header http.Header) error {

@@ -157,7 +157,7 @@ func (e entry) sender(dir string, post *poster) (Sender, error) {
 		if e.secretFile == "" {
 			return nil, fmt.Errorf("a webhook needs a secret_file, by which receivers know who sends")
 		}
-		text, err := readSecret(dir, e.secretFile)
+		text, err := ReadSecret(dir, e.secretFile)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +174,7 @@ func (e entry) address(dir string) (string, error) {
 	case (e.url == "") == (e.urlFile == ""):
 		return "", fmt.Errorf("it takes a url, or a url_file where the address is a secret")
 	case e.urlFile != "":
-		text, err := readSecret(dir, e.urlFile)
+		text, err := ReadSecret(dir, e.urlFile)
 		if err != nil {
 			return "", err
 		}
@@ -208,7 +208,7 @@ func (e entry) email(dir string) (Sender, error) {
 		return nil, fmt.Errorf("a password isn't sent without TLS")
 	case e.user != "":
 		var err error
-		if m.password, err = readSecret(dir, e.passwordFile); err != nil {
+		if m.password, err = ReadSecret(dir, e.passwordFile); err != nil {
 			return nil, err
 		}
 	}
@@ -223,8 +223,8 @@ func checkMail(s string) error {
 	return nil
 }
 
-// readSecret reads the first line of a file that is its owner's alone.
-func readSecret(dir, path string) (string, error) {
+// ReadSecret reads the first line of a file that is its owner's alone.
+func ReadSecret(dir, path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}

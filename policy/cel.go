@@ -103,6 +103,7 @@ func (s *scope) Parent() cel.Activation { return nil }
 type condition struct {
 	program cel.Program
 	musts   []must
+	asks    []string // look-ups: the keys of context that it speaks of, or everyKey
 }
 
 // holds evaluates the condition.
@@ -177,7 +178,7 @@ func (c *compiler) compile(text string) (condition, []complaint) {
 	if err != nil {
 		return condition{}, []complaint{{1, 0, err.Error()}}
 	}
-	return condition{program, musts(checked.NativeRep().Expr())}, nil
+	return condition{program, musts(checked.NativeRep().Expr()), asks(parsed.NativeRep())}, nil
 }
 
 func complaints(issues *cel.Issues) []complaint {

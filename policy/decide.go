@@ -17,14 +17,16 @@ type Input struct {
 	Resource  access.Resource // as the catalog knows it
 	Now       time.Time
 	Extends   *access.Extended // the grant that the request extends, if it does
-	Context   map[string]any   // facts from outside, if there are any
+	Context   map[string]any   // what look-ups gave, by their names; one that failed isn't there
+	Failed    []string         // those that failed
 }
 
 // match is what became of one rule.
 type match struct {
 	rule    *rule
 	matched bool
-	waived  bool // auto held
+	waived  bool  // auto held
+	unsure  error // why auto doesn't hold, where that isn't that it is false
 	err     error
 }
 
@@ -51,9 +53,19 @@ func (p *Policy) Decide(in Input) access.Ruling {
 // apply evaluates one rule.
 func (r *rule) apply(s *scope) (m match) {
 	m.rule = r
-	m.matched, m.err = r.when.holds(s)
-	if m.err == nil && m.matched && r.auto.program != nil {
+	if m.err = unanswered(r.when, s.in); m.err == nil {
+		m.matched, m.err = r.when.holds(s)
+	}
+	if m.err != nil || !m.matched || r.auto.program == nil {
+		return m
+	}
+	if len(r.auto.asks) == 0 {
 		m.waived, m.err = r.auto.holds(s)
+		return m
+	}
+	// Whatever is wrong with what was looked up, people are asked.
+	if m.unsure = unanswered(r.auto, s.in); m.unsure == nil {
+		m.waived, m.unsure = r.auto.holds(s)
 	}
 	return m
 }

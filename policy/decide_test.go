@@ -193,8 +193,8 @@ func TestDecide(t *testing.T) {
 			denied(`rule "odd" could not be evaluated: no such key: x`, "free"),
 		},
 		"auto that can't be evaluated denies": {
-			free + "- {name: odd, when: true, approvals: [{count: 1, from: [sre]}], auto: context.x == 1}\n", ask(),
-			denied(`rule "odd" could not be evaluated: no such key: x`, "free"),
+			free + "- {name: odd, when: true, approvals: [{count: 1, from: [sre]}], auto: 'request.actions[3] == \"x\"'}\n", ask(),
+			denied(`rule "odd" could not be evaluated: index out of bounds: 3`, "free"),
 		},
 		"auto waives its own rule's approvals": {
 			sre + "- {name: two, when: true, approvals: [{count: 2, from: [dba]}], auto: '\"oncall\" in requester.groups', revoke: [sec]}\n", ask(),

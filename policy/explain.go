@@ -48,7 +48,7 @@ func (p *Policy) Explain(in Input) (Explanation, error) {
 		case r.Deny != "":
 			f.Why = "denies: " + r.Deny
 		default:
-			f.Why = r.takes(in.Request, m.waived)
+			f.Why = r.takes(in.Request, m)
 		}
 		out.Rules = append(out.Rules, f)
 	}
@@ -56,7 +56,7 @@ func (p *Policy) Explain(in Input) (Explanation, error) {
 }
 
 // takes says what the rule asks for.
-func (r *rule) takes(req access.Request, waived bool) string {
+func (r *rule) takes(req access.Request, m match) string {
 	var parts []string
 	if lacks := r.asks(req); lacks != "" {
 		parts = append(parts, lacks)
@@ -64,7 +64,7 @@ func (r *rule) takes(req access.Request, waived bool) string {
 	switch {
 	case len(r.Approvals) == 0:
 		parts = append(parts, "no approval needed")
-	case waived:
+	case m.waived:
 		parts = append(parts, "no approval needed, because auto holds")
 	default:
 		what := "needs " + Describe(r.Approvals)
@@ -76,7 +76,10 @@ func (r *rule) takes(req access.Request, waived bool) string {
 				what += fmt.Sprintf(", after %s also from %s", s.After, strings.Join(s.Ask, " or "))
 			}
 		}
-		if r.Auto != "" {
+		switch {
+		case m.unsure != nil:
+			what += ", because auto can't be evaluated: " + oneLine(m.unsure.Error())
+		case r.Auto != "":
 			what += ", because auto doesn't hold"
 		}
 		parts = append(parts, what)

@@ -247,7 +247,9 @@ func modelDecide(rules []modelRule, in Input) access.Ruling {
 	for _, m := range rules {
 		when, auto := m.when.eval(in), no
 		if when == yes && m.auto.text != "" {
-			auto = m.auto.eval(in)
+			if auto = m.auto.eval(in); auto == failed && strings.Contains(m.auto.text, "context.") {
+				auto = no // what was looked up isn't there: people are asked
+			}
 		}
 		if when == failed || auto == failed {
 			denied = true

@@ -302,7 +302,7 @@ func TestDocumentation(t *testing.T) {
 		text, ok := strings.CutPrefix(part, "yaml\n")
 		switch {
 		case i%2 == 0 || !ok:
-		case strings.HasPrefix(text, "rules:"):
+		case strings.HasPrefix(text, "rules:"), strings.HasPrefix(text, "windows:"):
 			p, err := Parse("docs/spec/policy.md", []byte(text))
 			if err != nil {
 				t.Fatalf("%v in\n%s", err, text)

@@ -40,6 +40,7 @@ type Config struct {
 	Sweep     Sweep
 	Limits    Limits
 	Notify    string // file that lists the channels to tell people by; "" for none
+	Lookups   string // file that lists the look-ups that policy may ask; "" for none
 	Vault     Vault
 	Client    Client
 
@@ -253,6 +254,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Limits.MinGrant }},
 		{path: "notify", env: "HALLPASS_NOTIFY", about: "file that lists whom to tell of requests, and how",
 			at: func(c *Config) any { return &c.Notify }, file: absolute},
+		{path: "lookups", env: "HALLPASS_LOOKUPS", about: "file that lists what policy may ask of other systems",
+			at: func(c *Config) any { return &c.Lookups }, file: absolute},
 		{path: "vault.address", env: "HALLPASS_VAULT_ADDRESS", about: "URL of Vault, for clients; empty: VAULT_ADDR",
 			at: func(c *Config) any { return &c.Vault.Address }, check: checkURL},
 		{path: "client.user", env: "HALLPASS_USER", about: "your name in the directory; empty: whose key it is",

@@ -78,6 +78,7 @@ sweep: {every: 1h, grace: 5m}
 limits: {min_grant: 5s}
 health: {address: "127.0.0.1:9464"}
 notify: tell.yaml
+lookups: ask.yaml
 vault: {address: "https://vault.example.com:8200"}
 client: {user: alice, key: id}
 `)
@@ -126,6 +127,7 @@ client: {user: alice, key: id}
 		"sweep.grace":                  "5m",
 		"limits.min_grant":             "5s",
 		"notify":                       dir + "/tell.yaml",
+		"lookups":                      dir + "/ask.yaml",
 		"client.user":                  "alice",
 		"client.key":                   dir + "/id",
 	}

@@ -130,7 +130,7 @@ func (c *Config) clientOptions() (client.Options, error) {
 	o := client.Options{HostPort: c.Temporal.Address}
 	if o.HostPort == "" {
 		var err error
-		if o, err = envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(c.getenv)}); err != nil {
+		if o, err = envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: variables(c.getenv)}); err != nil {
 			return o, fmt.Errorf("read the TEMPORAL_* settings: %w", err)
 		}
 		if o.HostPort == "" {
@@ -159,18 +159,18 @@ func (c *Config) getenv(name string) string {
 	return c.env(name)
 }
 
-// lookup is the environment in the form that envconfig takes.
-type lookup func(string) string
+// variables are the environment in the form that envconfig takes.
+type variables func(string) string
 
 // LookupEnv takes an empty variable for none.
-func (l lookup) LookupEnv(name string) (string, bool) {
+func (l variables) LookupEnv(name string) (string, bool) {
 	v := l(name)
 	return v, v != ""
 }
 
 // Environ lists the variables of the process. envconfig goes through them for
 // TEMPORAL_GRPC_META_*, whose names it can't know.
-func (l lookup) Environ() []string {
+func (l variables) Environ() []string {
 	return slices.DeleteFunc(os.Environ(), func(pair string) bool {
 		name, value, _ := strings.Cut(pair, "=")
 		return l(name) != value

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A list of channels that isn't right keeps the workflows' worker from
+// A list of channels or look-ups that isn't right keeps the workflows' worker from
 // starting; without one nobody is told.
 func TestNotify(t *testing.T) {
 	dir := t.TempDir()
@@ -26,7 +26,17 @@ func TestNotify(t *testing.T) {
 	if _, err := p.channels(); err == nil || !strings.Contains(err.Error(), "notify.yaml:1:") {
 		t.Errorf("error %v", err)
 	}
-	p.config.Notify = ""
+	p.config.Lookups = filepath.Join(dir, "lookups.yaml")
+	if err := os.WriteFile(p.config.Lookups, []byte("lookups: {a: {kind: phone}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := p.lookups(); l != nil || err == nil || !strings.Contains(err.Error(), "lookups.yaml:1:") {
+		t.Errorf("%v, error %v", l, err)
+	}
+	p.config.Notify, p.config.Lookups = "", ""
+	if l, err := p.lookups(); l != nil || err != nil {
+		t.Errorf("%v, %v", l, err)
+	}
 	if c, err := p.channels(); c != nil || err != nil {
 		t.Errorf("%v, %v", c, err)
 	}

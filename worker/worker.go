@@ -40,6 +40,7 @@ import (
 	"hallpass/catalog"
 	"hallpass/evidence"
 	"hallpass/grant"
+	"hallpass/lookup"
 	"hallpass/notify"
 	"hallpass/vault"
 	"hallpass/workflows"
@@ -102,9 +103,13 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
+	lookups, err := p.lookups()
+	if err != nil {
+		return work{}, err
+	}
 	acts := &activities.Activities{
 		Rulebook: p.book.Rulebook, Log: p.audit, Limits: p.limits(), Now: time.Now, Temporal: p, Grace: p.config.Sweep.Grace,
-		Channels: channels,
+		Channels: channels, Lookups: lookups,
 	}
 	return work{arrange: p.schedule, register: func(r sdkworker.Registry) {
 		r.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
@@ -129,6 +134,18 @@ func (p *parts) channels() (*notify.Channels, error) {
 	}
 	c.Link = p.link
 	return c, nil
+}
+
+// lookups are those that policy may ask, nil if there are none.
+func (p *parts) lookups() (evidence.Lookups, error) {
+	if p.config.Lookups == "" {
+		return nil, nil
+	}
+	s, err := lookup.Load(p.config.Lookups)
+	if err != nil {
+		return nil, err // not a nil Set, which would be taken for look-ups
+	}
+	return s, nil
 }
 
 // link is where operators find a request in the Temporal UI, "" without one.
@@ -176,12 +193,17 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 		authority.Spare(hosts.CA.PublicKey())
 		hosts.CA.Spare(hosts.Users...)
 	}
+	lookups, err := p.lookups()
+	if err != nil {
+		return work{}, err
+	}
 	revoked := &grant.KRL{CA: authority, Store: p.audit, Now: time.Now}
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
 		Kinds:    map[string]grant.Kind{catalog.KindSSH: &grant.SSH{CA: authority, NextSerial: p.audit.NextSerial, KRL: revoked}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		Limits:   p.limits(),
+		Lookups:  lookups,
 		Grace:    p.config.Sweep.Grace,
 		Now:      time.Now,
 	}}
@@ -208,6 +230,10 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 		return work{}, err
 	}
 	p.health.add("vault", seldom(probeKey, func(ctx context.Context) (string, error) { return "logged in at " + client.Address(), client.Ask(ctx) }))
+	lookups, err := p.lookups()
+	if err != nil {
+		return work{}, err
+	}
 	p.log.Info("mints in vault", "address", client.Address(), "auth", p.config.Issuers.Vault.Auth, "token_role", p.config.Issuers.Vault.TokenRole)
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
 		Kinds: map[string]grant.Kind{catalog.KindVault: &grant.Vault{
@@ -216,6 +242,7 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		Limits:   p.limits(),
+		Lookups:  lookups,
 		Grace:    p.config.Sweep.Grace,
 		Now:      time.Now,
 	}}

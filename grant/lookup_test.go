@@ -1,0 +1,119 @@
+package grant_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/lookup"
+)
+
+const oncallYAML = `
+rules:
+  - name: production
+    when: resource.labels.env == "prod"
+    max_duration: 8h
+    approvals:
+      - {count: 1, from: [sre]}
+    auto: context.oncall.user == requester.name
+`
+
+// pager is a system that says who is on call; "" is an error of its own.
+func pager(t *testing.T, who string) (*lookup.Set, *atomic.Pointer[string], *atomic.Int64) {
+	t.Helper()
+	var on atomic.Pointer[string]
+	var asked atomic.Int64
+	on.Store(&who)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		if *on.Load() == "" {
+			http.Error(w, "down", http.StatusBadGateway)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"oncalls": [{"user": {"email": "%s@example.com"}, "escalation_level": 1, "start": null, "end": null}]}`, *on.Load())
+	}))
+	t.Cleanup(s.Close)
+	path := filepath.Join(t.TempDir(), "lookups.yaml")
+	file := "allow: [127.0.0.0/8]\nlookups:\n  oncall: {kind: pagerduty, url: \"" + s.URL + "\", domain: example.com}\n"
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set, err := lookup.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set, &on, &asked
+}
+
+// The issuer asks for itself, right before it issues: what the workflow was
+// told counts for nothing. What it heard is in the record, by which anybody
+// judges again later, with the other system long gone.
+func TestIssuerLooksUpForItself(t *testing.T) {
+	w := newWorld(t)
+	w.policy(oncallYAML)
+	lookups, on, asked := pager(t, "alice")
+	i := w.issuer(nil, nil)
+	i.Lookups = lookups
+	ev := access.Evidence{Request: w.sign("alice", w.request(nil))}
+	w.issue(i, ev)
+	if asked.Load() != 1 {
+		t.Errorf("asked %d times", asked.Load())
+	}
+	issued := w.events(audit.Query{Type: audit.CredentialIssued})
+	if got := string(issued[0].Ruling.Context["oncall"].Value); got != `{"user":"alice","users":["alice"]}` {
+		t.Errorf("recorded %s", got)
+	}
+	w.issue(i, ev) // again is the same credential
+
+	// Not on call any more, or nobody says: not without somebody's approval.
+	for _, row := range []struct{ who, want string }{
+		{"carol", "not allowed: needs 1 approval from sre"},
+		{"", "not allowed: needs 1 approval from sre; look-up oncall failed: it answers 502"},
+	} {
+		on.Store(&row.who)
+		ev := access.Evidence{Request: w.sign("alice", w.request(nil))}
+		if err := w.refused(i, ev, access.CodeDenied); err.Error() != row.want {
+			t.Errorf("on call is %q: %v", row.who, err)
+		}
+		refused := w.events(audit.Query{Type: audit.CredentialRefused})
+		if last := refused[len(refused)-1]; last.Why != row.want {
+			t.Errorf("recorded: %s", last.Why)
+		}
+		// With one it is issued, whatever the look-up says.
+		ev.Decisions = append(ev.Decisions, w.decision("bob", ev.Request, nil))
+		w.issue(i, ev)
+	}
+	// Without look-ups there is nobody to say so.
+	bare := w.issuer(nil, nil)
+	if err := w.refused(bare, access.Evidence{Request: w.sign("alice", w.request(nil))}, access.CodeDenied); !strings.Contains(err.Error(), "there are no look-ups here") {
+		t.Error(err)
+	}
+	w.verify()
+}
+
+// A request that nobody of the directory has signed makes nobody ask.
+func TestStrangersLookNothingUp(t *testing.T) {
+	w := newWorld(t)
+	w.policy(oncallYAML)
+	lookups, _, asked := pager(t, "alice")
+	i := w.issuer(nil, nil)
+	i.Lookups = lookups
+	w.people["eve"] = newKey(t)
+	for _, st := range []access.Statement{
+		w.sign("eve", w.request(nil)), {Payload: "{}"}, w.sign("alice", w.request(func(r *access.Request) { r.Resource = "ssh/none" })),
+		w.sign("alice", w.request(func(r *access.Request) { r.Resource = "ssh/lab-1" })), // a rule that asks nothing
+	} {
+		_, _ = i.Issue(context.Background(), access.Evidence{Request: st})
+	}
+	if asked.Load() != 0 {
+		t.Errorf("asked %d times", asked.Load())
+	}
+}

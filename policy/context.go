@@ -1,0 +1,84 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+
+	celast "cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+)
+
+// everyKey stands for all keys of context, where a condition doesn't say which.
+const everyKey = "*"
+
+// asks finds the keys of context that an expression speaks of.
+func asks(a *celast.AST) []string {
+	var out []string
+	named := map[int64]bool{} // uses of context that name a key
+	name := func(of celast.Expr, key string) {
+		if of.Kind() == celast.IdentKind && of.AsIdent() == "context" {
+			named[of.ID()] = true
+			out = append(out, key)
+		}
+	}
+	visit(a, func(e celast.Expr) {
+		switch e.Kind() {
+		case celast.SelectKind:
+			name(e.AsSelect().Operand(), e.AsSelect().FieldName())
+		case celast.CallKind:
+			args := e.AsCall().Args()
+			switch e.AsCall().FunctionName() {
+			case operators.Index:
+				if key, ok := literal(args[1]); ok {
+					name(args[0], key)
+				}
+			case operators.In:
+				if key, ok := literal(args[0]); ok {
+					name(args[1], key)
+				}
+			}
+		}
+	})
+	visit(a, func(e celast.Expr) {
+		if e.Kind() == celast.IdentKind && e.AsIdent() == "context" && !named[e.ID()] {
+			out = append(out, everyKey)
+		}
+	})
+	return sorted(out)
+}
+
+// unanswered says which of the look-ups that a condition speaks of has failed. That
+// it is absent must not be taken for an answer: !has(context.x) is true then.
+func unanswered(c condition, in *Input) error {
+	for _, name := range in.Failed {
+		if slices.Contains(c.asks, name) || slices.Contains(c.asks, everyKey) {
+			return fmt.Errorf("look-up %s failed", name)
+		}
+	}
+	return nil
+}
+
+// Lookups names the look-ups whose answers the decision depends on: of rules
+// that may match, what their conditions speak of, and what auto does where they
+// match. "*" stands for all that there are.
+func (p *Policy) Lookups(in Input) []string {
+	s := newScope(&in)
+	var out []string
+	for _, i := range p.index.candidates(&in) {
+		r := p.rules[i]
+		if slices.ContainsFunc(r.musts, func(m must) bool { return !m.met(&in) }) {
+			continue
+		}
+		out = append(out, r.when.asks...)
+		if len(r.auto.asks) == 0 {
+			continue
+		}
+		if len(r.when.asks) == 0 {
+			if matched, err := r.when.holds(s); err != nil || !matched {
+				continue
+			}
+		}
+		out = append(out, r.auto.asks...)
+	}
+	return sorted(out)
+}
