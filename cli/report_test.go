@@ -234,7 +234,7 @@ var reportMasks = []struct {
 	what *regexp.Regexp
 	by   string
 }{
-	{regexp.MustCompile(`audit\.example\.com\+[0-9a-f]{8}`), "audit.example.com+HASH"},
+	{regexp.MustCompile(`audit\.example\.com(\+|&#43;)[0-9a-f]{8}`), "audit.example.com${1}HASH"}, // the second as HTML
 	{regexp.MustCompile(`(audit\.example\.com(?: |\\n)\d+(?: |\\n))[A-Za-z0-9+/]{43}=`), "${1}ROOT"},
 	{regexp.MustCompile(`(audit\.example\.com(?: |\\n)\d+(?: |\\n))[A-Za-z0-9&#;/]{43,80}=`), "${1}ROOT"}, // as HTML
 	{regexp.MustCompile(`— audit.example.com [A-Za-z0-9+/=]+`), "SIGNATURE"},
