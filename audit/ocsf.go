@@ -116,6 +116,7 @@ var ocsfKinds = map[string]ocsfKind{
 	RulebookChanged:    {ocsfEntity, 3, "Update", ocsfLow, false, ""},
 	RulebookBroken:     {ocsfEntity, 3, "Update", ocsfHigh, true, "rulebook"},
 	RequestReceived:    {ocsfEntity, 1, "Create", ocsfInformational, false, "access request"},
+	RequestLimited:     {ocsfEntity, 3, "Update", ocsfLow, true, "access request"},
 	RequestRuled:       {ocsfEntity, 3, "Update", ocsfInformational, false, "access request"},
 	RequestEscalated:   {ocsfEntity, 3, "Update", ocsfLow, false, "access request"},
 	DecisionAccepted:   {ocsfEntity, 3, "Update", ocsfInformational, false, "access request"},

@@ -38,10 +38,11 @@ const (
 	UseUnknown = "unknown" // nobody tells: no host of it had enrolled, or it is Vault, whose own audit log knows
 )
 
-// Who denied a request.
+// Who or what denied a request.
 const (
 	DeniedByPolicy = "policy"
 	DeniedByPerson = "approver" // a decision, or a revoke before anything was granted
+	DeniedByLimit  = "limit"    // of policy: too many running, too often, or too soon
 	DeniedByLock   = "lock"
 	DeniedByIssuer = "issuer" // by the files, the locks or the time of the issue
 )
@@ -76,6 +77,8 @@ type Reviewed struct {
 	index  int64
 	issued time.Time
 	word   access.Type // of the statement that ended it
+
+	refused, limited bool // there is an event that says so
 }
 
 // Granted says whether there was access.
@@ -208,10 +211,17 @@ func (g *gathering) event(index int64, e *Event) {
 		g.hosts[e.Host.Name], g.told = true, nil
 		return
 	}
-	if e.Request == "" || e.Type == StatementRefused || e.Type == CredentialRefused || e.Type == HostCertified {
+	if e.Request == "" || e.Type == StatementRefused || e.Type == HostCertified {
 		return
 	}
 	r := g.open[e.Request]
+	if e.Type == CredentialRefused {
+		// Nothing in it can be relied on, but that an issuer has said no.
+		if r != nil {
+			r.refused = true
+		}
+		return
+	}
 	if r == nil {
 		if e.Type != RequestReceived && e.Type != CredentialIssued && e.State == "" {
 			return
@@ -233,6 +243,8 @@ func (g *gathering) event(index int64, e *Event) {
 				r.asks = append(r.asks, n.Rule)
 			}
 		}
+	case RequestLimited:
+		r.limited = true
 	case RequestEscalated:
 		r.Escalated++
 	case CredentialIssued:
@@ -283,10 +295,16 @@ func (r *Reviewed) end(e *Event) {
 			r.DeniedBy = DeniedByLock
 		case r.word != "":
 			r.DeniedBy = DeniedByPerson
+		case r.refused:
+			r.DeniedBy = DeniedByIssuer
+		case r.limited:
+			r.DeniedBy = DeniedByLimit
 		case r.effect == access.EffectDeny || r.effect == "":
 			r.DeniedBy = DeniedByPolicy
 		default:
-			r.DeniedBy = DeniedByIssuer
+			// Policy didn't, and nobody did later: it was under a lock when it
+			// was asked for. Nothing else makes a first ruling deny.
+			r.DeniedBy = DeniedByLock
 		}
 	}
 }

@@ -156,3 +156,89 @@ func (w *world) life(t *tx, i int) error {
 	t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", h.CA, int64(h.Serial))
 	return t.put(Entry{Request: r.ID, RequestHash: st.Hash(), Handle: &h, Credential: &cred, Ended: access.StateReleased, EndedAt: ended.Time})
 }
+
+// Who said no is what a review is read for: each way to be denied is told from
+// the others, by what is on record of it.
+func TestReviewSaysWhoDenied(t *testing.T) {
+	const limited = "locks: {groups: [security]}\n" + worldPolicy + "    limits: {user: {per_hour: 1}}\n  - {name: shut, when: 'request.reason == \"shut\"', deny: nobody}\n"
+	w := newWorld(t)
+	w.rulebook(limited)
+	ctx := context.Background()
+	lock := func(name string) access.Statement {
+		l := access.Lock{Header: w.header(access.TypeLock, "carol"), Action: access.ActionLock, Kind: access.LockUser, Name: name, Reason: "stolen"}
+		st := w.sign("carol", l)
+		if _, err := w.log.Lock(ctx, w.book, st, w.now); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	// decide is what the activity Decide records.
+	decide := func(who, reason string) (access.Request, access.Statement, access.Standing) {
+		w.tick()
+		r, _ := w.request(who)
+		r.Reason = reason
+		st := w.sign(who, r)
+		locks, err := w.log.Locks(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		standing, err := w.book.Under(locks.Held).Judge(access.Evidence{Request: st}, w.now, evidence.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits := standing.Ruling.Limits
+		if standing.Effect == access.EffectDeny {
+			limits = access.Limits{}
+		}
+		over := w.log.Receive(ctx, Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()}, limits, false)
+		if over != nil && access.CodeOf(over) != access.CodeLimited {
+			t.Fatal(over)
+		}
+		if over != nil {
+			standing.Effect, standing.Why = access.EffectDeny, over.Error()
+		}
+		w.record(Event{Type: RequestRuled, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Why: standing.Why})
+		return r, st, standing
+	}
+	want := map[string]string{}
+	denied := func(r access.Request, by string, e End) {
+		e.Request, e.State = r.ID, access.StateDenied
+		w.end(e)
+		want[r.ID] = by
+	}
+
+	r, st, _ := decide("alice", "first")
+	no := w.decision("bob", access.Deny, r, st)
+	denied(r, DeniedByPerson, End{By: "bob", Statement: &no, Digests: w.digests()})
+	r, _, standing := decide("alice", "second within the hour")
+	if standing.Effect != access.EffectDeny || standing.Ruling.Effect != access.EffectAsk {
+		t.Fatalf("the limit left room, or is policy's own word: %+v", standing)
+	}
+	denied(r, DeniedByLimit, End{Why: standing.Why})
+	w.now = w.now.Add(2 * time.Hour)
+	r, _, _ = decide("alice", "shut")
+	denied(r, DeniedByPolicy, End{})
+	r, st, _ = decide("alice", "the issuer says no")
+	w.record(Event{Type: CredentialRefused, Request: r.ID, RequestHash: st.Hash(), Step: "refused", Code: access.CodeDenied, Evidence: &access.Evidence{Request: st}})
+	denied(r, DeniedByIssuer, End{})
+	w.now = w.now.Add(2 * time.Hour)
+	r, _, _ = decide("alice", "locked while it waits")
+	word := lock("alice")
+	denied(r, DeniedByLock, End{By: "carol", Statement: &word, Digests: w.digests()})
+	w.now = w.now.Add(2 * time.Hour)
+	r, _, _ = decide("alice", "locked before it was asked")
+	denied(r, DeniedByLock, End{})
+
+	review, report, err := w.log.Review(ctx, t0, w.now.Add(time.Minute))
+	if err != nil || !report.OK {
+		t.Fatal(err, report.Problems)
+	}
+	if len(review.Requests) != len(want) || review.Counts.Denied != len(want) {
+		t.Errorf("%d requests, %d denied, want %d", len(review.Requests), review.Counts.Denied, len(want))
+	}
+	for _, got := range review.Requests {
+		if got.DeniedBy != want[got.Request] {
+			t.Errorf("%q: denied by %q, want %q", got.Reason, got.DeniedBy, want[got.Request])
+		}
+	}
+}
