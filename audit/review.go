@@ -62,7 +62,7 @@ type Reviewed struct {
 	Rules      []string       `json:"rules,omitempty"`       // that matched
 	Automatic  bool           `json:"automatic,omitempty"`   // granted on nobody's word
 	ApprovedBy []string       `json:"approved_by,omitempty"` // on whose word it was granted
-	DeniedBy   string         `json:"denied_by,omitempty"`   // policy, approver, lock or issuer
+	DeniedBy   string         `json:"denied_by,omitempty"`   // policy, limit, approver, lock or issuer
 	Escalated  int            `json:"escalated,omitempty"`   // steps of the escalation that it reached
 	From       time.Time      `json:"from,omitzero"`         // of the grant, zero where there was none
 	Until      time.Time      `json:"until,omitzero"`        // when it ended, or will end
