@@ -67,7 +67,7 @@ func (a *app) reportAccess(c *cli.Context) error {
 		return usagef("--from is not before --to")
 	}
 	return a.withLog(func(r *audit.Reader) error {
-		review, verified, err := r.Review(a.ctx, from.UTC(), to.UTC())
+		review, verified, err := r.AccessReview(a.ctx, from.UTC(), to.UTC())
 		if err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func (a *app) reportAccess(c *cli.Context) error {
 		case "html":
 			return a.reportHTML(review)
 		}
-		a.reviewText(a.out, review)
+		a.accessText(a.out, review)
 		return nil
 	})
 }
@@ -112,6 +112,8 @@ func reviewedWhat(r audit.Reviewed) string {
 // reviewedWord is on whose word there was access, or none.
 func reviewedWord(r audit.Reviewed) string {
 	switch {
+	case r.Emergency:
+		return "BREAK-GLASS, review " + r.Review + signedOff(r.ReviewedBy)
 	case r.Automatic:
 		return "automatic: " + strings.Join(r.Rules, ", ")
 	case r.Granted():
@@ -122,6 +124,14 @@ func reviewedWord(r audit.Reviewed) string {
 		return "denied by " + r.DeniedBy
 	}
 	return ""
+}
+
+// signedOff names who has reviewed an access by break-glass.
+func signedOff(by []string) string {
+	if len(by) == 0 {
+		return ""
+	}
+	return " by " + strings.Join(by, ", ")
 }
 
 // reviewedEnd is how the request stands.
@@ -154,12 +164,12 @@ func sessions(n int) string {
 
 func reviewedWhy(r audit.Reviewed) string { return strings.TrimSpace(r.Ticket + " " + r.Reason) }
 
-func (a *app) reviewText(p *printer, review audit.Review) {
+func (a *app) accessText(p *printer, review audit.Review) {
 	p.Printf("%s\n", p.bold("Access from "+p.clock(review.From)+" to "+p.clock(review.To)))
 	n := review.Counts
 	p.fields("verified", checkpointLine(review), "signed by", review.Log,
 		"requests", n.Requests,
-		"granted", fmt.Sprintf("%d, of them automatic %d, revoked %d, never used %d", n.Granted, n.Automatic, n.Revoked, n.Never),
+		"granted", fmt.Sprintf("%d, of them automatic %d, by break-glass %d (%d not reviewed in time), revoked %d, never used %d", n.Granted, n.Automatic, n.Emergency, n.Overdue, n.Revoked, n.Never),
 		"escalated", n.Escalated, "denied", n.Denied, "timed out", n.TimedOut, "cancelled", n.Cancelled)
 	ids := make([]string, len(review.Requests))
 	for i, r := range review.Requests {
@@ -205,12 +215,12 @@ func candidateRows(review audit.Review) (rows [][]any) {
 }
 
 func tallyHeader(of string) []string {
-	return []string{of, "REQUESTS", "GRANTED", "AUTOMATIC", "REVOKED", "NEVER USED", "DENIED", "TIMED OUT", "CANCELLED", "HELD"}
+	return []string{of, "REQUESTS", "GRANTED", "AUTOMATIC", "BREAK-GLASS", "REVOKED", "NEVER USED", "DENIED", "TIMED OUT", "CANCELLED", "HELD"}
 }
 
 func tallyRows(of []audit.Tally) (rows [][]any) {
 	for _, t := range of {
-		rows = append(rows, []any{t.Name, t.Requests, t.Granted, t.Automatic, t.Revoked, t.Never, t.Denied, t.TimedOut, t.Cancelled, t.Held})
+		rows = append(rows, []any{t.Name, t.Requests, t.Granted, t.Automatic, t.Emergency, t.Revoked, t.Never, t.Denied, t.TimedOut, t.Cancelled, t.Held})
 	}
 	return rows
 }
@@ -219,7 +229,7 @@ func tallyRows(of []audit.Tally) (rows [][]any) {
 // the end.
 var reportColumns = []string{
 	"request", "requester", "resource", "login", "actions", "command", "asked", "duration_seconds", "state", "from", "until",
-	"automatic", "approved_by", "denied_by", "escalated", "use", "sessions", "rules", "ended_by", "ended_why", "ticket", "reason", "checkpoint",
+	"automatic", "approved_by", "denied_by", "escalated", "use", "sessions", "rules", "ended_by", "ended_why", "ticket", "reason", "checkpoint", "break_glass", "review", "reviewed_by",
 }
 
 // reportCSV writes one line for each request.
@@ -235,6 +245,7 @@ func (a *app) reportCSV(review audit.Review) error {
 			r.Request, r.Requester, r.Resource, r.Login, strings.Join(r.Actions, " "), r.Command, stamp(r.Asked), strconv.FormatInt(int64(r.Duration), 10),
 			string(r.State), stamp(r.From), stamp(r.Until), strconv.FormatBool(r.Automatic), strings.Join(r.ApprovedBy, " "), r.DeniedBy,
 			strconv.Itoa(r.Escalated), r.Use, strconv.Itoa(r.Sessions), strings.Join(r.Rules, " "), r.EndedBy, r.EndedWhy, r.Ticket, r.Reason, checkpoint,
+			strconv.FormatBool(r.Emergency), r.Review, strings.Join(r.ReviewedBy, " "),
 		}
 		for i := range cells {
 			cells[i] = audit.Harmless(cells[i])

@@ -31,6 +31,7 @@ type page struct {
 type pageRow struct {
 	ID, Who, What, From, Until, Word, Use, End, Why string
 	Escalated                                       int
+	Emergency                                       bool
 }
 
 type pageTally struct {
@@ -53,7 +54,7 @@ type plot struct {
 
 type bar struct {
 	X, Y, Width, Height float64
-	Kind                string // automatic, approved, denied, timed-out or cancelled
+	Kind                string // of outcomes
 	Tip                 string
 }
 
@@ -88,7 +89,7 @@ func (a *app) reportHTML(review audit.Review) error {
 	for _, r := range review.Requests {
 		row := pageRow{
 			ID: safe(r.Request), Who: safe(r.Requester), What: safe(reviewedWhat(r)), Word: safe(reviewedWord(r)), Use: reviewedUse(r),
-			End: safe(reviewedEnd(r)), Why: safe(reviewedWhy(r)), Escalated: r.Escalated,
+			End: safe(reviewedEnd(r)), Why: safe(reviewedWhy(r)), Escalated: r.Escalated, Emergency: r.Emergency,
 		}
 		if r.Granted() {
 			row.From, row.Until = a.out.clock(r.From), a.out.clock(r.Until)
@@ -107,12 +108,14 @@ func (a *app) reportHTML(review audit.Review) error {
 // The kinds of bars, from the bottom up.
 var outcomes = []legend{
 	{Kind: "approved", Text: "approved"}, {Kind: "automatic", Text: "automatic"}, {Kind: "denied", Text: "denied"},
-	{Kind: "timed-out", Text: "timed out"}, {Kind: "cancelled", Text: "cancelled or open"},
+	{Kind: "timed-out", Text: "timed out"}, {Kind: "cancelled", Text: "cancelled or open"}, {Kind: "emergency", Text: "break-glass"},
 }
 
 // outcome is the index in outcomes of what became of a request.
 func outcome(r audit.Reviewed) int {
 	switch {
+	case r.Emergency:
+		return 5
 	case r.Automatic:
 		return 1
 	case r.Granted():
@@ -128,7 +131,7 @@ func outcome(r audit.Reviewed) int {
 // column is one stack of bars.
 type column struct {
 	label string
-	count [5]int
+	count [6]int
 }
 
 func (c column) sum() (n int) {
@@ -262,7 +265,7 @@ func plotTop(title string, of []audit.Tally) plot {
 			label{X: left + width*float64(t.Requests)/float64(most) + 6, Y: y + 14, Anchor: "start", Text: strconv.Itoa(t.Requests)})
 		x := float64(left)
 		rest := t.Requests - t.Granted - t.Denied - t.TimedOut
-		for kind, n := range []int{t.Granted - t.Automatic, t.Automatic, t.Denied, t.TimedOut, rest} {
+		for kind, n := range []int{t.Granted - t.Automatic - t.Emergency, t.Automatic, t.Denied, t.TimedOut, rest, t.Emergency} {
 			if n <= 0 {
 				continue
 			}

@@ -21,7 +21,7 @@ func TestReviewSeesWhatWasOnlyIssued(t *testing.T) {
 	yes := w.decision("bob", access.Approve, r, st)
 	w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
 	w.live()
-	review, report, err := w.log.Review(context.Background(), t0, t0.Add(time.Hour))
+	review, report, err := w.log.AccessReview(context.Background(), t0, t0.Add(time.Hour))
 	if err != nil || !report.OK {
 		t.Fatal(err, report.Problems)
 	}
@@ -40,7 +40,7 @@ func TestNoReviewOfAChangedLog(t *testing.T) {
 	w.live()
 	w.edit("DELETE FROM events WHERE idx = 12")
 	w.reading(t, func(r *Reader) {
-		review, report, err := r.Review(context.Background(), t0, t0.Add(time.Hour))
+		review, report, err := r.AccessReview(context.Background(), t0, t0.Add(time.Hour))
 		if err != nil || report.OK || len(report.Problems) == 0 || review.Requests != nil || review.Checkpoint != "" {
 			t.Errorf("%+v, %+v, %v", review, report, err)
 		}
@@ -88,7 +88,7 @@ func BenchmarkReview(b *testing.B) {
 		}
 	}()
 	for b.Loop() {
-		review, report, err := r.Review(context.Background(), t0, w.now)
+		review, report, err := r.AccessReview(context.Background(), t0, w.now)
 		if err != nil || !report.OK {
 			b.Fatal(err, report.Problems)
 		}
@@ -186,11 +186,11 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		limits := standing.Ruling.Limits
+		ruling := standing.Ruling
 		if standing.Effect == access.EffectDeny {
-			limits = access.Limits{}
+			ruling.Limits, ruling.Emergency = access.Limits{}, nil
 		}
-		over := w.log.Receive(ctx, Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()}, limits, false)
+		over := w.log.Receive(ctx, Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()}, ruling, false)
 		if over != nil && access.CodeOf(over) != access.CodeLimited {
 			t.Fatal(over)
 		}
@@ -229,7 +229,7 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 	r, _, _ = decide("alice", "locked before it was asked")
 	denied(r, DeniedByLock, End{})
 
-	review, report, err := w.log.Review(ctx, t0, w.now.Add(time.Minute))
+	review, report, err := w.log.AccessReview(ctx, t0, w.now.Add(time.Minute))
 	if err != nil || !report.OK {
 		t.Fatal(err, report.Problems)
 	}
@@ -240,5 +240,67 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		if got.DeniedBy != want[got.Request] {
 			t.Errorf("%q: denied by %q, want %q", got.Reason, got.DeniedBy, want[got.Request])
 		}
+	}
+}
+
+// Who broke the glass had nobody's approval, and that is not an automatic
+// grant: it stands out, with how its review went, also when that was signed off
+// long after the grant was over.
+func TestReviewTellsBreakGlass(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(worldPolicy + "    emergency: {tell: [security], review: {from: [security], count: 1, within: 24h}}\n")
+	ctx := context.Background()
+	breaks := func() (access.Request, access.Statement) {
+		r, _ := w.request("alice")
+		r.Mode, r.Reason = access.ModeEmergency, "the site is down and nobody answers"
+		st := w.sign("alice", r)
+		standing, err := w.book.Judge(access.Evidence{Request: st}, w.now, evidence.Limits{})
+		if err != nil || standing.Effect != access.EffectAllow {
+			t.Fatal(standing.Why, err)
+		}
+		w.record(Event{Type: RequestReceived, Request: r.ID, RequestHash: st.Hash(), Step: "received", Actor: "alice", Requester: "alice", Resource: r.Resource, Statement: &st, Digests: w.digests()})
+		w.record(Event{Type: RequestRuled, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Why: standing.Why})
+		w.tick()
+		entry, err := w.log.Reserve(ctx, st.Hash(), w.handle(r), Event{Ruling: &standing.Ruling, Requester: "alice", Resource: r.Resource})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.log.Issued(ctx, w.certificate(*entry.Handle, w.spec(r, *entry.Handle)), w.issued(access.Evidence{Request: st})); err != nil {
+			t.Fatal(err)
+		}
+		w.end(End{Request: r.ID, State: access.StateExpired})
+		return r, st
+	}
+	r, st := breaks()
+	signed := w.sign("carol", access.Review{Header: w.header(access.TypeReview, "carol"), Request: r.ID, RequestHash: st.Hash(), Comment: "seen"})
+	if _, err := w.log.Review(ctx, w.book, signed, w.now); err != nil {
+		t.Fatal(err)
+	}
+	breaks()
+	w.now = w.now.Add(time.Hour)
+	soon, report, err := w.log.AccessReview(ctx, t0, w.now)
+	if err != nil || !report.OK {
+		t.Fatal(err, report.Problems)
+	}
+	w.now = w.now.Add(48 * time.Hour)
+	late, _, err := w.log.AccessReview(ctx, t0, w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		of     Review
+		states [2]string
+	}{{soon, [2]string{ReviewedDone, ReviewedOpen}}, {late, [2]string{ReviewedDone, ReviewedLate}}} {
+		if n := want.of.Counts; n.Granted != 2 || n.Automatic != 0 || n.Emergency != 2 || len(want.of.Requests) != 2 {
+			t.Fatalf("%d: %+v", i, n)
+		}
+		for j, got := range want.of.Requests {
+			if !got.Emergency || got.Automatic || got.Review != want.states[j] {
+				t.Errorf("%d: request %d: break-glass %t, automatic %t, review %q, want %q", i, j, got.Emergency, got.Automatic, got.Review, want.states[j])
+			}
+		}
+	}
+	if by := late.Requests[0].ReviewedBy; len(by) != 1 || by[0] != "carol" {
+		t.Errorf("signed off by %v", by)
 	}
 }

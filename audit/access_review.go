@@ -38,6 +38,13 @@ const (
 	UseUnknown = "unknown" // nobody tells: no host of it had enrolled, or it is Vault, whose own audit log knows
 )
 
+// How the review of an access by break-glass stands, at the end of the time.
+const (
+	ReviewedDone = "done"
+	ReviewedOpen = "open"
+	ReviewedLate = "overdue"
+)
+
 // Who or what denied a request.
 const (
 	DeniedByPolicy = "policy"
@@ -62,6 +69,9 @@ type Reviewed struct {
 	Rules      []string       `json:"rules,omitempty"`       // that matched
 	Automatic  bool           `json:"automatic,omitempty"`   // granted on nobody's word
 	ApprovedBy []string       `json:"approved_by,omitempty"` // on whose word it was granted
+	Emergency  bool           `json:"emergency,omitempty"`   // break-glass: granted on nobody's word, and not automatic
+	Review     string         `json:"review,omitempty"`      // of that: done, open or overdue
+	ReviewedBy []string       `json:"reviewed_by,omitempty"` // who has signed it off so far
 	DeniedBy   string         `json:"denied_by,omitempty"`   // policy, limit, approver, lock or issuer
 	Escalated  int            `json:"escalated,omitempty"`   // steps of the escalation that it reached
 	From       time.Time      `json:"from,omitzero"`         // of the grant, zero where there was none
@@ -78,7 +88,8 @@ type Reviewed struct {
 	issued time.Time
 	word   access.Type // of the statement that ended it
 
-	refused, limited bool // there is an event that says so
+	refused, limited bool      // there is an event that says so
+	due              time.Time // of the review
 }
 
 // Granted says whether there was access.
@@ -99,6 +110,8 @@ type Counts struct {
 	Requests  int            `json:"requests"`
 	Granted   int            `json:"granted"`
 	Automatic int            `json:"automatic"` // of those granted
+	Emergency int            `json:"emergency"` // of those granted: break-glass
+	Overdue   int            `json:"overdue"`   // of those: not reviewed in time
 	Escalated int            `json:"escalated"` // of all
 	Denied    int            `json:"denied"`
 	TimedOut  int            `json:"timed_out"`
@@ -132,6 +145,12 @@ func (c *Counts) add(r *Reviewed, from, to time.Time) {
 	if r.Automatic {
 		c.Automatic++
 	}
+	if r.Emergency {
+		c.Emergency++
+	}
+	if r.Review == ReviewedLate {
+		c.Overdue++
+	}
 	if r.Use == UseNever {
 		c.Never++
 	}
@@ -163,14 +182,14 @@ type Candidate struct {
 	Wait      access.Seconds `json:"wait"` // from the request to the credential, the median
 }
 
-// Review verifies the log and says what it has on the time from <= t < to. Of
+// AccessReview verifies the log and says what it has on the time from <= t < to. Of
 // a log that doesn't verify there is no review: the report says why, and the
 // review is empty.
 //
 // What was granted, when and on whose word has been judged again on the way.
 // That something was refused, and for how long it waited, is the word of the
 // workflow's worker.
-func (r *Reader) Review(ctx context.Context, from, to time.Time) (Review, Report, error) {
+func (r *Reader) AccessReview(ctx context.Context, from, to time.Time) (Review, Report, error) {
 	report := Report{Log: r.PublicKey()}
 	conn, end, err := r.snapshot(ctx)
 	if err != nil {
@@ -250,13 +269,23 @@ func (g *gathering) event(index int64, e *Event) {
 	case CredentialIssued:
 		if grant, err := grantOf(index, e); err == nil {
 			r.ask(e.Evidence.Request.Payload)
-			r.Rules, r.ApprovedBy, r.Automatic = grant.Rules, grant.ApprovedBy, len(grant.ApprovedBy) == 0
+			r.Rules, r.ApprovedBy, r.Automatic = grant.Rules, grant.ApprovedBy, len(grant.ApprovedBy) == 0 && !r.Emergency
 			r.From, r.Until, r.State, r.issued = grant.From, grant.Until, access.StateActive, e.Time
 			r.Use = UseUnknown
 			if g.tells(e.digests(), r.Resource) {
 				r.Use = UseNever
 			}
 		}
+	case EmergencyGranted:
+		// By the issuer, in one transaction with the credential.
+		r.Emergency, r.Automatic, r.Review = true, false, ReviewedOpen
+		if e.Ruling != nil && e.Ruling.Emergency != nil {
+			r.due = e.Time.Add(e.Ruling.Emergency.Within.Duration())
+		}
+	case ReviewSigned:
+		r.ReviewedBy = append(r.ReviewedBy, e.Actor)
+	case ReviewDone:
+		r.Review = ReviewedDone
 	case SessionOpened:
 		r.Sessions++
 		r.Use = UseSeen
@@ -345,6 +374,9 @@ func (g *gathering) sum() Review {
 	slices.SortFunc(out.Requests, func(a, b Reviewed) int { return cmp.Compare(a.index, b.index) })
 	for i := range out.Requests {
 		r := &out.Requests[i]
+		if r.Review == ReviewedOpen && !g.to.Before(r.due) {
+			r.Review = ReviewedLate
+		}
 		out.Counts.add(r, g.from, g.to)
 		tally(users, r.Requester).add(r, g.from, g.to)
 		tally(resources, r.Resource).add(r, g.from, g.to)
