@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// maxEvents bounds how many events of a calendar are looked at, and maxTurns
-// how often one of them may have come round.
+// maxEvents bounds how many events of a calendar are looked at, and maxShift
+// how long one of them may be. Together they bound what a calendar costs: of
+// one that recurs only the turns that can still be on are looked at.
 const (
 	maxEvents = 5000
-	maxTurns  = 20000
+	maxShift  = 62 * 24 * time.Hour
 )
 
 // calendar reads who is on call from an iCalendar (RFC 5545): whoever attends
@@ -192,6 +193,10 @@ func moment(p property) (time.Time, error) {
 	return t, nil
 }
 
+func tooLong() error {
+	return failf("its calendar has an event of more than %d days", maxShift/(24*time.Hour))
+}
+
 // duration reads a DURATION of weeks, or of days, hours, minutes and seconds.
 func duration(s string) (total time.Duration, err error) {
 	bad := failf("its calendar has a duration that is not understood")
@@ -212,6 +217,9 @@ func duration(s string) (total time.Duration, err error) {
 		n, err := strconv.Atoi(rest[:i])
 		if err != nil {
 			return 0, bad
+		}
+		if time.Duration(n) > (maxShift-total)/units[rest[i]] {
+			return 0, tooLong() // before it is longer than a Duration can be
 		}
 		total, rest = total+time.Duration(n)*units[rest[i]], rest[i+1:]
 	}
@@ -280,16 +288,18 @@ func (e *event) at(now time.Time) (bool, error) {
 		}
 		return !now.Before(start) && now.Before(end) && !slices.ContainsFunc(e.except, start.Equal)
 	}
+	if long > maxShift {
+		return false, tooLong()
+	}
 	if e.rule == nil {
 		return on(e.start), nil
 	}
-	for turn := 0; e.rule.count == 0 || turn < e.rule.count; turn++ {
+	// A day may be an hour or two shorter or longer than 24, so begin two early.
+	passed := int((now.Sub(e.start) - long) / (24 * time.Hour))
+	for turn := max(0, passed/e.rule.days-2); e.rule.count == 0 || turn < e.rule.count; turn++ {
 		start := e.start.AddDate(0, 0, turn*e.rule.days)
 		if start.After(now) || !e.rule.until.IsZero() && start.After(e.rule.until) {
 			return false, nil
-		}
-		if turn > maxTurns {
-			return false, failf("its calendar has an event that has recurred more than %d times", maxTurns)
 		}
 		if on(start) {
 			return true, nil

@@ -96,7 +96,11 @@ func TestLook(t *testing.T) {
 		{"unknown zone", ical, vevents("DTSTART;TZID=Mars:20261127T080000\r\nSUMMARY:Carol Example"), "its calendar has a time zone that is not known"},
 		{"no beginning", ical, vevents("SUMMARY:Carol Example"), "its calendar has an event without a beginning"},
 		{"cut off", ical, strings.TrimSuffix(vevents("DTSTART;VALUE=DATE:20261127"), "END:VEVENT\r\nEND:VCALENDAR\r\n"), "its calendar ends inside an event"},
-		{"too often", ical, vevents("DTSTART;VALUE=DATE:19000101\r\nRRULE:FREQ=DAILY\r\nSUMMARY:Carol Example"), "its calendar has an event that has recurred more than 20000 times"},
+		{"since long ago", ical, vevents("DTSTART;VALUE=DATE:19000101\r\nRRULE:FREQ=DAILY\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`},
+		{"since long ago, by weeks", ical, vevents("DTSTART;TZID=Europe/Berlin:19700102T130000\r\nDURATION:PT1H\r\nRRULE:FREQ=WEEKLY\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`}, // Fridays, 13:00 in Berlin
+		{"the hour before that", ical, vevents("DTSTART;TZID=Europe/Berlin:19700102T120000\r\nDURATION:PT1H\r\nRRULE:FREQ=WEEKLY\r\nSUMMARY:Carol Example"), `{"users":[]}`},
+		{"a shift of weeks that recurs", ical, vevents("DTSTART:20251003T080000Z\r\nDURATION:P4W\r\nRRULE:FREQ=WEEKLY;INTERVAL=4;COUNT=16\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`},
+		{"endless", ical, vevents("DTSTART:20251003T080000Z\r\nDURATION:P999999W\r\nSUMMARY:Carol Example"), "its calendar has an event of more than 62 days"},
 		{"no calendar", ical, `{}`, "its answer is not an iCalendar"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -274,5 +278,40 @@ func TestLoadRefuses(t *testing.T) {
 		if _, err := parse("lookups.yaml", []byte(row.file)); err == nil || !strings.Contains(err.Error(), row.want) || !strings.HasPrefix(err.Error(), "lookups.yaml:") {
 			t.Errorf("%s%v, want %s", row.file, err, row.want)
 		}
+	}
+}
+
+// The time limit is for reading an answer, too: what fits into one can't keep
+// an issuer busy, however it is made.
+func TestCostlyCalendars(t *testing.T) {
+	fill := func(one string) string {
+		n := (MaxBody - 200) / (len(one) + len("\r\nEND:VEVENT\r\nBEGIN:VEVENT\r\n"))
+		events := make([]string, min(n, maxEvents))
+		for i := range events {
+			events[i] = one
+		}
+		return vevents(events...)
+	}
+	var except strings.Builder
+	for day := time.Date(1975, 1, 1, 0, 0, 0, 0, time.UTC); except.Len() < MaxBody-1000; day = day.AddDate(0, 0, 1) {
+		except.WriteString("\r\nEXDATE:" + day.Format("20060102T150405Z"))
+	}
+	for name, calendar := range map[string]string{
+		"many old events":       fill("DTSTART:19750101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
+		"many that never end":   fill("DTSTART:19750101T000000Z\r\nDURATION:P999999W\r\nRRULE:FREQ=DAILY"),
+		"in a zone":             fill("DTSTART;TZID=Europe/Berlin:19750101T000000\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
+		"excepted every time":   vevents("DTSTART:19750101T000000Z\r\nDURATION:P999999W\r\nRRULE:FREQ=DAILY" + except.String()),
+		"many of endless count": fill("DTSTART:19750101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY;COUNT=2000000000"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if len(calendar) > MaxBody {
+				t.Fatalf("%d bytes", len(calendar))
+			}
+			begin := time.Now()
+			_, err := people{domain: "example.com"}.calendar([]byte(calendar), time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC))
+			if took := time.Since(begin); took > DefaultTimeout {
+				t.Errorf("%d bytes took %s (%v)", len(calendar), took, err)
+			}
+		})
 	}
 }
