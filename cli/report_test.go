@@ -359,3 +359,30 @@ func TestReportRefuses(t *testing.T) {
 		}
 	}
 }
+
+// What a look-up said is shown to those who decide and to auditors, and can't
+// steer their terminals: another system wrote it.
+func TestShowsWhatWasLookedUp(t *testing.T) {
+	h := newHistory(t)
+	facts := access.Facts{
+		"ticket": {Value: json.RawMessage("{\"state\":\"open\u202e\u009b31m\"}"), Time: h.now.Now()},
+		"oncall": {Failed: "no answer within 3s", Time: h.now.Now()},
+	}
+	id := h.world.ask("ssh/web-1 --as deploy --reason fix_it")
+	h.service.requests[id].Standing.Ruling.Context = facts
+	ev := access.Evidence{Request: h.service.requests[id].Evidence.Request}
+	digests := h.book.Digests()
+	h.append(audit.Event{Type: audit.RequestRuled, Request: id, RequestHash: ev.Request.Hash(), Step: "ruled",
+		Ruling: &access.Ruling{Effect: access.EffectAsk, Why: "needs somebody", Digests: digests, Context: facts, At: h.now.Now()}})
+	for _, line := range []string{"show " + id, "audit show " + id} {
+		r := h.must(line)
+		for _, want := range []string{"look-up oncall", "failed: no answer within 3s", "look-up ticket", `{"state":"open`} {
+			if !strings.Contains(r.stdout, want) {
+				t.Errorf("%s doesn't show %q:\n%s", line, want, r.stdout)
+			}
+		}
+		if strings.ContainsAny(r.stdout, "\u202e\u009b\x1b") {
+			t.Errorf("%s lets another system steer the terminal: %q", line, r.stdout)
+		}
+	}
+}
