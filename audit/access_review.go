@@ -269,7 +269,7 @@ func (g *gathering) event(index int64, e *Event) {
 	case CredentialIssued:
 		if grant, err := grantOf(index, e); err == nil {
 			r.ask(e.Evidence.Request.Payload)
-			r.Rules, r.ApprovedBy, r.Automatic = grant.Rules, grant.ApprovedBy, len(grant.ApprovedBy) == 0 && !r.Emergency
+			r.Rules, r.ApprovedBy, r.Automatic = grant.Rules, grant.ApprovedBy, len(grant.ApprovedBy) == 0
 			r.From, r.Until, r.State, r.issued = grant.From, grant.Until, access.StateActive, e.Time
 			r.Use = UseUnknown
 			if g.tells(e.digests(), r.Resource) {
@@ -277,7 +277,7 @@ func (g *gathering) event(index int64, e *Event) {
 			}
 		}
 	case EmergencyGranted:
-		// By the issuer, in one transaction with the credential.
+		// By the issuer, in one transaction with the credential and after it.
 		r.Emergency, r.Automatic, r.Review = true, false, ReviewedOpen
 		if e.Ruling != nil && e.Ruling.Emergency != nil {
 			r.due = e.Time.Add(e.Ruling.Emergency.Within.Duration())
