@@ -78,7 +78,8 @@ type Reviewed struct {
 	Until      time.Time      `json:"until,omitzero"`        // when it ended, or will end
 	Use        string         `json:"use,omitempty"`         // of the grant: used, never or unknown
 	Sessions   int            `json:"sessions,omitempty"`
-	State      access.State   `json:"state"` // its end, or as far as the log knows pending or active
+	Extends    string         `json:"extends,omitempty"` // the request whose grant it extends; sessions go on under that one
+	State      access.State   `json:"state"`             // its end, or as far as the log knows pending or active
 	EndedBy    string         `json:"ended_by,omitempty"`
 	EndedWhy   string         `json:"ended_why,omitempty"`
 
@@ -274,6 +275,12 @@ func (g *gathering) event(index int64, e *Event) {
 			r.Use = UseUnknown
 			if g.tells(e.digests(), r.Resource) {
 				r.Use = UseNever
+			}
+			if r.Extends = e.Credential.Handle.Extends; r.Extends != "" {
+				r.Use = UseUnknown // sessions that were open go on under the other's id
+				if was := g.open[r.Extends]; was != nil && was.Until.After(r.From) && was.Until.Before(r.Until) {
+					r.From = was.Until // until there it is that one's time
+				}
 			}
 		}
 	case EmergencyGranted:

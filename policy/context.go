@@ -58,27 +58,28 @@ func unanswered(c condition, in *Input) error {
 	return nil
 }
 
-// Lookups names the look-ups whose answers the decision depends on: of rules
-// that may match, what their conditions speak of, and what auto does where they
-// match. "*" stands for all that there are.
+// unasked says which of them has no answer for whatever reason, be it that
+// nobody has asked: a condition that lets people pass needs all.
+func unasked(c condition, in *Input) error {
+	for _, name := range c.asks {
+		if _, ok := in.Context[name]; !ok && (name != everyKey || in.Context == nil) {
+			return fmt.Errorf("look-up %s has no answer", name)
+		}
+	}
+	return unanswered(c, in)
+}
+
+// Lookups names the look-ups whose answers the decision may depend on: what
+// the conditions of rules that may match speak of, as far as their musts tell.
+// Whether when holds isn't asked: who judges may know more of the request, and
+// what nobody looked up then would be missing. "*" stands for all there are.
 func (p *Policy) Lookups(in Input) []string {
-	s := newScope(&in)
 	var out []string
 	for _, i := range p.index.candidates(&in) {
 		r := p.rules[i]
-		if slices.ContainsFunc(r.musts, func(m must) bool { return !m.met(&in) }) {
-			continue
+		if !slices.ContainsFunc(r.musts, func(m must) bool { return !m.met(&in) }) {
+			out = append(append(out, r.when.asks...), r.auto.asks...)
 		}
-		out = append(out, r.when.asks...)
-		if len(r.auto.asks) == 0 {
-			continue
-		}
-		if len(r.when.asks) == 0 {
-			if matched, err := r.when.holds(s); err != nil || !matched {
-				continue
-			}
-		}
-		out = append(out, r.auto.asks...)
 	}
 	return sorted(out)
 }

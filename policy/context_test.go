@@ -3,6 +3,7 @@ package policy
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // Which look-ups a request needs: those that stand in conditions of rules that
-// may match, and in auto where they do.
+// may match.
 func TestLookups(t *testing.T) {
 	for _, row := range []struct {
 		rule string
@@ -23,9 +24,9 @@ func TestLookups(t *testing.T) {
 		{`{name: r, when: 'context[request.login] == 1', approvals: none}`, []string{"*"}},
 		{`{name: r, when: 'resource.kind == "db" && context.a == 1', approvals: none}`, nil},
 		{`{name: r, when: 'true', approvals: [{count: 1, from: [sre]}], auto: context.oncall.user == requester.name}`, []string{"oncall"}},
-		{`{name: r, when: 'request.login == "root"', approvals: [{count: 1, from: [sre]}], auto: context.a == 1}`, nil},
+		{`{name: r, when: 'request.login == "root"', approvals: [{count: 1, from: [sre]}], auto: context.a == 1}`, []string{"a"}},
 		{`{name: r, when: 'context.b == 1', approvals: [{count: 1, from: [sre]}], auto: context.a == 1}`, []string{"a", "b"}},
-		{`{name: r, when: 'request.actions[3] == "x"', approvals: [{count: 1, from: [sre]}], auto: context.a == 1}`, nil},
+		{`{name: r, when: 'request.actions[3] == "x"', approvals: [{count: 1, from: [sre]}], auto: context.a == 1}`, []string{"a"}},
 	} {
 		p := mustParse(t, "rules:\n  - "+row.rule+"\n")
 		if diff := cmp.Diff(row.want, p.Lookups(ask())); diff != "" {
@@ -54,7 +55,8 @@ func TestFailedLookup(t *testing.T) {
 		{`when: 'true', ` + needs + `, auto: '!("freeze" in context)'`, nil, []string{"freeze"}, access.EffectAsk, "needs"},
 		{`when: 'true', ` + needs + `, auto: 'size(context) == 0'`, nil, []string{"freeze"}, access.EffectAsk, "needs"},
 		{`when: 'true', ` + needs + `, auto: 'true || context.a.b == true'`, nil, []string{"a"}, access.EffectAsk, "needs"},
-		{`when: 'true', ` + needs + `, auto: 'true || context.a.b == true'`, nil, []string{"another"}, access.EffectAllow, "allowed by"},
+		{`when: 'true', ` + needs + `, auto: 'true || context.a.b == true'`, map[string]any{"a": 1}, []string{"another"}, access.EffectAllow, "allowed by"},
+		{`when: 'true', ` + needs + `, auto: 'true || context.a.b == true'`, nil, nil, access.EffectAsk, "needs"}, // nobody has asked
 		{`when: '!has(context.freeze)', approvals: none`, nil, []string{"freeze"}, access.EffectDeny, `rule "r" could not be evaluated: look-up freeze failed`},
 		{`when: 'true || context.a.b == true', ` + needs, nil, []string{"a"}, access.EffectDeny, `rule "r" could not be evaluated: look-up a failed`},
 		{`when: 'context.freeze.on == true', deny: frozen`, nil, []string{"freeze"}, access.EffectDeny, `rule "r" could not be evaluated`},
@@ -63,6 +65,22 @@ func TestFailedLookup(t *testing.T) {
 		in := ask(func(in *Input) { in.Context, in.Failed, in.Requester.Name = row.context, row.failed, "alice" })
 		if got := p.Decide(in); got.Effect != row.want || !strings.HasPrefix(got.Why, row.why) {
 			t.Errorf("%s with %v, failed %v: %s: %s, want %s: %s", row.rule, row.context, row.failed, got.Effect, got.Why, row.want, row.why)
+		}
+	}
+}
+
+// That nobody has asked is no answer either. Whoever collects the look-ups may
+// know less of a request than who judges it, such as that it extends a grant.
+func TestNotLookedUpIsNoYes(t *testing.T) {
+	for _, auto := range []string{"'!has(context.freeze)'", `'!("freeze" in context)'`, "'size(context) == 0'", "'true || context.freeze.on == true'"} {
+		p := mustParse(t, "rules:\n  - {name: r, when: request.total > request.duration, max_duration: 8h, total: 12h, approvals: [{count: 1, from: [sre]}], auto: "+auto+"}\n")
+		in := ask(func(in *Input) { in.Request.Extends = "01900000-0000-7000-8000-000000000000" })
+		if names := p.Lookups(ask()); len(names) != 1 {
+			t.Errorf("%s: asks %v without knowing of the extension", auto, names)
+		}
+		in.Extends = &access.Extended{Begin: in.Now.Add(-30 * time.Minute), End: in.Now.Add(time.Minute)}
+		if got := p.Decide(in); got.Effect == access.EffectAllow {
+			t.Errorf("%s: allowed, and nobody has looked: %s", auto, got.Why)
 		}
 	}
 }

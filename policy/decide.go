@@ -64,7 +64,7 @@ func (r *rule) apply(s *scope) (m match) {
 		return m
 	}
 	// Whatever is wrong with what was looked up, people are asked.
-	if m.unsure = unanswered(r.auto, s.in); m.unsure == nil {
+	if m.unsure = unasked(r.auto, s.in); m.unsure == nil {
 		m.waived, m.unsure = r.auto.holds(s)
 	}
 	return m

@@ -247,7 +247,8 @@ func modelDecide(rules []modelRule, in Input) access.Ruling {
 	for _, m := range rules {
 		when, auto := m.when.eval(in), no
 		if when == yes && m.auto.text != "" {
-			if auto = m.auto.eval(in); auto == failed && strings.Contains(m.auto.text, "context.") {
+			_, answered := in.Context["flag"]
+			if auto = m.auto.eval(in); strings.Contains(m.auto.text, "context.flag") && (auto == failed || !answered) {
 				auto = no // what was looked up isn't there: people are asked
 			}
 		}
