@@ -304,3 +304,37 @@ func TestReviewTellsBreakGlass(t *testing.T) {
 		t.Errorf("signed off by %v", by)
 	}
 }
+
+// An extension is a grant of its own that goes on where the other one ends: its
+// time isn't counted twice, and that no session names it says nothing, since
+// those that were open go on under the request that it extends.
+func TestReviewOfAnExtension(t *testing.T) {
+	w := newWorld(t)
+	issued := func(extends string, from, until time.Time) *Event {
+		r, st := w.request("alice")
+		e := w.issued(access.Evidence{Request: st})
+		e.Type, e.Time, e.Request, e.Requester, e.Resource = CredentialIssued, from, r.ID, "alice", r.Resource
+		e.Credential = &access.Credential{Handle: access.Handle{Request: r.ID, Kind: "ssh", NotBefore: from, NotAfter: until, Extends: extends}}
+		return &e
+	}
+	g := &gathering{from: t0, to: t0.Add(24 * time.Hour), replay: newReplay(&Report{}), open: map[string]*Reviewed{}, hosts: map[string]bool{"web-1": true}, told: map[string]bool{"ssh/web-1": true}}
+	g.catalog = w.digests().Catalog
+	end := t0.Add(time.Hour)
+	first := issued("", t0, end)
+	g.event(1, first)
+	g.event(2, issued(first.Request, t0.Add(30*time.Minute), end.Add(30*time.Minute)))
+	review := g.sum()
+	if len(review.Requests) != 2 {
+		t.Fatalf("%d requests", len(review.Requests))
+	}
+	was, more := review.Requests[0], review.Requests[1]
+	if was.Use != UseNever || was.Extends != "" || !was.Until.Equal(end) {
+		t.Errorf("the grant: %+v", was)
+	}
+	if more.Use != UseUnknown || more.Extends != first.Request || !more.From.Equal(end) || !more.Until.Equal(end.Add(30*time.Minute)) {
+		t.Errorf("its extension: %+v", more)
+	}
+	if review.Counts.Held != 90*60 {
+		t.Errorf("held %s, want 1h30m", review.Counts.Held)
+	}
+}
