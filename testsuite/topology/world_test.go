@@ -63,6 +63,7 @@ type program struct {
 	command func() *exec.Cmd
 	began   string // is in the line by which it says that it runs
 	health  string // address; "" if it has none
+	listens string // address at which it takes connections once it has started; "" if nobody waits for that
 	process *process.Process
 }
 
@@ -154,16 +155,18 @@ func (w *world) temporal(roles []string) {
 		"LOG_LEVEL=info", "BIND_ON_IP=127.0.0.1", "TEMPORAL_SECRETS="+w.dir+"/temporal",
 		"POSTGRES_ADDRESS=127.0.0.1:"+strconv.Itoa(w.pg.Port), "PUBLIC_FRONTEND_ADDRESS="+w.frontend,
 	)
+	listens := map[string]string{}
 	for _, role := range roles {
 		_, grpc, _ := net.SplitHostPort(w.address())
 		if role == "frontend" {
 			_, grpc, _ = net.SplitHostPort(w.frontend)
 		}
+		listens[role] = "127.0.0.1:" + grpc
 		_, membership, _ := net.SplitHostPort(w.address())
 		env = append(env, strings.ToUpper(role)+"_GRPC_PORT="+grpc, strings.ToUpper(role)+"_MEMBERSHIP_PORT="+membership)
 	}
 	for _, role := range roles {
-		w.programs[role] = &program{name: role, began: "Build info", command: func() *exec.Cmd {
+		w.programs[role] = &program{name: role, began: "Build info", listens: listens[role], command: func() *exec.Cmd {
 			cmd := exec.Command(filepath.Join(w.bin, "temporal-server"), "start")
 			cmd.Env = append(env, "TEMPORAL_SERVICES="+role)
 			return cmd
@@ -200,6 +203,17 @@ func (w *world) start(name string) {
 			w.t.Logf("log of %s:\n%s", name, tail(p.process.Output(), 40))
 		}
 	})
+	// One after the other: Temporal's roles would make the record of their
+	// cluster at the same time, and all but one of them end by that.
+	if p.listens != "" {
+		w.poll(name+" to listen", func() error {
+			conn, err := net.Dial("tcp", p.listens)
+			if err == nil {
+				err = conn.Close()
+			}
+			return err
+		})
+	}
 }
 
 // kill is kill -9.
