@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/signal"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -158,6 +159,11 @@ func TestRunForwardsSignals(t *testing.T) {
 		{"TERM is caught", "trap 'echo bye; exit 4' TERM", syscall.SIGTERM, 4, "bye\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			// What is caught here isn't ignored by the command, as it would be
+			// for those who run tests with nohup.
+			caught := make(chan os.Signal, 1)
+			signal.Notify(caught, tt.sig)
+			defer signal.Stop(caught)
 			w := newVaultWorld(t)
 			r := w.signalled(tt.sig, tt.script)
 			if r.code != tt.code || r.stdout != tt.stdout || strings.Contains(r.stderr, "hallpass: ") {
