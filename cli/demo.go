@@ -177,18 +177,9 @@ func (d *demo) approved() error {
 		"Her request is signed with her key. The command waits.")
 	const reason = "find out why logins are slow"
 	request := []string{"hallpass", "request", "ssh/web-1", "--for", access.ShortDuration(demoGrant), "--reason", reason}
-	d.prompt("alice", request)
-	waiting, err := d.background("alice", request)
+	waiting, id, err := d.asks("alice", request)
 	if err != nil {
 		return err
-	}
-	if err := waiting.saw("waiting for"); err != nil {
-		return err
-	}
-	d.quote(waiting.take())
-	id := firstID.FindString(waiting.all())
-	if id == "" {
-		return errors.New("the demo found no request id")
 	}
 	short := id[:13]
 
@@ -711,6 +702,23 @@ func (d *demo) background(who string, command []string) (*task, error) {
 	}
 	go func() { t.exited <- cmd.Wait() }()
 	return t, nil
+}
+
+// asks starts a command that asks for something and waits for it, and returns
+// the request's id once it waits.
+func (d *demo) asks(who string, command []string) (waiting *task, id string, err error) {
+	d.prompt(who, command)
+	if waiting, err = d.background(who, command); err != nil {
+		return nil, "", err
+	}
+	if err := waiting.saw("waiting for"); err != nil {
+		return nil, "", err
+	}
+	d.quote(waiting.take())
+	if id = firstID.FindString(waiting.all()); id == "" {
+		return nil, "", errors.New("the demo found no request id")
+	}
+	return waiting, id, nil
 }
 
 // saw waits until the task has printed something.

@@ -3,21 +3,19 @@ package cli
 import (
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"hallpass/catalog"
+	"hallpass/internal/postgresql"
 	"hallpass/vault"
 )
 
@@ -71,8 +69,8 @@ until test -e open; do sleep 0.1; done
 func (d *demo) setUpDatabase() error {
 	db := d.db
 	var err error
-	if db.bin, err = postgresBin(); err != nil {
-		return err
+	if db.bin, err = postgresql.Programs(); err != nil {
+		return failf(ExitError, "the demo dumps a database: %w", err).withHint("apt-get install postgresql")
 	}
 	for _, name := range []string{"psql", "pg_dump"} {
 		if err := os.Symlink(filepath.Join(db.bin, name), d.path("bin", name)); err != nil {
@@ -90,31 +88,6 @@ func (d *demo) setUpDatabase() error {
 		return err
 	}
 	return d.fillVault(token)
-}
-
-// postgresBin is the folder with PostgreSQL's programs. Debian doesn't put the
-// server's into PATH.
-func postgresBin() (string, error) {
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil {
-		return "", err
-	}
-	version := func(initdb string) int {
-		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(initdb))))
-		return n
-	}
-	slices.SortFunc(found, func(a, b string) int { return version(b) - version(a) })
-	if len(found) > 0 {
-		return filepath.Dir(found[0]), nil
-	}
-	initdb, err := exec.LookPath("initdb")
-	if err != nil {
-		return "", failf(ExitError, "the demo dumps a PostgreSQL database, and there is no initdb").withHint("apt-get install postgresql")
-	}
-	if initdb, err = filepath.EvalSymlinks(initdb); err != nil {
-		return "", err
-	}
-	return filepath.Dir(initdb), nil
 }
 
 // startPostgres starts a server of our own with a table in it. It asks everybody
@@ -138,7 +111,7 @@ func (d *demo) startPostgres() error {
 			return err
 		}
 	}
-	as, err := unprivileged()
+	as, err := postgresql.RunAs()
 	if err != nil {
 		return err
 	}
@@ -186,30 +159,6 @@ func (d *demo) startPostgres() error {
 		}
 	}
 	return nil
-}
-
-// unprivileged is whom root runs PostgreSQL as, which refuses root; nil for
-// everybody else.
-func unprivileged() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err := strconv.ParseUint(u.Uid, 10, 32)
-		if err != nil {
-			return nil, err
-		}
-		gid, err := strconv.ParseUint(u.Gid, 10, 32)
-		if err != nil {
-			return nil, err
-		}
-		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-	}
-	return nil, failf(ExitError, "PostgreSQL doesn't run as root, and there is no user postgres or nobody to run it as")
 }
 
 // startVault starts a Vault in memory and returns its root token.
@@ -298,18 +247,9 @@ func (d *demo) dumped() error {
 		return err
 	}
 	run := []string{"hallpass", "run", "vault/orders-db", "--action", "dump", "--for", "10m", "--reason", "move to the new cluster", "--", "sh", d.path("dump.sh")}
-	d.prompt("alice", run)
-	waiting, err := d.background("alice", run)
+	waiting, id, err := d.asks("alice", run)
 	if err != nil {
 		return err
-	}
-	if err := waiting.saw("waiting for"); err != nil {
-		return err
-	}
-	d.quote(waiting.take())
-	id := firstID.FindString(waiting.all())
-	if id == "" {
-		return errors.New("the demo found no request id")
 	}
 
 	d.heading("Bob and Carol approve", "One of them alone opens nothing.")

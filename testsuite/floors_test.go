@@ -20,9 +20,10 @@ const module = "hallpass"
 // own floor, never what stands above. A package that isn't here is on the
 // floor of its nearest parent.
 var floors = map[string]int{
-	"access":            0,
-	"internal/yamlfile": 0,
-	"statement":         1, "directory": 1, "catalog": 1, "policy": 1, "ca": 1, "notify": 1, "lookup": 1, "sealed": 1, "vault": 1,
+	"access":              0,
+	"internal/postgresql": 0,
+	"internal/yamlfile":   0,
+	"statement":           1, "directory": 1, "catalog": 1, "policy": 1, "ca": 1, "notify": 1, "lookup": 1, "sealed": 1, "vault": 1,
 	"evidence": 2, "audit": 2, "grant": 2,
 	"activities": 3, "service": 3, "codec": 3,
 	"workflows": 4,

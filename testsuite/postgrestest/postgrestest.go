@@ -9,13 +9,12 @@ package postgrestest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"hallpass/internal/postgresql"
 	"hallpass/testsuite/process"
 )
 
@@ -245,54 +245,21 @@ func (s *Server) command(t testing.TB, name string, args ...string) *exec.Cmd {
 // runAs is whom root runs PostgreSQL as; nil for everybody else.
 func runAs(t testing.TB) *syscall.Credential {
 	t.Helper()
-	if os.Getuid() != 0 {
-		return nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err := strconv.ParseUint(u.Uid, 10, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		gid, err := strconv.ParseUint(u.Gid, 10, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	}
-	t.Fatal("PostgreSQL doesn't run as root, and there is no user postgres or nobody to run it as")
-	return nil
-}
-
-// programs is the folder with PostgreSQL's programs. Debian doesn't put the
-// server's into PATH.
-func programs(t testing.TB) string {
-	t.Helper()
-	installed, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	as, err := postgresql.RunAs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.SortFunc(installed, func(a, b string) int { return version(b) - version(a) })
-	if path, err := exec.LookPath("initdb"); err == nil {
-		installed = append(installed, path)
-	}
-	for _, initdb := range installed {
-		if initdb, err = filepath.EvalSymlinks(initdb); err == nil {
-			return filepath.Dir(initdb)
-		}
-	}
-	if testing.Short() {
-		t.Skip("PostgreSQL is not installed")
-	}
-	t.Fatal("PostgreSQL is not installed; on Debian: apt-get install postgresql")
-	return ""
+	return as
 }
 
-// version is PostgreSQL's major version in a path of Debian's.
-func version(initdb string) int {
-	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(initdb))))
-	return n
+// programs is the folder with PostgreSQL's programs.
+func programs(t testing.TB) string {
+	t.Helper()
+	dir, err := postgresql.Programs()
+	if errors.Is(err, postgresql.ErrNotInstalled) && testing.Short() {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatalf("%v; on Debian: apt-get install postgresql", err)
+	}
+	return dir
 }
