@@ -324,6 +324,9 @@ func (r *Reviewed) end(e *Event) {
 	}
 	if r.Granted() && e.Time.Before(r.Until) {
 		r.Until = e.Time
+		if r.From.After(r.Until) {
+			r.From = r.Until // an extension whose own time never came
+		}
 	}
 	if e.State == access.StateDenied {
 		switch {

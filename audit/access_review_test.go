@@ -337,4 +337,19 @@ func TestReviewOfAnExtension(t *testing.T) {
 	if review.Counts.Held != 90*60 {
 		t.Errorf("held %s, want 1h30m", review.Counts.Held)
 	}
+
+	// Both were given back before the extension's own time began.
+	back := t0.Add(45 * time.Minute)
+	for i, request := range []string{first.Request, more.Request} {
+		g.event(int64(3+i), &Event{Type: GrantReleased, Time: back, Request: request, State: access.StateReleased})
+	}
+	review = g.sum()
+	for _, r := range review.Requests {
+		if r.Until.Before(r.From) || !r.Until.Equal(back) {
+			t.Errorf("given back at %s: from %s until %s", back, r.From, r.Until)
+		}
+	}
+	if review.Counts.Held != 45*60 {
+		t.Errorf("held %s, want 45m", review.Counts.Held)
+	}
 }
