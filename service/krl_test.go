@@ -333,3 +333,21 @@ func post(t testing.TB, h http.HandlerFunc) reply {
 	h(r, httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}")))
 	return reply{r.Code, r.Header(), r.Body.Bytes()}
 }
+
+// Who waits when the service stops is told so, and not an empty list, which
+// would look like one that somebody has tampered with.
+func TestKRLWhileTheServiceStops(t *testing.T) {
+	w := newWorld(t, "deploy")
+	w.check(w.krl.Publish(context.Background()))
+	list, err := w.log.KRL(context.Background())
+	w.check(err)
+	h := New(Options{KRL: w.log, Hosts: w.log, Log: quiet})
+	ctx, stop := context.WithCancel(context.Background())
+	stop() // as Serve does to those who wait
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/krl?wait=25s&after="+strconv.FormatUint(list.Version, 10), nil)
+	got := httptest.NewRecorder()
+	h.ServeHTTP(got, r)
+	if got.Code != http.StatusServiceUnavailable || got.Header().Get("Retry-After") == "" || !strings.Contains(got.Body.String(), `"unavailable"`) {
+		t.Errorf("status %d, %q", got.Code, got.Body)
+	}
+}

@@ -98,7 +98,9 @@ const retryAfter = "5"
 // told but that it happened.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		return // nobody listens any more
+		// Either nobody listens any more, or the service stops: an answer that
+		// nothing is written to would be 200.
+		err = access.Errorf(access.CodeUnavailable, "the service is stopping")
 	}
 	var e *access.Error
 	var long *http.MaxBytesError
