@@ -39,15 +39,8 @@ func parse(path string, data []byte) (*Set, error) {
 	s := &Set{lookups: map[string]*lookup{}, now: time.Now}
 	var allow []netip.Prefix
 	err = root.Fields(map[string]func(yamlfile.Node) error{
-		"allow": func(n yamlfile.Node) error {
-			_, err := n.Texts(func(s string) error {
-				p, err := netip.ParsePrefix(s)
-				if err != nil {
-					return fmt.Errorf("%q is not a network such as 10.1.2.0/24", clip(s))
-				}
-				allow = append(allow, p.Masked())
-				return nil
-			})
+		"allow": func(n yamlfile.Node) (err error) {
+			allow, err = n.Networks()
 			return err
 		},
 		"lookups": func(n yamlfile.Node) error {

@@ -46,15 +46,8 @@ func parse(path string, data []byte) (*Channels, error) {
 	var allow []netip.Prefix
 	var entries []entry
 	err = root.Fields(map[string]func(yamlfile.Node) error{
-		"allow": func(n yamlfile.Node) error {
-			_, err := n.Texts(func(s string) error {
-				p, err := netip.ParsePrefix(s)
-				if err != nil {
-					return fmt.Errorf("%q is not a network such as 10.1.2.0/24", clip(s, 80))
-				}
-				allow = append(allow, p.Masked())
-				return nil
-			})
+		"allow": func(n yamlfile.Node) (err error) {
+			allow, err = n.Networks()
 			return err
 		},
 		"channels": func(n yamlfile.Node) error {

@@ -11,6 +11,8 @@ package yamlfile
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -294,6 +296,20 @@ func (n Node) List(fn func(item Node) error) error {
 		}
 	}
 	return nil
+}
+
+// Networks reads a list of distinct networks, such as 10.1.2.0/24.
+func (n Node) Networks() ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	_, err := n.Texts(func(s string) error {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a network such as 10.1.2.0/24", clip(s))
+		}
+		list = append(list, p.Masked())
+		return nil
+	})
+	return list, err
 }
 
 // Texts reads a list of distinct strings, each of which check accepts.
