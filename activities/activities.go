@@ -41,6 +41,8 @@ type Recorder interface {
 	Review(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.ReviewTask, error)
 	// Reviewed says how a review stands.
 	Reviewed(ctx context.Context, request string) (access.ReviewTask, error)
+	// ReviewTask reads how a review stands, false if there is none.
+	ReviewTask(ctx context.Context, request string) (access.ReviewTask, bool, error)
 	// OpenReviews lists those that aren't done.
 	OpenReviews(ctx context.Context, limit int) ([]access.ReviewTask, error)
 	// Append records an event, once per request and step.

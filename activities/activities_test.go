@@ -81,6 +81,10 @@ func (n *notes) Reviewed(context.Context, string) (access.ReviewTask, error) {
 	return access.ReviewTask{}, n.err
 }
 
+func (n *notes) ReviewTask(context.Context, string) (access.ReviewTask, bool, error) {
+	return access.ReviewTask{}, false, n.err
+}
+
 func (n *notes) OpenReviews(context.Context, int) ([]access.ReviewTask, error) { return nil, n.err }
 
 // Lock has no part in these tests: package audit's own and the workflows' try it.

@@ -33,10 +33,15 @@ func (a *Activities) Reviewing(ctx context.Context, request string) (ReviewingOu
 	return ReviewingOutput{task, a.Channels != nil}, Fail(err)
 }
 
-// Overdue records, once, that the time for a review is over. It has no
-// refusals.
-func (a *Activities) Overdue(ctx context.Context, task access.ReviewTask) error {
-	_, err := a.Log.Append(ctx, audit.Event{
+// Overdue records, once, that the time for the review of a request is over,
+// if by the record it is: nothing that its caller says is taken for true. It
+// has no refusals.
+func (a *Activities) Overdue(ctx context.Context, request string) error {
+	task, found, err := a.Log.ReviewTask(ctx, request)
+	if err != nil || !found || !task.Overdue(a.Now()) {
+		return again(err)
+	}
+	_, err = a.Log.Append(ctx, audit.Event{
 		Type: audit.ReviewOverdue, Request: task.Request, RequestHash: task.Statement.Hash(), Step: "overdue",
 		Requester: task.Requester, Resource: task.Resource,
 		Why: fmt.Sprintf("not signed off within %s; missing: %s", task.Emergency.Within, missing(task)),

@@ -156,7 +156,7 @@ func (r *review) run(ctx workflow.Context) (again bool) {
 			}
 		}
 		if r.task.Overdue(workflow.Now(ctx)) {
-			_ = local(ctx, "record that it is overdue", hallpass.Overdue, r.task, nil) // has no refusals
+			_ = local(ctx, "record that it is overdue", hallpass.Overdue, r.task.Request, nil) // has no refusals
 		}
 		r.tell(ctx)
 		for r.task.Reminded++; !r.reminder().After(workflow.Now(ctx)); r.task.Reminded++ { //nolint:revive // missed ones aren't made up for

@@ -159,3 +159,43 @@ func TestEmergencyReviewStartedAnew(t *testing.T) {
 		t.Errorf("a review of nothing was taken: %+v", none)
 	}
 }
+
+// Whoever reaches the queue can have this activity run, with whatever he makes
+// up: only what the record says is overdue gets on record as that, and a
+// request that nobody has heard of isn't filed under anybody.
+func TestOverdueIsByTheRecord(t *testing.T) {
+	w := newWorld(t)
+	w.breaks()
+	overdue := func(request string) {
+		t.Helper()
+		if err := w.acts.Overdue(t.Context(), request); err != nil {
+			t.Error(err)
+		}
+	}
+	none := func(when string) {
+		t.Helper()
+		if n := w.recorded(audit.ReviewOverdue); n != 0 {
+			t.Fatalf("%s, %d events say that a review is overdue", when, n)
+		}
+	}
+	overdue(w.req.ID)
+	overdue("")
+	overdue("made up")
+	none("with nothing granted")
+	if report, err := w.log.Verify(t.Context(), audit.VerifyOptions{}); err != nil || !report.OK {
+		t.Errorf("log: %+v, %v", report.Problems, err)
+	}
+	w.at(time.Hour, func() { overdue(w.req.ID); none("before it is due") })
+	w.at(25*time.Hour, func() {
+		overdue(w.req.ID)
+		overdue(w.req.ID)
+		if n := w.recorded(audit.ReviewOverdue); n != 1 {
+			t.Errorf("%d events say that it is overdue, want 1", n)
+		}
+	})
+	w.at(26*time.Hour, func() {
+		w.env.SignalWorkflow(access.MessageReview, w.review("bob"))
+		w.env.SignalWorkflow(access.MessageReview, w.review("trent"))
+	})
+	w.taken(access.ReviewTask{})
+}
