@@ -72,10 +72,14 @@ func (f failure) Error() string { return f.text }
 func failf(format string, args ...any) error { return failure{fmt.Sprintf(format, args...)} }
 
 // Look makes the look-ups of these names for a request, all at once, and waits
-// for all. It never fails: a look-up that does is a fact that says so.
+// for all. It never fails: a look-up that does, or that there isn't, is a fact
+// that says so.
 func (s *Set) Look(ctx context.Context, names []string, r access.Request) access.Facts {
 	if slices.Contains(names, All) {
-		names = slices.Sorted(maps.Keys(s.lookups))
+		// What is asked for by name as well stays: it may not be there.
+		names = slices.DeleteFunc(slices.AppendSeq(slices.Clone(names), maps.Keys(s.lookups)), func(name string) bool { return name == All })
+		slices.Sort(names)
+		names = slices.Compact(names)
 	}
 	facts := access.Facts{}
 	var mu sync.Mutex

@@ -220,6 +220,12 @@ lookups:
 	if all := s.Look(context.Background(), []string{All}, request); len(all) != 2 || all["b"].Failed == "" {
 		t.Errorf("%+v", all)
 	}
+	// One that is asked for by name and isn't there has failed, whatever else is
+	// asked for: a rule that denies by it must not take it for absent.
+	both := s.Look(context.Background(), []string{All, "a", "freeze"}, request)
+	if len(both) != 3 || both["freeze"].Failed != "there is no look-up of that name here" || string(both["a"].Value) != `{"n":1}` || both["b"].Failed == "" {
+		t.Errorf("%+v", both)
+	}
 	if v := facts.Values(); len(v) != 1 || fmt.Sprint(v["a"]) != "map[n:1]" {
 		t.Errorf("values %v", v)
 	}
