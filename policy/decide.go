@@ -163,16 +163,18 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 		if out.Window == 0 {
 			out.Window = access.InSeconds(DefaultWindow)
 		}
+		most := out.MaxDuration // for a grant with its extensions
+		if totalled {
+			out.Total, most = total, total
+			out.MaxDuration = min(out.MaxDuration, total) // no single grant lasts longer, whichever rule would let it
+		}
 		if in.Request.Mode == access.ModeEmergency && out.Emergency == nil && len(no) == 0 {
 			deny("there is no glass to break: no approval is needed")
 		}
 		if in.Request.Duration > out.MaxDuration {
 			deny("%s is longer than the %s that policy allows", in.Request.Duration, out.MaxDuration)
 		}
-		if totalled {
-			out.Total = max(total, out.MaxDuration)
-		}
-		if most := max(out.Total, out.MaxDuration); in.Extends != nil && access.InSeconds(in.total()) > most {
+		if in.Extends != nil && access.InSeconds(in.total()) > most {
 			deny("%s in all is longer than the %s that policy allows a grant with its extensions", access.ShortDuration(in.total()), most)
 		}
 		if c, f := in.Request.Command, out.SSH.ForceCommand; c != "" && f != "" && c != f {

@@ -16,6 +16,9 @@ rules:
   - {name: c, when: 'request.login == "c"', approvals: none}
   - {name: d, when: 'request.login == "d" && request.extends != ""', approvals: none, total: 30d}
   - {name: e, when: 'request.login == "e" && request.total <= duration("3h")', approvals: none, max_duration: 2h, total: 30d}
+  - {name: f, when: 'request.login in ["f", "g", "h"]', approvals: none, total: 30m}
+  - {name: g, when: 'request.login == "g"', approvals: none, max_duration: 2h}
+  - {name: h, when: 'request.login == "h"', approvals: none, max_duration: 2h, total: 8h}
 `
 	p := mustParse(t, rules)
 	for name, c := range map[string]struct {
@@ -36,6 +39,15 @@ rules:
 		"a condition on all of it":                           {"e", time.Hour, 2 * time.Hour, ""},
 		"a condition on all of it, past it":                  {"e", time.Hour + time.Second, 2 * time.Hour, "no rule allows this"},
 		"a condition on all of it, for what extends nothing": {"e", 0, 2 * time.Hour, ""},
+		"total alone bounds the first grant":                 {"f", 0, 30 * time.Minute, ""},
+		"total alone: a second more":                         {"f", 0, 30*time.Minute + time.Second, "30m1s is longer than the 30m"},
+		"total alone: in all":                                {"f", 20 * time.Minute, 10 * time.Minute, ""},
+		"total alone: past it":                               {"f", 20 * time.Minute, 10*time.Minute + time.Second, "30m1s in all is longer than the 30m"},
+		"total beside another rule's max_duration":           {"g", 0, 30*time.Minute + time.Second, "30m1s is longer than the 30m"},
+		"total beside another rule's max_duration, in all":   {"g", 20 * time.Minute, 20 * time.Minute, "40m in all is longer than the 30m"},
+		"the smaller of two totals":                          {"h", 0, 30 * time.Minute, ""},
+		"past the smaller of two totals":                     {"h", 0, time.Hour, "1h is longer than the 30m"},
+		"past the smaller of two totals, in all":             {"h", 20 * time.Minute, 20 * time.Minute, "40m in all is longer than the 30m"},
 	} {
 		got := p.Decide(ask(func(in *Input) {
 			in.Request.Login, in.Request.Duration = c.login, access.InSeconds(c.more)
