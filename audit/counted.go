@@ -113,7 +113,8 @@ func (c *counted) reviewed(request string) { delete(c.tasks, request) }
 // there was room is known once the request is, by the rules of that moment.
 type preparation struct {
 	digests access.Digests
-	at      time.Time // that the rules were asked about
+	at      time.Time    // that the rules were asked about
+	context access.Facts // that they were asked in
 	ruled   access.Limits
 	broken  bool   // by break-glass
 	why     string // there was no room for it
@@ -125,7 +126,7 @@ func (p *replay) prepare(e *Event, s *story) {
 	if p.partial || e.Ruling == nil || e.digests() == nil {
 		return
 	}
-	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), ruled: e.Ruling.Limits, broken: e.Ruling.Emergency != nil}
+	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), context: e.Ruling.Context, ruled: e.Ruling.Limits, broken: e.Ruling.Emergency != nil}
 	who := asking{request: e.Request, requester: e.Requester, resource: e.Resource, extends: e.Handle.Extends}
 	if !s.received.IsZero() {
 		who.received, who.index, who.at = true, s.index, s.received
@@ -145,6 +146,9 @@ func (p *replay) hadRoom(e *Event, s *story) error {
 		}
 		// Nobody has said what it was prepared under.
 		was = &preparation{digests: *e.digests(), at: judgedAt(e)}
+		if e.Ruling != nil {
+			was.context = e.Ruling.Context
+		}
 	}
 	book, err := p.rulebook(was.digests)
 	if err != nil {
@@ -154,12 +158,16 @@ func (p *replay) hadRoom(e *Event, s *story) error {
 		return nil
 	}
 	request, err := statement.ParseRequest([]byte(e.Evidence.Request.Payload))
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	ruling := book.With(was.context).Decide(request, s.extends, was.at)
+	switch {
 	case s.glass.emergency != nil && !was.broken:
 		return fmt.Errorf("it was prepared as if nobody broke the glass")
-	case book.Decide(request, s.extends, was.at).Limits != was.ruled:
+	case ruling.Effect == access.EffectDeny:
+		return fmt.Errorf("it was prepared under rules that deny it: %s", ruling.Why)
+	case ruling.Limits != was.ruled:
 		return fmt.Errorf("it was prepared under other limits than policy's")
 	case was.why != "":
 		return fmt.Errorf("policy's limits left no room for it: %s", was.why)

@@ -238,14 +238,15 @@ func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) b
 		slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(groups, g) })
 }
 
-// Decide is what policy says of a request, taken as it is, at now, and also
-// where requester or resource have left the files; x is what it extends.
+// Decide is what policy says of a request, taken as it is, at now, by the facts
+// of the rulebook, and also where requester or resource have left the files; x
+// is what it extends.
 func (r *Rulebook) Decide(req access.Request, x *access.Extended, now time.Time) access.Ruling {
 	requester, ok := r.Directory.User(req.Signer)
 	if !ok {
 		requester = access.User{Name: req.Signer}
 	}
-	return r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now, Extends: x})
+	return r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now, Extends: x, Context: r.facts.Values(), Failed: r.facts.Unknown()})
 }
 
 // check is one judgement under way.

@@ -13,6 +13,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/grant"
 	"hallpass/lookup"
 )
 
@@ -116,4 +117,74 @@ func TestStrangersLookNothingUp(t *testing.T) {
 	if asked.Load() != 0 {
 		t.Errorf("asked %d times", asked.Load())
 	}
+}
+
+// Limits of a rule that asks other systems for whether it holds are counted by
+// what was said when the handle was prepared, by a verifier as well.
+func TestLimitsWhereALookupDecides(t *testing.T) {
+	const rules = `
+rules:
+  - name: oncall
+    when: resource.labels.env == "prod" && context.oncall.user == requester.name
+    max_duration: 8h
+    approvals: none
+    limits: {user: {running: 2}}
+`
+	w := newWorld(t)
+	w.policy(rules)
+	lookups, on, _ := pager(t, "alice")
+	i := w.issuer(nil, nil)
+	i.Lookups = lookups
+	ask := func() access.Evidence { return access.Evidence{Request: w.sign("alice", w.request(nil))} }
+	w.issue(i, ask())
+	w.verify()
+	// Prepared in one context, and issued in another one.
+	forgetful := w.issuer(nil, unlimited{w.log})
+	forgetful.Lookups = lookups
+	bob := "bob"
+	w.issue(i, ask())
+	w.refused(i, ask(), access.CodeLimited)
+	w.verify()
+	on.Store(&bob)
+	w.refused(i, ask(), access.CodeDenied)
+	alice := "alice"
+	on.Store(&alice)
+	w.issue(forgetful, ask())
+	report, err := w.log.Verify(context.Background(), audit.VerifyOptions{})
+	if err != nil || report.OK || !strings.Contains(report.Problems[0].What, "limits") {
+		t.Errorf("with one too many, verify says %+v, %v", report.Problems, err)
+	}
+}
+
+// Who says that he prepared it while no rule held gets past no limit by that.
+func TestPreparedInAContextThatDenies(t *testing.T) {
+	const rules = `
+rules:
+  - name: oncall
+    when: resource.labels.env == "prod" && context.oncall.user == requester.name
+    max_duration: 8h
+    approvals: none
+    limits: {user: {running: 1}}
+`
+	w := newWorld(t)
+	w.policy(rules)
+	lookups, _, _ := pager(t, "alice")
+	i := w.issuer(nil, unasked{w.log})
+	i.Lookups = lookups
+	w.issue(i, access.Evidence{Request: w.sign("alice", w.request(nil))})
+	report, err := w.log.Verify(context.Background(), audit.VerifyOptions{})
+	if err != nil || report.OK || !strings.Contains(report.Problems[0].What, "prepared under rules that deny it") {
+		t.Errorf("verify says %+v, %v", report.Problems, err)
+	}
+}
+
+// unasked is a ledger whose issuer says that the look-up failed, and so no
+// rule with limits held.
+type unasked struct{ grant.Ledger }
+
+func (u unasked) Reserve(ctx context.Context, hash string, h access.Handle, e audit.Event) (audit.Entry, error) {
+	ruling := *e.Ruling
+	ruling.Limits, ruling.Context = access.Limits{}, access.Facts{"oncall": {Failed: "no answer"}}
+	e.Ruling = &ruling
+	return u.Ledger.Reserve(ctx, hash, h, e)
 }
