@@ -189,12 +189,14 @@ type HearInput struct {
 }
 
 // HearOutput is what came of a message that was accepted: a decision's new
-// standing and evidence, or a stop; a lock is one.
+// standing and evidence, or a stop; a lock is one. Or of an approval that was
+// refused because none is needed any more: how the request stands without it.
 type HearOutput struct {
 	Standing access.Standing `json:"standing,omitzero"`
 	Evidence access.Evidence `json:"evidence,omitzero"`
 	Stop     *access.Stop    `json:"stop,omitempty"`
 	Digests  *access.Digests `json:"digests,omitempty"` // the files that the stop was checked by
+	Refused  *access.Error   `json:"refused,omitempty"` // why the approval was
 }
 
 // End is the end that an accepted message brings, nil if the request goes on.
@@ -255,7 +257,11 @@ func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error)
 	}
 	out, signer, err := a.hear(book, in, limits)
 	if err != nil {
-		return HearOutput{}, a.refuse(ctx, in.Message, in.Statement, err)
+		failure := a.refuse(ctx, in.Message, in.Statement, err)
+		if out.Refused = Refusal(failure); out.Refused != nil && out.Standing.Effect == access.EffectAllow {
+			return out, nil
+		}
+		return HearOutput{}, failure
 	}
 	if end := out.End(in); end != nil {
 		entry, err := a.Log.End(ctx, *end)
@@ -384,6 +390,8 @@ func (a *Activities) Escalate(ctx context.Context, in EscalateInput) (EscalateOu
 	return out, again(err)
 }
 
+// hear judges one message. An approval that isn't needed any more is refused
+// with how the request stands without it; all else that is refused has none.
 func (a *Activities) hear(book *evidence.Rulebook, in HearInput, limits evidence.Limits) (out HearOutput, signer string, err error) {
 	if in.Refused != nil {
 		return out, "", in.Refused
@@ -403,17 +411,23 @@ func (a *Activities) hear(book *evidence.Rulebook, in HearInput, limits evidence
 		return HearOutput{Stop: &stop, Digests: &digests}, stop.Signer, err
 	}
 	out.Standing, out.Evidence, err = book.Hear(in.Evidence, in.Statement, now, limits)
-	if err != nil {
-		return out, "", err
+	unneeded := false
+	if access.CodeOf(err) == access.CodeForbidden {
+		if out.Standing, unneeded = book.Unneeded(in.Evidence, in.Statement, now, limits); unneeded {
+			out.Evidence = in.Evidence
+		}
 	}
-	decision, err := statement.ParseDecision([]byte(in.Statement.Payload))
-	if err != nil {
-		return out, "", err
+	if err != nil && !unneeded {
+		return HearOutput{}, "", err
+	}
+	decision, perr := statement.ParseDecision([]byte(in.Statement.Payload))
+	if perr != nil {
+		return HearOutput{}, "", perr
 	}
 	if in.Deadline != nil && decision.Time.After(*in.Deadline) {
-		return out, "", access.Errorf(access.CodeEnded, "the time for approvals ended at %s, before this was signed", in.Deadline.Format(time.RFC3339))
+		return HearOutput{}, "", access.Errorf(access.CodeEnded, "the time for approvals ended at %s, before this was signed", in.Deadline.Format(time.RFC3339))
 	}
-	return out, decision.Signer, nil
+	return out, decision.Signer, err
 }
 
 // Close ends a request that was never given to an issuer, so that no evidence

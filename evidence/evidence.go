@@ -163,6 +163,21 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 	return standing, after, nil
 }
 
+// Unneeded says whether a decision is somebody's approval of what policy allows
+// by now without any, and how the request stands then. Hear refuses it; whoever
+// waits for approvals waits for nothing, and may go on.
+func (r *Rulebook) Unneeded(ev access.Evidence, decision access.Statement, now time.Time, lim Limits) (access.Standing, bool) {
+	d, _, err := statement.OpenDecision(decision, r.Directory)
+	if err != nil || d.Verdict != access.Approve || d.RequestHash != ev.Request.Hash() {
+		return access.Standing{}, false
+	}
+	standing, err := r.Judge(ev, now, lim)
+	if err != nil || standing.Effect != access.EffectAllow || len(standing.Ruling.Needs) > 0 || d.Signer == standing.Request.Signer {
+		return access.Standing{}, false
+	}
+	return standing, true
+}
+
 func forbidden(ruling access.Ruling) error {
 	if len(ruling.Needs) == 0 {
 		return access.Errorf(access.CodeForbidden, "the request needs nobody's approval").

@@ -975,3 +975,29 @@ func TestNewRulebook(t *testing.T) {
 		}
 	}
 }
+
+// An approval of what has become automatic since is refused, and tells whoever
+// waits for approvals that he needn't. Nothing else that is refused does.
+func TestUnneeded(t *testing.T) {
+	w := newWorld(t)
+	free, web := w.ask(on("free")), w.ask()
+	for name, c := range map[string]struct {
+		ev       access.Evidence
+		decision access.Statement
+		want     bool
+	}{
+		"an approval":             {evidence(free), w.decide(free, "bob"), true},
+		"a denial":                {evidence(free), w.decide(free, "bob", deny("no")), false},
+		"the requester's own":     {evidence(free), w.decide(free, "alice"), false},
+		"a stranger's":            {evidence(free), w.decide(free, "ephemeral", as("bob")), false},
+		"unsigned":                {evidence(free), access.Statement{Payload: w.decide(free, "bob").Payload}, false},
+		"of another request":      {evidence(free), w.decide(web, "bob"), false},
+		"where one is needed":     {evidence(web), w.decide(web, "dave"), false},
+		"where enough were given": {evidence(web, w.decide(web, "bob")), w.decide(web, "dave"), false},
+	} {
+		standing, ok := w.book().Unneeded(c.ev, c.decision, asked.Add(2*time.Minute), Limits{})
+		if ok != c.want || ok != (standing.Effect == access.EffectAllow) {
+			t.Errorf("%s: %t with %q, want %t", name, ok, standing.Effect, c.want)
+		}
+	}
+}

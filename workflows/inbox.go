@@ -221,7 +221,7 @@ func (r *request) weigh(ctx workflow.Context, m message) *access.Error {
 	if out.Standing.Effect == access.EffectAsk || r.status.State == access.StateScheduled {
 		r.show(ctx) // otherwise the next state shows it, at once
 	}
-	return nil
+	return out.Refused // an approval that isn't needed; the request goes on without it
 }
 
 // late refuses what can't change anything any more.
