@@ -132,6 +132,9 @@ func reviewOf(book *evidence.Rulebook, task access.ReviewTask, e *Event) (access
 // Review judges a review statement by the rulebook, at now and under the locks
 // there are, and records it. Saying it again changes nothing.
 //
+// Whether it is done already is looked at in the transaction that records the
+// statement: nothing is signed off past the end.
+//
 // Errors: those of evidence.Rulebook.CheckReview; CodeNotFound if the request
 // isn't an access by break-glass.
 func (l *Log) Review(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.ReviewTask, error) {
@@ -162,10 +165,26 @@ func (l *Log) Review(ctx context.Context, book *evidence.Rulebook, st access.Sta
 		return none, err
 	}
 	digests := book.Digests()
-	_, err = l.Append(ctx, Event{
+	signed := Event{
 		Type: ReviewSigned, Time: now, Request: said.Request, RequestHash: task.Statement.Hash(), Step: step, Actor: user.Name,
 		Requester: task.Requester, Resource: task.Resource, Statement: &st, Digests: &digests, Why: "signed off by " + user.Name,
-	})
+	}
+	_, err = update(ctx, l, func(t *tx) (struct{}, error) {
+		// Somebody else may have been the last one meanwhile.
+		done, err := t.at(slot{said.Request, reviewedStep})
+		if err != nil {
+			return struct{}{}, err
+		}
+		own, err := t.at(slot{said.Request, step})
+		if err != nil || done.found && own.found {
+			return struct{}{}, err
+		}
+		if done.found {
+			return struct{}{}, access.Errorf(access.CodeEnded, "the review is done")
+		}
+		_, err = t.append(signed)
+		return struct{}{}, err
+	}, slot{said.Request, reviewedStep}, slot{said.Request, step})
 	if err != nil {
 		return none, err
 	}

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,6 +77,51 @@ func TestReviews(t *testing.T) {
 	open(second.ID)
 	if _, _, err := take("alice"); err != nil {
 		t.Errorf("once that is done: %v", err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Errorf("log: %+v", report.Problems)
+	}
+}
+
+// Of those who sign off at the same moment nobody is recorded once it is done:
+// what comes after that nobody could read.
+func TestReviewsAtTheSameMoment(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(strings.Replace(glassPolicy, "count: 2", "count: 1", 1))
+	ctx := context.Background()
+	other, err := Open(ctx, Options{Database: w.path, Key: w.private, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	for range 12 {
+		r, _ := w.request("alice")
+		r.Mode, r.Reason = access.ModeEmergency, "the shop is down and nobody answers"
+		st := w.sign("alice", r)
+		issued := w.issued(access.Evidence{Request: st})
+		entry, err := w.log.Reserve(ctx, st.Hash(), w.handle(r), Event{Ruling: issued.Ruling, Requester: "alice", Resource: r.Resource})
+		if err == nil {
+			err = w.log.Issued(ctx, w.certificate(*entry.Handle, w.spec(r, *entry.Handle)), issued)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var words []access.Statement
+		for _, who := range []string{"bob", "carol"} {
+			words = append(words, w.sign(who, access.Review{Header: w.header(access.TypeReview, who), Request: r.ID, RequestHash: st.Hash()}))
+		}
+		var all sync.WaitGroup
+		for i, word := range words {
+			all.Go(func() {
+				if task, err := []*Log{w.log, other}[i].Review(ctx, w.book, word, w.now); err == nil && !task.Done || err != nil && access.CodeOf(err) != access.CodeEnded {
+					t.Errorf("signed off with %+v, %v", task, err)
+				}
+			})
+		}
+		all.Wait()
+		if task, found, err := w.log.ReviewTask(ctx, r.ID); err != nil || !found || !task.Done || len(task.Signed) == 0 {
+			t.Fatalf("the review is %+v, %v", task, err)
+		}
 	}
 	if report := w.verify(VerifyOptions{}); !report.OK {
 		t.Errorf("log: %+v", report.Problems)

@@ -142,6 +142,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestEndWhileIssuing,
 		// life_test.go, limits_test.go, locks_test.go
 		TestReserveCounts,
+		TestReviewsAtTheSameMoment,
 		TestReviews,
 		TestReceiveCounts,
 		TestWholeLifeVerifies,
