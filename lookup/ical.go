@@ -281,10 +281,11 @@ func (e *event) at(now time.Time) (bool, error) {
 	case long == 0 && e.days:
 		long = 24 * time.Hour
 	}
-	on := func(start time.Time) bool {
+	on := func(days int) bool { // after it was first
+		start := e.start.AddDate(0, 0, days)
 		end := start.Add(long)
 		if !e.end.IsZero() { // by the wall clock, so a day stays a day when clocks change
-			end = wall(e.end, start, e.start)
+			end = e.end.AddDate(0, 0, days)
 		}
 		return !now.Before(start) && now.Before(end) && !slices.ContainsFunc(e.except, start.Equal)
 	}
@@ -292,27 +293,22 @@ func (e *event) at(now time.Time) (bool, error) {
 		return false, tooLong()
 	}
 	if e.rule == nil {
-		return on(e.start), nil
+		return on(0), nil
 	}
 	// A day may be an hour or two shorter or longer than 24, so begin two early.
-	passed := int((now.Sub(e.start) - long) / (24 * time.Hour))
+	// A Duration holds 292 years and no more, so this is in seconds.
+	passed := int((now.Unix() - e.start.Unix() - int64(long/time.Second)) / (24 * 60 * 60))
 	for turn := max(0, passed/e.rule.days-2); e.rule.count == 0 || turn < e.rule.count; turn++ {
-		start := e.start.AddDate(0, 0, turn*e.rule.days)
+		days := turn * e.rule.days
+		start := e.start.AddDate(0, 0, days)
 		if start.After(now) || !e.rule.until.IsZero() && start.After(e.rule.until) {
 			return false, nil
 		}
-		if on(start) {
+		if on(days) {
 			return true, nil
 		}
 	}
 	return false, nil
-}
-
-// wall is the end of an event that has moved from one start to another, with
-// the time that clocks showed.
-func wall(end, start, from time.Time) time.Time {
-	days := int(start.Sub(from).Round(24*time.Hour) / (24 * time.Hour))
-	return end.AddDate(0, 0, days)
 }
 
 // clip keeps what somebody else wrote short and plain.

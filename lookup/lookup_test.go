@@ -80,6 +80,7 @@ func TestLook(t *testing.T) {
 		{"calendar", ical, vevents("DTSTART:20261127T080000Z\r\nDTEND:20261127T200000Z\r\nATTENDEE;CN=\"Bob: x\":mailto:bob@exam\r\n ple.com"), `{"user":"bob","users":["bob"]}`},
 		{"by summary", ical, vevents("DTSTART;TZID=Europe/Berlin:20261127T130000\r\nDTEND;TZID=Europe/Berlin:20261127T140000\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`},
 		{"over", ical, vevents("DTSTART;TZID=Europe/Berlin:20261127T120000\r\nDTEND;TZID=Europe/Berlin:20261127T130000\r\nSUMMARY:Carol Example"), `{"users":[]}`},
+		{"since long before clocks had zones", ical, vevents("DTSTART;TZID=Europe/Berlin:00020101T120000\r\nDTEND;TZID=Europe/Berlin:00020101T140000\r\nRRULE:FREQ=DAILY\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`},
 		{"all day", ical, vevents("DTSTART;VALUE=DATE:20261127\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`},
 		{"weekly", ical, vevents("DTSTART;TZID=Europe/Berlin:20260703T090000\r\nDURATION:PT12H\r\nRRULE:FREQ=WEEKLY;INTERVAL=3\r\nSUMMARY:Carol Example"), `{"user":"carol","users":["carol"]}`},
 		{"another week", ical, vevents("DTSTART;TZID=Europe/Berlin:20260710T090000\r\nDURATION:PT12H\r\nRRULE:FREQ=WEEKLY;INTERVAL=3\r\nSUMMARY:Carol Example"), `{"users":[]}`},
@@ -303,11 +304,13 @@ func TestCostlyCalendars(t *testing.T) {
 		except.WriteString("\r\nEXDATE:" + day.Format("20060102T150405Z"))
 	}
 	for name, calendar := range map[string]string{
-		"many old events":       fill("DTSTART:19750101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
-		"many that never end":   fill("DTSTART:19750101T000000Z\r\nDURATION:P999999W\r\nRRULE:FREQ=DAILY"),
-		"in a zone":             fill("DTSTART;TZID=Europe/Berlin:19750101T000000\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
-		"excepted every time":   vevents("DTSTART:19750101T000000Z\r\nDURATION:P999999W\r\nRRULE:FREQ=DAILY" + except.String()),
-		"many of endless count": fill("DTSTART:19750101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY;COUNT=2000000000"),
+		"many old events":                   fill("DTSTART:19750101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
+		"many that never end":               fill("DTSTART:19750101T000000Z\r\nDURATION:P999999W\r\nRRULE:FREQ=DAILY"),
+		"in a zone":                         fill("DTSTART;TZID=Europe/Berlin:19750101T000000\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
+		"excepted every time":               vevents("DTSTART:19750101T000000Z\r\nDURATION:P999999W\r\nRRULE:FREQ=DAILY" + except.String()),
+		"many older than a Duration can be": fill("DTSTART:00020101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY"),
+		"as old, with an end":               fill("DTSTART;TZID=Europe/Berlin:00020101T000000\r\nDTEND;TZID=Europe/Berlin:00020101T010000\r\nRRULE:FREQ=DAILY"),
+		"many of endless count":             fill("DTSTART:19750101T000000Z\r\nDURATION:PT1H\r\nRRULE:FREQ=DAILY;COUNT=2000000000"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if len(calendar) > MaxBody {
