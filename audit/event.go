@@ -20,7 +20,7 @@ const (
 	RequestEscalated   = "request.escalated"   // Asked: who was asked or told, because nobody had decided for so long
 	DecisionAccepted   = "decision.accepted"   // Statement: a decision that counts; a denial that ends the request is in that end
 	StatementRefused   = "statement.refused"   // Statement, Code, Why: a message that changed nothing
-	CredentialPrepared = "credential.prepared" // Handle: chosen, in the ledger, nothing granted yet
+	CredentialPrepared = "credential.prepared" // Handle: chosen, in the ledger, nothing granted yet; Extended
 	CredentialIssued   = "credential.issued"   // Evidence, Ruling, Credential: durable before the credential leaves the issuer
 	CredentialRefused  = "credential.refused"  // Evidence, Code, Why: the issuer said no
 	RequestDenied      = "request.denied"      // State: the request's end
@@ -114,8 +114,16 @@ type Event struct {
 	Handle      *access.Handle     `json:"handle,omitempty"`
 	Credential  *access.Credential `json:"credential,omitempty"`
 	File        *File              `json:"file,omitempty"`
-	Host        *Host              `json:"host,omitempty"`  // with enrolments and host certificates
-	Asked       *access.Asking     `json:"asked,omitempty"` // with request.escalated
+	Host        *Host              `json:"host,omitempty"`     // with enrolments and host certificates
+	Asked       *access.Asking     `json:"asked,omitempty"`    // with request.escalated
+	Extended    *Extended          `json:"extended,omitempty"` // with credential.prepared: of the grant that it extends
+}
+
+// Extended is when a grant that is extended ends, and when the first one of its
+// row began: what the length of an extension is judged by.
+type Extended struct {
+	Begin time.Time `json:"begin"`
+	End   time.Time `json:"end"`
 }
 
 // File is one version of a rulebook file.

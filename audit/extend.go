@@ -20,15 +20,10 @@ func (r *Reader) Extended(ctx context.Context, request string) (x access.Extende
 	if err != nil || !found || entry.Handle == nil || entry.Credential == nil {
 		return x, false, err
 	}
-	x = access.Extended{Request: request, Begin: entry.Handle.NotBefore, End: entry.Handle.NotAfter, Ended: entry.Ended}
-	for n := 0; entry.Handle.Extends != ""; n++ {
-		if entry, found, err = r.Entry(ctx, entry.Handle.Extends); err != nil {
-			return x, false, err
-		}
-		if !found || entry.Handle == nil || n == maxRow {
-			return x, false, broken("request %s extends what isn't there", clip(request))
-		}
-		x.Begin = entry.Handle.NotBefore
+	x = access.Extended{Request: request, End: entry.Handle.NotAfter, Ended: entry.Ended}
+	x.Begin, err = beginning(entry, func(id string) (Entry, bool, error) { return r.Entry(ctx, id) })
+	if err != nil {
+		return x, false, err
 	}
 	for rec, err := range r.Events(ctx, Query{Request: request}) {
 		if err != nil {
@@ -44,28 +39,48 @@ func (r *Reader) Extended(ctx context.Context, request string) (x access.Extende
 	return x, true, nil
 }
 
+// beginning is when the first grant of the row began that the grant of an entry
+// ends.
+func beginning(entry Entry, look func(request string) (Entry, bool, error)) (time.Time, error) {
+	last := entry.Request
+	for n := 0; entry.Handle.Extends != ""; n++ {
+		var found bool
+		var err error
+		if entry, found, err = look(entry.Handle.Extends); err != nil {
+			return time.Time{}, err
+		}
+		if !found || entry.Handle == nil || n == maxRow {
+			return time.Time{}, broken("request %s extends what isn't there", clip(last))
+		}
+	}
+	return entry.Handle.NotBefore.UTC(), nil
+}
+
 // extend records on a grant that another extends it, or says why it doesn't:
 // the grant has to run, and is extended once.
-func (t *tx) extend(h access.Handle, now time.Time) (*access.Error, error) {
+func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, error) {
 	entry, found, err := t.entry(h.Extends)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !found || entry.Handle == nil || entry.Credential == nil {
-		return access.Errorf(access.CodeDenied, "request %s, which this one extends, was never granted", clip(h.Extends)), nil
+		return nil, access.Errorf(access.CodeDenied, "request %s, which this one extends, was never granted", clip(h.Extends)), nil
 	}
 	x := access.Extended{Request: h.Extends, End: entry.Handle.NotAfter, Ended: entry.Ended}
 	if x.By, err = t.extendedBy(h.Extends); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if why := x.Refused(h.Request, now); why != "" {
-		return access.Errorf(access.CodeDenied, "%s", why), nil
+		return nil, access.Errorf(access.CodeDenied, "%s", why), nil
+	}
+	if x.Begin, err = beginning(entry, t.entry); err != nil {
+		return nil, nil, err
 	}
 	_, err = t.append(Event{
 		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: extendedStep, Handle: &h,
 		Why: fmt.Sprintf("extended by request %s until %s", h.Request, h.NotAfter.UTC().Format(time.RFC3339)),
 	})
-	return nil, err
+	return &Extended{x.Begin, x.End.UTC()}, nil, err
 }
 
 // extendedBy is the request that extends another's grant, "" if none does.

@@ -108,7 +108,7 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 	if e.Type != CredentialPrepared {
 		return Entry{}, access.Errorf(access.CodeMalformed, "event %s with a new handle, want %s", e.Type, CredentialPrepared)
 	}
-	e.Request, e.RequestHash, e.Step, e.Handle = h.Request, requestHash, CredentialPrepared, &h
+	e.Request, e.RequestHash, e.Step, e.Handle, e.Extended = h.Request, requestHash, CredentialPrepared, &h, nil
 	type reply struct {
 		entry   Entry
 		ended   bool
@@ -137,10 +137,11 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 			}
 		}
 		if h.Extends != "" {
-			refused, err := t.extend(h, e.Time)
+			extended, refused, err := t.extend(h, e.Time)
 			if err != nil || refused != nil {
 				return reply{limited: refused}, err
 			}
+			e.Extended = extended
 		}
 		if _, err := t.append(e); err != nil {
 			return reply{}, err

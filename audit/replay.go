@@ -384,6 +384,10 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 		return fmt.Errorf("the request had ended before: %s", s.ended)
 	case s.handle != nil:
 		return fmt.Errorf("the request has a handle already")
+	case h.Extends == "" && e.Extended != nil:
+		return fmt.Errorf("it says what it extends, and extends nothing")
+	case h.Extends != "" && e.Extended == nil && p.partial:
+		return fmt.Errorf("it doesn't say when the grant that it extends begins and ends; that takes the log")
 	}
 	s.handle, s.begin = h, h.NotBefore
 	if h.Extends != "" && !p.partial {
@@ -393,6 +397,13 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 		}
 		s.begin = x.begin
 		s.extends = &access.Extended{Request: h.Extends, Statement: x.request, Begin: x.begin, End: x.issued.Handle.NotAfter}
+		if said := e.Extended; said != nil && (!said.Begin.Equal(x.begin) || !said.End.Equal(s.extends.End)) {
+			return fmt.Errorf("it says that what it extends lasts from %s to %s, which was from %s to %s",
+				said.Begin.Format(time.RFC3339), said.End.Format(time.RFC3339), x.begin.Format(time.RFC3339), s.extends.End.Format(time.RFC3339))
+		}
+	}
+	if h.Extends != "" && p.partial {
+		s.extends = &access.Extended{Request: h.Extends, Begin: e.Extended.Begin, End: e.Extended.End}
 	}
 	p.prepare(e, s)
 	if h.Serial != 0 {
@@ -441,7 +452,7 @@ func (p *replay) issued(e *Event, s *story) error {
 	if e.Ruling != nil {
 		book = book.With(e.Ruling.Context) // what it was judged by
 	}
-	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extends(e, s)})
+	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extending(e, s)})
 	if err != nil {
 		return fmt.Errorf("the evidence doesn't hold: %w", err)
 	}
@@ -471,11 +482,14 @@ func (p *replay) issued(e *Event, s *story) error {
 	return checkCredential(*cred, standing, e.Time)
 }
 
-// extends is what the request of a credential extends. A proof is about one
-// request, and has nothing of the other.
-func (p *replay) extends(e *Event, s *story) *access.Extended {
-	if h := s.handle; p.partial && h.Extends != "" {
-		return &access.Extended{Request: h.Extends, Statement: e.Evidence.Request, Begin: h.NotBefore, End: h.NotAfter}
+// extending is what the request of a credential extends. A proof is about one
+// request: of the other one it has what was recorded with the handle, and that
+// it asked for the same it takes the log to know.
+func (p *replay) extending(e *Event, s *story) *access.Extended {
+	if s.extends != nil && p.partial {
+		x := *s.extends
+		x.Statement = e.Evidence.Request
+		return &x
 	}
 	return s.extends
 }

@@ -1,0 +1,175 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"hallpass/access"
+	"hallpass/evidence"
+)
+
+const extendPolicy = `rules:
+  - name: web
+    when: resource.kind == "ssh" && "dev" in requester.groups
+    max_duration: 30m
+    total: 1h
+    approvals: none
+`
+
+// first takes a request to its credential, which runs for half an hour.
+func (w *world) first() access.Request {
+	w.t.Helper()
+	r, st := w.ask("alice")
+	w.grant(r, access.Evidence{Request: st})
+	return r
+}
+
+// longer is a request for half an hour more, its evidence, and the handle that
+// it may have, 20 minutes from now.
+func (w *world) longer(of access.Request) (access.Evidence, access.Handle) {
+	w.t.Helper()
+	w.now = w.now.Add(20 * time.Minute)
+	r, _ := w.request("alice")
+	r.Extends = of.ID
+	ev := access.Evidence{Request: w.sign("alice", r)}
+	was, found, err := w.log.Entry(context.Background(), of.ID)
+	if err != nil || !found {
+		w.t.Fatal(found, err)
+	}
+	h := w.handle(r)
+	h.Extends, h.NotAfter = of.ID, was.Handle.NotAfter.Add(30*time.Minute)
+	return ev, h
+}
+
+// extended issues an extension on a handle that was reserved by reserve.
+func (w *world) extended(ev access.Evidence, h access.Handle, reserve func(hash string, h access.Handle, e Event) error) {
+	w.t.Helper()
+	x, found, err := w.log.Extended(context.Background(), h.Extends)
+	if err != nil || !found {
+		w.t.Fatal(found, err)
+	}
+	standing, err := w.book.Judge(ev, w.now, evidence.Limits{Extends: &x})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	e := Event{Ruling: &standing.Ruling, Requester: "alice", Resource: standing.Request.Resource}
+	if err := reserve(ev.Request.Hash(), h, e); err != nil {
+		w.t.Fatal(err)
+	}
+	spec := w.spec(standing.Request, h)
+	spec.Extends = h.Extends
+	e.Evidence = &ev
+	if err := w.log.Issued(context.Background(), w.certificate(h, spec), e); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) take(hash string, h access.Handle, e Event) error {
+	_, err := w.log.Reserve(context.Background(), hash, h, e)
+	return err
+}
+
+// checkProof proves a request and checks that.
+func (w *world) checkProof(request string) Report {
+	w.t.Helper()
+	proof, err := w.log.Prove(context.Background(), request)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	data, err := json.Marshal(proof)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	report, err := CheckProof(data, w.public)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return report
+}
+
+// A proof of an extension knows what it extends: how long that has been is
+// counted, to the second of what policy allows, and its own end is checked.
+func TestProofOfAnExtension(t *testing.T) {
+	const longer = "the credential lives until"
+	for _, row := range []struct {
+		name string
+		more time.Duration // than it may have
+		want string        // "" verifies
+	}{
+		{"as long as it may be", 0, ""},
+		{"a second longer", time.Second, longer},
+		{"a lot longer", 20 * time.Minute, longer},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.rulebook(extendPolicy)
+			ev, h := w.longer(w.first())
+			h.NotAfter = h.NotAfter.Add(row.more)
+			w.extended(ev, h, w.take)
+			for what, report := range map[string]Report{"proof": w.checkProof(h.Request), "log": w.verify(VerifyOptions{})} {
+				if row.want == "" {
+					if !report.OK {
+						t.Errorf("%s: %v", what, report.Problems)
+					}
+				} else if report.OK || !strings.Contains(report.Problems[0].What, row.want) {
+					t.Errorf("%s: %v, want %s", what, report.Problems, row.want)
+				}
+			}
+		})
+	}
+}
+
+// What a prepared extension says of what it extends is what the events say of
+// that; and a proof takes none that says nothing.
+func TestExtensionSaysWhatItExtends(t *testing.T) {
+	for _, row := range []struct {
+		name       string
+		said       func(Extended) *Extended
+		log, proof string // what is found; "" is nothing
+	}{
+		{"the truth", func(x Extended) *Extended { return &x }, "", ""},
+		{"nothing, as before there was a place for it", func(Extended) *Extended { return nil }, "", "it doesn't say when the grant that it extends begins and ends"},
+		{"a later end", func(x Extended) *Extended { x.End = x.End.Add(time.Minute); return &x }, "it says that what it extends", "1h1m in all is longer"},
+		{"a later beginning", func(x Extended) *Extended { x.Begin = x.Begin.Add(time.Minute); return &x }, "it says that what it extends", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.rulebook(extendPolicy)
+			first := w.first()
+			ev, h := w.longer(first)
+			w.extended(ev, h, func(hash string, h access.Handle, e Event) error {
+				_, err := update(context.Background(), w.log, func(tx *tx) (struct{}, error) {
+					was, _, err := tx.entry(first.ID)
+					if err != nil {
+						return struct{}{}, err
+					}
+					if _, err := tx.append(Event{Type: GrantExtended, Request: first.ID, RequestHash: was.RequestHash, Step: extendedStep, Handle: &h}); err != nil {
+						return struct{}{}, err
+					}
+					e.Type, e.Request, e.RequestHash, e.Step, e.Handle = CredentialPrepared, h.Request, hash, CredentialPrepared, &h
+					e.Extended = row.said(Extended{Begin: was.Handle.NotBefore, End: was.Handle.NotAfter})
+					if _, err := tx.append(e); err != nil {
+						return struct{}{}, err
+					}
+					return struct{}{}, tx.put(Entry{Request: h.Request, RequestHash: hash, Handle: &h})
+				})
+				return err
+			})
+			for what, c := range map[string]struct {
+				report Report
+				want   string
+			}{"log": {w.verify(VerifyOptions{}), row.log}, "proof": {w.checkProof(h.Request), row.proof}} {
+				if c.want == "" {
+					if !c.report.OK {
+						t.Errorf("%s: %v", what, c.report.Problems)
+					}
+				} else if c.report.OK || !strings.Contains(c.report.Problems[0].What, c.want) {
+					t.Errorf("%s: %v, want %s", what, c.report.Problems, c.want)
+				}
+			}
+		})
+	}
+}
