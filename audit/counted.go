@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"hallpass/access"
@@ -12,7 +13,8 @@ import (
 // of each moment what the database said then.
 type counted struct {
 	open    running
-	had     []asked // requests that were received within the last hours, in the order of the log
+	had     []asked // requests that were received within the last hours, in the order of the log; none of them is asked for later
+	before  had     // of the request that is being counted for
 	denials map[string]time.Time
 	tasks   map[string]*access.ReviewTask // that aren't done, by request
 }
@@ -20,20 +22,40 @@ type counted struct {
 type asked struct {
 	request, requester, resource string
 
-	index   int64
 	at      time.Time
 	limited bool
 }
 
-// remember is how long a request is kept to be counted: the hour that counts,
-// and as much again for clocks that differ.
+// remember is how long a request is kept to be counted for those that are
+// received after it: the hour that counts, and as much again for clocks that
+// differ.
 const remember = 2 * time.Hour
 
-func (c *counted) received(index int64, e *Event) {
+// had is how many requests were received within the hour before another one:
+// by its requester, for its resource, and both. That is noted when that one is
+// received, since it may be prepared days later.
+type had struct{ requester, resource, both int }
+
+func (c *counted) received(e *Event) (before had) {
 	for len(c.had) > 0 && e.Time.Sub(c.had[0].at) > remember {
 		c.had = c.had[1:]
 	}
-	c.had = append(c.had, asked{request: e.Request, requester: e.Requester, resource: e.Resource, index: index, at: e.Time})
+	for _, a := range c.had {
+		if a.limited || !a.at.After(e.Time.Add(-time.Hour)) {
+			continue
+		}
+		if a.requester == e.Requester {
+			before.requester++
+		}
+		if a.resource == e.Resource {
+			before.resource++
+		}
+		if a.requester == e.Requester && a.resource == e.Resource {
+			before.both++
+		}
+	}
+	c.had = append(c.had, asked{request: e.Request, requester: e.Requester, resource: e.Resource, at: e.Time})
+	return before
 }
 
 func (c *counted) limited(e *Event) {
@@ -73,17 +95,15 @@ func (c *counted) running(s scope, now time.Time, who asking) (n int, first time
 	return n, first, nil
 }
 
-func (c *counted) asked(s scope, n int, place int64, since time.Time) (time.Time, bool, error) {
-	for i := len(c.had) - 1; i >= 0; i-- {
-		a := c.had[i]
-		if a.limited || a.index >= place || !a.at.After(since) || !s.has(a.requester, a.resource) {
-			continue
-		}
-		if n--; n == 0 {
-			return a.at, true, nil
-		}
+func (c *counted) asked(s scope, n int, _ int64, since time.Time) (time.Time, bool, error) {
+	count := c.before.both
+	switch {
+	case s.resource == "":
+		count = c.before.requester
+	case s.requester == "":
+		count = c.before.resource
 	}
-	return time.Time{}, false, nil
+	return since, count >= n, nil // when the n-th last was, nobody asks here
 }
 
 func (c *counted) denied(s scope, since time.Time) (time.Time, bool, error) {
@@ -129,10 +149,11 @@ func (p *replay) prepare(e *Event, s *story) {
 	s.prepared = &preparation{digests: *e.digests(), at: judgedAt(e), context: e.Ruling.Context, ruled: e.Ruling.Limits, broken: e.Ruling.Emergency != nil}
 	who := asking{request: e.Request, requester: e.Requester, resource: e.Resource, extends: e.Handle.Extends}
 	if !s.received.IsZero() {
-		who.received, who.index, who.at = true, s.index, s.received
+		who.received, who.at = true, s.received
 	}
+	p.counts.before = s.had
 	if no, _ := exhausted(&p.counts, *e.Ruling, who, e.Time, false); no != nil { // counting what is in memory has no errors
-		s.prepared.why = no.Message
+		s.prepared.why, _, _ = strings.Cut(no.Message, roomAt) // there was, by now
 	}
 }
 

@@ -78,11 +78,14 @@ type counts interface {
 	overdue(requester string, now time.Time) (request string, due time.Time, err error)
 }
 
+// roomAt comes before the time at which there is room.
+const roomAt = "; there is room at "
+
 // exhausted says which limit leaves no room, nil where there is room. Grants that
 // have yet to begin don't run, so only the issuer counts them.
 func exhausted(c counts, ruling access.Ruling, who asking, now time.Time, later bool) (*access.Error, error) {
 	say := func(s scope, free time.Time, format string, args ...any) *access.Error {
-		return access.Errorf(access.CodeLimited, "%s %s; there is room at %s", s, fmt.Sprintf(format, args...), ceilSecond(free).Format(time.RFC3339))
+		return access.Errorf(access.CodeLimited, "%s %s"+roomAt+"%s", s, fmt.Sprintf(format, args...), ceilSecond(free).Format(time.RFC3339))
 	}
 	if ruling.Emergency != nil {
 		request, due, err := c.overdue(who.requester, now)

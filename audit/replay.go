@@ -46,7 +46,7 @@ type story struct {
 	hash      string
 	requester string
 	received  time.Time // when it was first heard of; zero if the log doesn't say
-	index     int64     // of the event that says so
+	had       had       // requests before it
 	request   access.Statement
 	ruled     *access.Digests // by the last event of the request that cites files
 	handle    *access.Handle
@@ -193,8 +193,7 @@ func (p *replay) judge(index int64, e *Event) error {
 	}
 	switch e.Type {
 	case RequestReceived:
-		p.counts.received(index, e)
-		s.index = index
+		s.had = p.counts.received(e)
 		return p.received(e, s)
 	case GrantExtended:
 		if e.Handle.Extends != e.Request || s.extended != "" || s.ended != "" || s.issued == nil {
