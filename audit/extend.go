@@ -8,6 +8,9 @@ import (
 	"hallpass/access"
 )
 
+// extendedStep is the step of the event that says by what a grant is extended.
+// Where that one ended without a credential, the next one's is this, a colon and
+// that one's id.
 const extendedStep = "extended"
 
 // maxRow bounds how many grants can extend each other.
@@ -36,8 +39,21 @@ func (r *Reader) Extended(ctx context.Context, request string) (x access.Extende
 			x.By = e.Handle.Request
 		}
 	}
+	if x.By != "" {
+		by, _, err := r.Entry(ctx, x.By)
+		if err != nil {
+			return x, false, err
+		}
+		if by.unissued() {
+			x.By = ""
+		}
+	}
 	return x, true, nil
 }
+
+// unissued says whether the request has ended without a credential. If it was
+// to extend a grant, it doesn't.
+func (e Entry) unissued() bool { return e.Ended != "" && e.Credential == nil }
 
 // beginning is when the first grant of the row began that the grant of an entry
 // ends.
@@ -67,7 +83,8 @@ func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, e
 		return nil, access.Errorf(access.CodeDenied, "request %s, which this one extends, was never granted", clip(h.Extends)), nil
 	}
 	x := access.Extended{Request: h.Extends, End: entry.Handle.NotAfter, Ended: entry.Ended}
-	if x.By, err = t.extendedBy(h.Extends); err != nil {
+	var step string
+	if x.By, step, err = t.extendedBy(h.Extends); err != nil {
 		return nil, nil, err
 	}
 	if why := x.Refused(h.Request, now); why != "" {
@@ -77,23 +94,32 @@ func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, e
 		return nil, nil, err
 	}
 	_, err = t.append(Event{
-		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: extendedStep, Handle: &h,
+		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: step, Handle: &h,
 		Why: fmt.Sprintf("extended by request %s until %s", h.Request, h.NotAfter.UTC().Format(time.RFC3339)),
 	})
 	return &Extended{x.Begin, x.End.UTC()}, nil, err
 }
 
-// extendedBy is the request that extends another's grant, "" if none does.
-func (t *tx) extendedBy(request string) (string, error) {
-	f, err := t.at(slot{request, extendedStep})
-	if err != nil || !f.found {
-		return "", err
+// extendedBy is the request that extends another's grant, "" if none does, and
+// the step of the event that says so or would. After many that ended without
+// a credential the last one counts, whatever became of it.
+func (t *tx) extendedBy(request string) (by, step string, err error) {
+	step = extendedStep
+	for n := 0; ; n++ {
+		f, err := t.at(slot{request, step})
+		if err != nil || !f.found {
+			return "", step, err
+		}
+		e, err := ParseEvent(f.leaf)
+		if err != nil || e.Handle == nil {
+			return "", "", broken("event %d: %v", f.index, err)
+		}
+		entry, _, err := t.entry(e.Handle.Request)
+		if err != nil || !entry.unissued() || n == maxRow {
+			return e.Handle.Request, step, err
+		}
+		step = extendedStep + ":" + e.Handle.Request
 	}
-	e, err := ParseEvent(f.leaf)
-	if err != nil || e.Handle == nil {
-		return "", broken("event %d: %v", f.index, err)
-	}
-	return e.Handle.Request, nil
 }
 
 // endRow ends what is open of a row of grants that extend each other, of which
@@ -104,7 +130,7 @@ func (t *tx) endRow(first Entry, e Event) error {
 	}
 	seen := map[string]bool{first.Request: true}
 	for todo := []Entry{first}; len(todo) > 0; todo = todo[1:] {
-		by, err := t.extendedBy(todo[0].Request)
+		by, _, err := t.extendedBy(todo[0].Request)
 		if err != nil {
 			return err
 		}
@@ -156,7 +182,7 @@ func (r *Reader) Row(ctx context.Context, request string) (row []access.Handle, 
 			row = append(row, *entry.Handle)
 		}
 		near := []string{entry.Handle.Extends}
-		for rec, err := range r.Events(ctx, Query{Request: todo[0], step: extendedStep}) {
+		for rec, err := range r.Events(ctx, Query{Request: todo[0], Type: GrantExtended}) {
 			if err != nil {
 				return nil, err
 			}

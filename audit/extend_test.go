@@ -27,11 +27,11 @@ func (w *world) first() access.Request {
 	return r
 }
 
-// longer is a request for half an hour more, its evidence, and the handle that
-// it may have, 20 minutes from now.
-func (w *world) longer(of access.Request) (access.Evidence, access.Handle) {
+// longer is evidence for half an hour more, and the handle that may be had for
+// it, after some time.
+func (w *world) longer(of access.Request, after time.Duration) (access.Evidence, access.Handle) {
 	w.t.Helper()
-	w.now = w.now.Add(20 * time.Minute)
+	w.now = w.now.Add(after)
 	r, _ := w.request("alice")
 	r.Extends = of.ID
 	ev := access.Evidence{Request: w.sign("alice", r)}
@@ -106,7 +106,7 @@ func TestProofOfAnExtension(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.rulebook(extendPolicy)
-			ev, h := w.longer(w.first())
+			ev, h := w.longer(w.first(), 20*time.Minute)
 			h.NotAfter = h.NotAfter.Add(row.more)
 			w.extended(ev, h, w.take)
 			for what, report := range map[string]Report{"proof": w.checkProof(h.Request), "log": w.verify(VerifyOptions{})} {
@@ -139,7 +139,7 @@ func TestExtensionSaysWhatItExtends(t *testing.T) {
 			w := newWorld(t)
 			w.rulebook(extendPolicy)
 			first := w.first()
-			ev, h := w.longer(first)
+			ev, h := w.longer(first, 20*time.Minute)
 			w.extended(ev, h, func(hash string, h access.Handle, e Event) error {
 				_, err := update(context.Background(), w.log, func(tx *tx) (struct{}, error) {
 					was, _, err := tx.entry(first.ID)
@@ -172,4 +172,70 @@ func TestExtensionSaysWhatItExtends(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An extension that was prepared and has ended without a credential is none:
+// it bars no other one. One that had its credential does, also once it is over.
+func TestUnissuedExtensionBarsNoOther(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(extendPolicy)
+	ctx := context.Background()
+	first := w.first()
+	by := func(want string) {
+		t.Helper()
+		if x, found, err := w.log.Extended(ctx, first.ID); err != nil || !found || x.By != want {
+			t.Fatalf("it is extended by %q (%t, %v), want %q", x.By, found, err, want)
+		}
+	}
+	prepare := func() (access.Evidence, access.Handle, error) {
+		ev, h := w.longer(first, time.Minute)
+		return ev, h, w.take(ev.Request.Hash(), h, Event{Digests: w.digests(), Requester: "alice", Resource: "ssh/web-1"})
+	}
+	for _, state := range []access.State{access.StateDenied, access.StateCancelled} {
+		_, h, err := prepare()
+		if err != nil {
+			t.Fatal(err)
+		}
+		by(h.Request)
+		if _, _, err := prepare(); access.CodeOf(err) != access.CodeDenied || !strings.Contains(err.Error(), "was extended before, by request "+h.Request) {
+			t.Errorf("while that one is open: %v", err)
+		}
+		w.end(End{Request: h.Request, State: state})
+		by("")
+	}
+	ev, h, err := prepare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.extended(ev, h, func(string, access.Handle, Event) error { return nil })
+	by(h.Request)
+	w.end(End{Request: h.Request, State: access.StateExpired})
+	by(h.Request)
+	if _, _, err := prepare(); access.CodeOf(err) != access.CodeDenied {
+		t.Errorf("extended once more: %v", err)
+	}
+	for what, report := range map[string]Report{"log": w.verify(VerifyOptions{}), "proof": w.checkProof(h.Request), "proof of the first": w.checkProof(first.ID)} {
+		if !report.OK {
+			t.Errorf("%s: %v", what, report.Problems)
+		}
+	}
+	// What ends the first one ends what extends it, whichever that is.
+	if row, err := w.log.Row(ctx, first.ID); err != nil || len(row) != 3 {
+		t.Errorf("the row has %d handles, %v", len(row), err)
+	}
+}
+
+// A second extension beside one that had its credential is found.
+func TestVerifyExtendedTwice(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(extendPolicy)
+	first := w.first()
+	ev, h := w.longer(first, 20*time.Minute)
+	w.extended(ev, h, w.take)
+	w.end(End{Request: h.Request, State: access.StateExpired})
+	other := h
+	other.Request = "01900000-0000-7000-8000-000000000099"
+	w.record(Event{Type: GrantExtended, Request: first.ID, Step: extendedStep + ":" + h.Request, Handle: &other})
+	report := w.verify(VerifyOptions{})
+	wantProblem(t, report, report.Size-1, "the request had no grant that "+other.Request+" could extend")
 }

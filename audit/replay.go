@@ -56,6 +56,7 @@ type story struct {
 	begin     time.Time        // of the row of grants that this one extends
 	extends   *access.Extended // what it extends, as of when it was prepared
 	extended  string           // the request that extends it
+	unissued  bool             // it ended without a credential
 	ended     access.State
 	entry     [sha256.Size]byte // of the ledger's entry, once ended
 }
@@ -196,7 +197,12 @@ func (p *replay) judge(index int64, e *Event) error {
 		s.had = p.counts.received(e)
 		return p.received(e, s)
 	case GrantExtended:
-		if e.Handle.Extends != e.Request || s.extended != "" || s.ended != "" || s.issued == nil {
+		step, free := extendedStep, s.extended == ""
+		if !free { // by one that ended without a credential; a proof has nothing of that one
+			by := p.requests[s.extended]
+			step, free = extendedStep+":"+s.extended, p.partial || by != nil && by.unissued
+		}
+		if e.Handle.Extends != e.Request || e.Step != step || !free || s.ended != "" || s.issued == nil {
 			return fmt.Errorf("the request had no grant that %s could extend", clip(e.Handle.Request))
 		}
 		s.extended = e.Handle.Request
@@ -517,6 +523,7 @@ func (p *replay) ended(e *Event, s *story) error {
 		return err
 	}
 	s.entry = sha256.Sum256(entry)
+	s.unissued = s.issued == nil
 	s.request, s.issued, s.ruled, s.prepared = access.Statement{}, nil, nil, nil
 	if e.Statement == nil {
 		if e.Actor != "" {
