@@ -15,22 +15,23 @@ import (
 // Bounds on what people can put into statements and files. They stand in
 // code: no file can loosen them.
 const (
-	MaxPayload  = 16 << 10 // bytes of a statement's payload
-	MaxReason   = 1000     // bytes of a reason or comment
-	MaxTicket   = 100      // bytes of a ticket reference
-	MaxCommand  = 1000     // bytes of a forced command
-	MaxActions  = 16       // actions in one request
-	MaxName     = 63       // bytes of a user, group, resource, login or action name
-	MaxPath     = 256      // bytes of a path in Vault
-	MaxWith     = 32       // parameters of a write to Vault
-	MaxValue    = 1000     // bytes of one of their values
-	MinGrant    = time.Minute
-	MaxGrant    = 30 * 24 * time.Hour // any kind; kinds have lower caps of their own
-	MaxVault    = 24 * time.Hour      // kind vault
-	MaxGrace    = 4 * time.Hour       // for what a grant has opened, past its end
-	MaxAhead    = 90 * 24 * time.Hour // how far in the future a grant may start
-	ClockSkew   = 5 * time.Minute     // how far clocks of different machines may differ
-	EvidenceAge = 24 * time.Hour      // how long an approval is good for the issuer
+	MaxPayload    = 16 << 10 // bytes of a statement's payload
+	MaxReason     = 1000     // bytes of a reason or comment
+	MaxTicket     = 100      // bytes of a ticket reference
+	MaxCommand    = 1000     // bytes of a forced command
+	MaxActions    = 16       // actions in one request
+	MaxName       = 63       // bytes of a user, group, resource, login or action name
+	MaxPath       = 256      // bytes of a path in Vault
+	MaxWith       = 32       // parameters of a write to Vault
+	MaxValue      = 1000     // bytes of one of their values
+	MinGrant      = time.Minute
+	MaxGrant      = 30 * 24 * time.Hour // any kind; kinds have lower caps of their own
+	MaxVault      = 24 * time.Hour      // kind vault
+	MaxGrace      = 4 * time.Hour       // for what a grant has opened, past its end
+	MaxExtensions = 100                 // of one grant, one after the other
+	MaxAhead      = 90 * 24 * time.Hour // how far in the future a grant may start
+	ClockSkew     = 5 * time.Minute     // how far clocks of different machines may differ
+	EvidenceAge   = 24 * time.Hour      // how long an approval is good for the issuer
 )
 
 // CheckText says whether s may be shown to people and written to logs: valid

@@ -13,8 +13,9 @@ import (
 // that one's id.
 const extendedStep = "extended"
 
-// maxRow bounds how many grants can extend each other.
-const maxRow = 100
+// maxUnissued bounds how many extensions of one grant may end without a
+// credential before no other one is taken.
+const maxUnissued = 100
 
 // Extended reads what there is to a grant that somebody wants to extend, false
 // if the request was never granted.
@@ -24,7 +25,7 @@ func (r *Reader) Extended(ctx context.Context, request string) (x access.Extende
 		return x, false, err
 	}
 	x = access.Extended{Request: request, End: entry.Handle.NotAfter, Ended: entry.Ended}
-	x.Begin, err = beginning(entry, func(id string) (Entry, bool, error) { return r.Entry(ctx, id) })
+	x.Begin, x.Row, err = beginning(entry, func(id string) (Entry, bool, error) { return r.Entry(ctx, id) })
 	if err != nil {
 		return x, false, err
 	}
@@ -56,24 +57,24 @@ func (r *Reader) Extended(ctx context.Context, request string) (x access.Extende
 func (e Entry) unissued() bool { return e.Ended != "" && e.Credential == nil }
 
 // beginning is when the first grant of the row began that the grant of an entry
-// ends.
-func beginning(entry Entry, look func(request string) (Entry, bool, error)) (time.Time, error) {
+// ends, and how many it extends. Of a longer row than there can be it is that of
+// one in the middle.
+func beginning(entry Entry, look func(request string) (Entry, bool, error)) (begin time.Time, row int, err error) {
 	last := entry.Request
-	for n := 0; entry.Handle.Extends != ""; n++ {
+	for ; entry.Handle.Extends != "" && row <= access.MaxExtensions; row++ {
 		var found bool
-		var err error
 		if entry, found, err = look(entry.Handle.Extends); err != nil {
-			return time.Time{}, err
+			return time.Time{}, 0, err
 		}
-		if !found || entry.Handle == nil || n == maxRow {
-			return time.Time{}, broken("request %s extends what isn't there", clip(last))
+		if !found || entry.Handle == nil {
+			return time.Time{}, 0, broken("request %s extends what isn't there", clip(last))
 		}
 	}
-	return entry.Handle.NotBefore.UTC(), nil
+	return entry.Handle.NotBefore.UTC(), row, nil
 }
 
 // extend records on a grant that another extends it, or says why it doesn't:
-// the grant has to run, and is extended once.
+// the grant has to run, is extended once, and ends no row that is long enough.
 func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, error) {
 	entry, found, err := t.entry(h.Extends)
 	if err != nil {
@@ -87,11 +88,11 @@ func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, e
 	if x.By, step, err = t.extendedBy(h.Extends); err != nil {
 		return nil, nil, err
 	}
+	if x.Begin, x.Row, err = beginning(entry, t.entry); err != nil {
+		return nil, nil, err
+	}
 	if why := x.Refused(h.Request, now); why != "" {
 		return nil, access.Errorf(access.CodeDenied, "%s", why), nil
-	}
-	if x.Begin, err = beginning(entry, t.entry); err != nil {
-		return nil, nil, err
 	}
 	_, err = t.append(Event{
 		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: step, Handle: &h,
@@ -115,7 +116,7 @@ func (t *tx) extendedBy(request string) (by, step string, err error) {
 			return "", "", broken("event %d: %v", f.index, err)
 		}
 		entry, _, err := t.entry(e.Handle.Request)
-		if err != nil || !entry.unissued() || n == maxRow {
+		if err != nil || !entry.unissued() || n == maxUnissued {
 			return e.Handle.Request, step, err
 		}
 		step = extendedStep + ":" + e.Handle.Request

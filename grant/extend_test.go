@@ -190,3 +190,35 @@ func TestRefusedExtensionLeavesTheGrant(t *testing.T) {
 		t.Errorf("the grant is %s, %v", entry.Ended, err)
 	}
 }
+
+// A row of extensions is bounded: what would be one too many is denied, by
+// whoever judges it first.
+func TestLongRowOfExtensions(t *testing.T) {
+	w := newWorld(t)
+	w.policy("rules:\n  - {name: lab, when: resource.labels.env == \"test\", max_duration: 1h, total: 1d, approvals: none}\n")
+	i := w.issuer(&tokens{}, nil)
+	last := w.request(func(r *access.Request) { r.Resource, r.Duration = "ssh/lab-1", 60 })
+	w.issue(i, access.Evidence{Request: w.sign("alice", last)})
+	extend := func() access.Evidence {
+		ev, r := w.longer(last, func(r *access.Request) { r.Duration = 60 })
+		last, ev.Decisions = r, nil
+		return ev
+	}
+	for range access.MaxExtensions {
+		w.issue(i, extend())
+	}
+	of := last.ID
+	err := w.refused(i, extend(), access.CodeDenied)
+	if want := "the grant of request " + of + " is the last of a row of 100 extensions, which is all that there can be"; err.Error() != want {
+		t.Errorf("one too many: %v, want %s", err, want)
+	}
+	x, found, err := w.log.Extended(context.Background(), of)
+	if err != nil || !found || x.Refused(last.ID, w.now()) == "" {
+		t.Errorf("for whoever decides it is %+v (%t, %v)", x, found, err)
+	}
+	// The ledger says so for itself.
+	h := access.Handle{Request: last.ID, Kind: "ssh", NotBefore: w.now(), NotAfter: w.now().Add(3 * time.Hour), Extends: of}
+	if _, err := w.log.Reserve(context.Background(), "a hash", h, audit.Event{}); access.CodeOf(err) != access.CodeDenied {
+		t.Errorf("reserved: %v", err)
+	}
+}
