@@ -72,6 +72,33 @@ func (w *world) take(hash string, h access.Handle, e Event) error {
 	return err
 }
 
+// past takes a handle for an extension into the ledger whatever speaks against
+// it, with what said makes of what is extended.
+func (w *world) past(said func(Extended) *Extended) func(hash string, h access.Handle, e Event) error {
+	return func(hash string, h access.Handle, e Event) error {
+		_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
+			was, _, err := t.entry(h.Extends)
+			if err != nil {
+				return struct{}{}, err
+			}
+			begin, _, err := beginning(was, t.entry)
+			if err != nil {
+				return struct{}{}, err
+			}
+			if _, err := t.append(Event{Type: GrantExtended, Request: h.Extends, RequestHash: was.RequestHash, Step: extendedStep, Handle: &h}); err != nil {
+				return struct{}{}, err
+			}
+			e.Type, e.Request, e.RequestHash, e.Step, e.Handle = CredentialPrepared, h.Request, hash, CredentialPrepared, &h
+			e.Extended = said(Extended{Begin: begin, End: was.Handle.NotAfter})
+			if _, err := t.append(e); err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, t.put(Entry{Request: h.Request, RequestHash: hash, Handle: &h})
+		})
+		return err
+	}
+}
+
 // checkProof proves a request and checks that.
 func (w *world) checkProof(request string) Report {
 	w.t.Helper()
@@ -138,26 +165,8 @@ func TestExtensionSaysWhatItExtends(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.rulebook(extendPolicy)
-			first := w.first()
-			ev, h := w.longer(first, 20*time.Minute)
-			w.extended(ev, h, func(hash string, h access.Handle, e Event) error {
-				_, err := update(context.Background(), w.log, func(tx *tx) (struct{}, error) {
-					was, _, err := tx.entry(first.ID)
-					if err != nil {
-						return struct{}{}, err
-					}
-					if _, err := tx.append(Event{Type: GrantExtended, Request: first.ID, RequestHash: was.RequestHash, Step: extendedStep, Handle: &h}); err != nil {
-						return struct{}{}, err
-					}
-					e.Type, e.Request, e.RequestHash, e.Step, e.Handle = CredentialPrepared, h.Request, hash, CredentialPrepared, &h
-					e.Extended = row.said(Extended{Begin: was.Handle.NotBefore, End: was.Handle.NotAfter})
-					if _, err := tx.append(e); err != nil {
-						return struct{}{}, err
-					}
-					return struct{}{}, tx.put(Entry{Request: h.Request, RequestHash: hash, Handle: &h})
-				})
-				return err
-			})
+			ev, h := w.longer(w.first(), 20*time.Minute)
+			w.extended(ev, h, w.past(row.said))
 			for what, c := range map[string]struct {
 				report Report
 				want   string
@@ -238,4 +247,43 @@ func TestVerifyExtendedTwice(t *testing.T) {
 	w.record(Event{Type: GrantExtended, Request: first.ID, Step: extendedStep + ":" + h.Request, Handle: &other})
 	report := w.verify(VerifyOptions{})
 	wantProblem(t, report, report.Size-1, "the request had no grant that "+other.Request+" could extend")
+}
+
+// What was over can't be extended, nor can the last of a row that is long enough:
+// not by an issuer that forgets to look, either.
+func TestVerifyKnowsWhatCanBeExtended(t *testing.T) {
+	truth := func(x Extended) *Extended { return &x }
+	w := newWorld(t)
+	w.rulebook(extendPolicy)
+	first := w.first()
+	ev, h := w.longer(first, 30*time.Minute-3*time.Second)
+	h.NotAfter = h.NotBefore.Add(2 * time.Second)
+	w.extended(ev, h, w.past(truth)) // a second is left
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Fatal(report.Problems)
+	}
+	again := access.Request{Header: access.Header{ID: h.Request}}
+	ev, h = w.longer(again, time.Second)
+	h.NotAfter = h.NotBefore.Add(time.Minute)
+	w.extended(ev, h, w.past(truth))
+	report := w.verify(VerifyOptions{})
+	prepared := report.Size - 2
+	const want = "it extends what can't be extended: the grant of request "
+	wantProblem(t, report, prepared, want+again.ID+" has ended at ")
+	wantProblem(t, w.checkProof(h.Request), prepared, want+again.ID+" has ended at ")
+
+	w = newWorld(t)
+	w.rulebook(strings.Replace(extendPolicy, "total: 1h", "total: 30d", 1))
+	last := w.first()
+	for range access.MaxExtensions + 1 {
+		ev, h := w.longer(last, 0)
+		last = access.Request{Header: access.Header{ID: h.Request}}
+		h.NotAfter = h.NotBefore.Add(30 * time.Minute)
+		w.extended(ev, h, w.past(truth))
+	}
+	report = w.verify(VerifyOptions{})
+	wantProblem(t, report, report.Size-2, want)
+	if !strings.Contains(report.Problems[0].What, "is the last of a row of 100 extensions") {
+		t.Error(report.Problems[0])
+	}
 }

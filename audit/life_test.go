@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -104,10 +105,7 @@ func (w *world) tick() { w.now = w.now.Add(time.Second) }
 func (w *world) header(typ access.Type, signer string) access.Header {
 	w.tick()
 	w.ids++
-	id := []byte("01900000-0000-7000-8000-000000000000")
-	id[len(id)-1] = byte('0' + w.ids%10)
-	id[len(id)-2] = byte('0' + w.ids/10)
-	return access.Header{Type: typ, ID: string(id), Signer: signer, Time: w.now}
+	return access.Header{Type: typ, ID: fmt.Sprintf("01900000-0000-7000-8000-%012d", w.ids), Signer: signer, Time: w.now}
 }
 
 func (w *world) sign(who string, payload any) access.Statement {

@@ -54,6 +54,7 @@ type story struct {
 	issued    *access.Credential
 	glass     glass
 	begin     time.Time        // of the row of grants that this one extends
+	row       int              // how many they are
 	extends   *access.Extended // what it extends, as of when it was prepared
 	extended  string           // the request that extends it
 	unissued  bool             // it ended without a credential
@@ -400,8 +401,8 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 		if x == nil || x.issued == nil || x.ended != "" || x.extended != e.Request {
 			return fmt.Errorf("it extends request %s, which had no grant that could be extended", clip(h.Extends))
 		}
-		s.begin = x.begin
-		s.extends = &access.Extended{Request: h.Extends, Statement: x.request, Begin: x.begin, End: x.issued.Handle.NotAfter}
+		s.begin, s.row = x.begin, x.row+1
+		s.extends = &access.Extended{Request: h.Extends, Statement: x.request, Begin: x.begin, End: x.issued.Handle.NotAfter, By: x.extended, Row: x.row}
 		if said := e.Extended; said != nil && (!said.Begin.Equal(x.begin) || !said.End.Equal(s.extends.End)) {
 			return fmt.Errorf("it says that what it extends lasts from %s to %s, which was from %s to %s",
 				said.Begin.Format(time.RFC3339), said.End.Format(time.RFC3339), x.begin.Format(time.RFC3339), s.extends.End.Format(time.RFC3339))
@@ -409,6 +410,11 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 	}
 	if h.Extends != "" && p.partial {
 		s.extends = &access.Extended{Request: h.Extends, Begin: e.Extended.Begin, End: e.Extended.End}
+	}
+	if s.extends != nil {
+		if why := s.extends.Refused(e.Request, e.Time); why != "" {
+			return fmt.Errorf("it extends what can't be extended: %s", why)
+		}
 	}
 	p.prepare(e, s)
 	if h.Serial != 0 {
