@@ -186,6 +186,8 @@ func (p *replay) hadRoom(e *Event, s *story) error {
 	switch {
 	case s.glass.emergency != nil && !was.broken:
 		return fmt.Errorf("it was prepared as if nobody broke the glass")
+	case book.Silent(request, was.context) != "":
+		return fmt.Errorf("it was prepared in silence of %s, which policy asks", book.Silent(request, was.context))
 	case ruling.Effect == access.EffectDeny:
 		return fmt.Errorf("it was prepared under rules that deny it: %s", ruling.Why)
 	case ruling.Limits != was.ruled:

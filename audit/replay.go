@@ -471,6 +471,9 @@ func (p *replay) issued(e *Event, s *story) error {
 	if standing.Effect != access.EffectAllow {
 		return fmt.Errorf("by the rules of the day it was not allowed (%s): %s", standing.Effect, standing.Why)
 	}
+	if silent := book.Silent(standing.Request, standing.Ruling.Context); silent != "" {
+		return fmt.Errorf("policy asks %s, of which it says nothing", silent)
+	}
 	if len(standing.Dropped) > 0 {
 		return fmt.Errorf("the evidence names people who didn't count: %s", standing.Dropped[0])
 	}

@@ -27,6 +27,25 @@ func (r *Rulebook) With(facts access.Facts) *Rulebook {
 // Facts are those that the rulebook was made with.
 func (r *Rulebook) Facts() access.Facts { return r.facts }
 
+// Silent says which look-up the facts say nothing of, although policy needs to
+// have it made to judge a request; "" if there is none. A record of a judgement
+// has all of them.
+func (r *Rulebook) Silent(req access.Request, facts access.Facts) string {
+	requester, _ := r.Directory.User(req.Signer)
+	for _, name := range r.Policy.Lookups(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource)}) {
+		if _, ok := facts[name]; ok {
+			continue
+		}
+		if name != policy.AllLookups {
+			return "the look-up " + name
+		}
+		if len(facts) == 0 { // which there are, only the configuration of the day knows
+			return "all look-ups"
+		}
+	}
+	return ""
+}
+
 // Informed is the rulebook with what policy needs to have looked up to judge a
 // request, now: whoever judges asks for himself. Nothing is looked up for a
 // request that doesn't verify. Without look-ups each fails.

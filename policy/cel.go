@@ -103,7 +103,7 @@ func (s *scope) Parent() cel.Activation { return nil }
 type condition struct {
 	program cel.Program
 	musts   []must
-	asks    []string // look-ups: the keys of context that it speaks of, or everyKey
+	asks    []string // look-ups: the keys of context that it speaks of, or AllLookups
 }
 
 // holds evaluates the condition.

@@ -8,8 +8,9 @@ import (
 	"cel.dev/cel-go/common/operators"
 )
 
-// everyKey stands for all keys of context, where a condition doesn't say which.
-const everyKey = "*"
+// AllLookups stands for all look-ups there are, where a condition doesn't say
+// which.
+const AllLookups = "*"
 
 // asks finds the keys of context that an expression speaks of.
 func asks(a *celast.AST) []string {
@@ -41,7 +42,7 @@ func asks(a *celast.AST) []string {
 	})
 	visit(a, func(e celast.Expr) {
 		if e.Kind() == celast.IdentKind && e.AsIdent() == "context" && !named[e.ID()] {
-			out = append(out, everyKey)
+			out = append(out, AllLookups)
 		}
 	})
 	return sorted(out)
@@ -51,7 +52,7 @@ func asks(a *celast.AST) []string {
 // it is absent must not be taken for an answer: !has(context.x) is true then.
 func unanswered(c condition, in *Input) error {
 	for _, name := range in.Failed {
-		if slices.Contains(c.asks, name) || slices.Contains(c.asks, everyKey) {
+		if slices.Contains(c.asks, name) || slices.Contains(c.asks, AllLookups) {
 			return fmt.Errorf("look-up %s failed", name)
 		}
 	}
@@ -62,7 +63,7 @@ func unanswered(c condition, in *Input) error {
 // nobody has asked: a condition that lets people pass needs all.
 func unasked(c condition, in *Input) error {
 	for _, name := range c.asks {
-		if _, ok := in.Context[name]; !ok && (name != everyKey || in.Context == nil) {
+		if _, ok := in.Context[name]; !ok && (name != AllLookups || in.Context == nil) {
 			return fmt.Errorf("look-up %s has no answer", name)
 		}
 	}
