@@ -202,7 +202,8 @@ func forbidden(ruling access.Ruling) error {
 // Stopping must work when granting wouldn't: after the requester has left the
 // directory, the resource the catalog, or policy has changed so that no rule
 // applies any more. Where policy names nobody for this request, everybody may
-// revoke it whom any rule names as approver or revoker. The request's own
+// revoke it whom any rule names as approver or revoker; where a rule asks other
+// systems whether it holds, so may everybody whom it names. The request's own
 // signature is checked, but no longer whose key it is: that was asked when it
 // was judged.
 func (r *Rulebook) CheckStop(request access.Statement, st access.Statement, typ access.Type, now time.Time) (access.Stop, access.User, error) {
@@ -242,13 +243,17 @@ func (r *Rulebook) CheckStop(request access.Statement, st access.Statement, typ 
 	return stop, user, nil
 }
 
-// mayRevoke says whether u may take away what req asked for.
+// mayRevoke says whether u may take away what req asked for. Nobody asks other
+// systems for that, or what the request extends: whom a rule names that may
+// have held by what they say may as well.
 func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) bool {
-	ruling := r.Decide(req, nil, now)
+	in := r.input(req, nil, now)
+	ruling := r.Policy.Decide(in)
 	groups := ruling.Revokers
 	if len(ruling.Needs) == 0 && len(groups) == 0 {
 		groups = r.Policy.Groups()
 	}
+	groups = slices.Concat(groups, r.Policy.Undecided(in))
 	return policy.Eligible(ruling.Needs, policy.Voter{User: u, Waited: policy.Ever}) ||
 		slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(groups, g) })
 }
@@ -257,11 +262,15 @@ func (r *Rulebook) mayRevoke(req access.Request, u access.User, now time.Time) b
 // of the rulebook, and also where requester or resource have left the files; x
 // is what it extends.
 func (r *Rulebook) Decide(req access.Request, x *access.Extended, now time.Time) access.Ruling {
+	return r.Policy.Decide(r.input(req, x, now))
+}
+
+func (r *Rulebook) input(req access.Request, x *access.Extended, now time.Time) policy.Input {
 	requester, ok := r.Directory.User(req.Signer)
 	if !ok {
 		requester = access.User{Name: req.Signer}
 	}
-	return r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now, Extends: x, Context: r.facts.Values(), Failed: r.facts.Unknown()})
+	return policy.Input{Request: req, Requester: requester, Resource: r.resource(req.Resource), Now: now, Extends: x, Context: r.facts.Values(), Failed: r.facts.Unknown()}
 }
 
 // check is one judgement under way.

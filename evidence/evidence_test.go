@@ -1001,3 +1001,49 @@ func TestUnneeded(t *testing.T) {
 		}
 	}
 }
+
+// Whether a rule held that asks other systems, or how long a grant is in all,
+// is unknown when somebody revokes: whom such a rule names may, beside all who
+// might without it.
+func TestRevokeWithoutKnowing(t *testing.T) {
+	w := newWorld(t)
+	extends := func(r *access.Request) { r.Extends = otherID }
+	for _, c := range []struct {
+		name, rule string
+		change     requestOption
+		key        string
+		may        bool
+	}{
+		{"no such rule", ``, nil, "dave", false},
+		{"an answer", `when: 'context.ticket.state == "approved"', approvals: [{count: 1, from: [dba]}]`, nil, "dave", true},
+		{"an answer, revoker", `when: 'context.ticket.state == "approved"', approvals: none, revoke: [dba]`, nil, "dave", true},
+		{"one that may be absent", `when: 'has(context.ticket) && context.ticket.ok == true', approvals: [{count: 1, from: [dba]}]`, nil, "dave", true},
+		{"asked later", `when: 'has(context.ticket)', approvals: [{count: 1, from: [sre]}], escalate: [{after: 1m, ask: [dba]}]`, nil, "dave", true},
+		{"reviewer", `when: 'has(context.ticket)', approvals: [{count: 1, from: [sre]}], emergency: {tell: [sre], review: {from: [dba], count: 1, within: 1h}}`, nil, "dave", true},
+		{"an answer, for another resource", `when: 'resource.labels.role == "two" && has(context.ticket)', approvals: [{count: 1, from: [dba]}]`, nil, "dave", false},
+		{"the requester", `when: 'has(context.ticket)', approvals: [{count: 1, from: [dev, dba]}]`, nil, "alice", false},
+		{"somebody else", `when: 'has(context.ticket)', approvals: [{count: 1, from: [dba]}]`, nil, "mallory", false},
+		{"whoever else could", `when: 'has(context.ticket)', approvals: [{count: 1, from: [dba]}]`, nil, "erin", true},
+		{"how long it is in all", `when: 'request.total > duration("90m")', approvals: [{count: 1, from: [dba]}]`, extends, "dave", true},
+		{"how long it is, where it extends nothing", `when: 'request.total > duration("90m")', approvals: [{count: 1, from: [dba]}]`, nil, "dave", false},
+		{"what fails", `when: 'request.actions[3] == "x"', approvals: [{count: 1, from: [dba]}]`, nil, "dave", true},
+	} {
+		book := w.change(func(w *world) {
+			if c.rule != "" {
+				w.policy += "  - {name: unknown, " + c.rule + "}\n"
+			}
+		}).book()
+		var change []requestOption
+		if c.change != nil {
+			change = append(change, c.change)
+		}
+		request := w.ask(change...)
+		st := sign(t, c.key, access.Stop{
+			Header:  access.Header{Type: access.TypeRevoke, ID: otherID, Signer: c.key, Time: asked.Add(time.Minute)},
+			Request: someID, RequestHash: request.Hash(),
+		})
+		if _, _, err := book.CheckStop(request, st, access.TypeRevoke, asked.Add(time.Minute)); (err == nil) != c.may {
+			t.Errorf("%s: %s revokes: %v, want %t", c.name, c.key, err, c.may)
+		}
+	}
+}

@@ -104,6 +104,7 @@ type condition struct {
 	program cel.Program
 	musts   []must
 	asks    []string // look-ups: the keys of context that it speaks of, or AllLookups
+	total   bool     // it speaks of request.total
 }
 
 // holds evaluates the condition.
@@ -178,7 +179,7 @@ func (c *compiler) compile(text string) (condition, []complaint) {
 	if err != nil {
 		return condition{}, []complaint{{1, 0, err.Error()}}
 	}
-	return condition{program, musts(checked.NativeRep().Expr()), asks(parsed.NativeRep())}, nil
+	return condition{program, musts(checked.NativeRep().Expr()), asks(parsed.NativeRep()), totals(checked.NativeRep())}, nil
 }
 
 func complaints(issues *cel.Issues) []complaint {

@@ -84,3 +84,29 @@ func (p *Policy) Lookups(in Input) []string {
 	}
 	return sorted(out)
 }
+
+// Undecided are the groups that rules name as approver or revoker of which the
+// request alone doesn't say whether they match: by what look-ups would have
+// said, by how long a grant is with its extensions, or because they fail.
+func (p *Policy) Undecided(in Input) []string {
+	var out []string
+	s := newScope(&in)
+	for _, i := range p.index.candidates(&in) {
+		r := p.rules[i]
+		if slices.ContainsFunc(r.musts, func(m must) bool { return !m.met(&in) }) {
+			continue
+		}
+		if len(r.when.asks) > 0 || r.when.total && in.Request.Extends != "" || r.apply(s).err != nil {
+			out = append(out, r.groups()...)
+		}
+	}
+	return sorted(out)
+}
+
+// totals says whether an expression, once checked, speaks of request.total.
+func totals(a *celast.AST) (found bool) {
+	visit(a, func(e celast.Expr) {
+		found = found || e.Kind() == celast.IdentKind && e.AsIdent() == "request.total"
+	})
+	return found
+}

@@ -147,18 +147,24 @@ func (p *Policy) Rules() []Rule {
 func (p *Policy) Groups() []string {
 	var out []string
 	for _, r := range p.rules {
-		out = append(out, r.Revoke...)
-		for _, s := range r.Approvals {
-			out = append(out, s.Groups...)
-		}
-		for _, s := range r.Escalate {
-			out = append(out, s.Ask...)
-		}
-		if r.Emergency != nil {
-			out = append(out, r.Emergency.Review.Groups...)
-		}
+		out = append(out, r.groups()...)
 	}
 	return sorted(out)
+}
+
+// groups are those that the rule names as approver or revoker.
+func (r *rule) groups() []string {
+	out := slices.Clone(r.Revoke)
+	for _, s := range r.Approvals {
+		out = append(out, s.Groups...)
+	}
+	for _, s := range r.Escalate {
+		out = append(out, s.Ask...)
+	}
+	if r.Emergency != nil {
+		out = append(out, r.Emergency.Review.Groups...)
+	}
+	return out
 }
 
 // Parse reads a policy file. The name is for errors alone, which are
