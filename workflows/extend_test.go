@@ -94,6 +94,23 @@ func TestExtend(t *testing.T) {
 				})
 			},
 		},
+		{
+			name: "what it extends is taken away, after many have said so before there was anything", want: access.StateRevoked, why: "with another grant of the same row", after: 20 * time.Minute,
+			play: func(w *world, first access.Request) {
+				w.at(time.Minute, func() {
+					for range 100 {
+						w.env.SignalWorkflow(access.MessageLook, nil)
+					}
+				})
+				w.at(2*time.Minute, func() { w.approve("bob") })
+				w.at(20*time.Minute, func() {
+					if err := w.issuer.Revoke(context.Background(), audit.End{Request: first.ID, State: access.StateRevoked}); err != nil {
+						t.Error(err)
+					}
+					w.env.SignalWorkflow(access.MessageLook, nil)
+				})
+			},
+		},
 		{name: "past the maximum", change: func(r *access.Request) { r.Duration = 3600 + 1800 + 1 }, want: access.StateDenied, why: "longer than the 1h"},
 		{name: "of somebody else's", change: func(r *access.Request) { r.Signer = "mallory" }, want: access.StateDenied, why: "is alice's"},
 	} {
