@@ -42,6 +42,8 @@ func ParseRequest(payload []byte) (access.Request, error) {
 		Recipient: f.text("recipient", optional, form(recipientForm, "recipient", "an age X25519 recipient, age1…")),
 	}
 	switch {
+	case r.Extends == "" && r.Mode != "" && r.Start != nil:
+		f.fail("break-glass has no start: access begins at once")
 	case r.Extends == "":
 	case r.Start != nil:
 		f.fail("an extension has no start: it goes on where the grant ends")

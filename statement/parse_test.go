@@ -168,6 +168,7 @@ func TestParseRequest(t *testing.T) {
 		{"extends no id", base.set("extends", `"019"`).String(), `id "019" is not a UUIDv7 in lower case`},
 		{"extends itself", base.set("extends", `"`+requestID+`"`).String(), "a request doesn't extend itself"},
 		{"an extension with a start", base.set("extends", `"`+decisionID+`"`).set("start", `"2026-05-04T03:02:01Z"`).String(), "an extension has no start: it goes on where the grant ends"},
+		{"an emergency that begins later", base.set("mode", `"emergency"`).set("start", `"2026-05-04T03:02:01Z"`).String(), "break-glass has no start: access begins at once"},
 		{"an extension in an emergency", base.set("extends", `"`+decisionID+`"`).set("mode", `"emergency"`).String(), "an extension has no mode"},
 		{"reason of 1000", base.set("reason", quoted(access.MaxReason)).String(), ""},
 		{"reason of 1001", base.set("reason", quoted(access.MaxReason+1)).String(), "reason is longer than 1000 bytes"},
