@@ -147,8 +147,10 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 		}
 	}
+	var code access.Code
 	if x := standing.Extends; x != nil && standing.Effect != access.EffectDeny {
 		if why := x.Refused(request.ID, a.Now()); why != "" {
+			code = access.CodeEnded
 			standing.Effect, standing.Why, standing.Missing, standing.Duration = access.EffectDeny, why, nil, 0
 		}
 	}
@@ -157,7 +159,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	}
 	ruled := event
 	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
-	ruled.Ruling, ruled.Why = &standing.Ruling, standing.Why
+	ruled.Ruling, ruled.Code, ruled.Why = &standing.Ruling, code, standing.Why
 	if _, err := a.Log.Append(ctx, ruled); err != nil {
 		return DecideOutput{}, again(err)
 	}

@@ -51,6 +51,7 @@ const (
 	DeniedByPerson = "approver" // a decision, or a revoke before anything was granted
 	DeniedByLimit  = "limit"    // of policy: too many running, too often, or too soon
 	DeniedByLock   = "lock"
+	DeniedByGrant  = "grant"  // that it was to extend: it was over, or extended before
 	DeniedByIssuer = "issuer" // by the files, the locks or the time of the issue
 )
 
@@ -72,7 +73,7 @@ type Reviewed struct {
 	Emergency  bool           `json:"emergency,omitempty"`   // break-glass: granted on nobody's word, and not automatic
 	Review     string         `json:"review,omitempty"`      // of that: done, open or overdue
 	ReviewedBy []string       `json:"reviewed_by,omitempty"` // who has signed it off so far
-	DeniedBy   string         `json:"denied_by,omitempty"`   // policy, limit, approver, lock or issuer
+	DeniedBy   string         `json:"denied_by,omitempty"`   // policy, limit, approver, lock, grant or issuer
 	Escalated  int            `json:"escalated,omitempty"`   // steps of the escalation that it reached
 	From       time.Time      `json:"from,omitzero"`         // of the grant, zero where there was none
 	Until      time.Time      `json:"until,omitzero"`        // when it ended, or will end
@@ -90,6 +91,7 @@ type Reviewed struct {
 	word   access.Type // of the statement that ended it
 
 	refused, limited bool      // there is an event that says so
+	over             bool      // so was what it extends, by the first ruling
 	due              time.Time // of the review
 }
 
@@ -257,7 +259,7 @@ func (g *gathering) event(index int64, e *Event) {
 		}
 	case RequestRuled:
 		if e.Ruling != nil {
-			r.Rules, r.effect = e.Ruling.Rules, e.Ruling.Effect
+			r.Rules, r.effect, r.over = e.Ruling.Rules, e.Ruling.Effect, e.Code == access.CodeEnded
 			r.asks = nil
 			for _, n := range e.Ruling.Needs {
 				r.asks = append(r.asks, n.Rule)
@@ -340,6 +342,8 @@ func (r *Reviewed) end(e *Event) {
 			r.DeniedBy = DeniedByLimit
 		case r.effect == access.EffectDeny || r.effect == "":
 			r.DeniedBy = DeniedByPolicy
+		case r.over:
+			r.DeniedBy = DeniedByGrant
 		default:
 			// Policy didn't, and nobody did later: it was under a lock when it
 			// was asked for. Nothing else makes a first ruling deny.

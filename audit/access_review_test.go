@@ -173,6 +173,7 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		return st
 	}
 	// decide is what the activity Decide records.
+	var code access.Code
 	decide := func(who, reason string) (access.Request, access.Statement, access.Standing) {
 		w.tick()
 		r, _ := w.request(who)
@@ -197,7 +198,7 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		if over != nil {
 			standing.Effect, standing.Why = access.EffectDeny, over.Error()
 		}
-		w.record(Event{Type: RequestRuled, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Why: standing.Why})
+		w.record(Event{Type: RequestRuled, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Code: code, Why: standing.Why})
 		return r, st, standing
 	}
 	want := map[string]string{}
@@ -228,6 +229,10 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 	w.now = w.now.Add(2 * time.Hour)
 	r, _, _ = decide("alice", "locked before it was asked")
 	denied(r, DeniedByLock, End{})
+	w.now = w.now.Add(2 * time.Hour)
+	code = access.CodeEnded
+	r, _, _ = decide("dave", "extends what is over")
+	denied(r, DeniedByGrant, End{})
 
 	review, report, err := w.log.AccessReview(ctx, t0, w.now.Add(time.Minute))
 	if err != nil || !report.OK {

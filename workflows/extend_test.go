@@ -184,3 +184,25 @@ func TestLimited(t *testing.T) {
 		})
 	}
 }
+
+// That what it extends was over before anybody decided is on record with the
+// ruling, which by itself allows it.
+func TestExtendWhatIsOver(t *testing.T) {
+	w := newWorld(t)
+	first := w.granted()
+	if err := w.issuer.Revoke(t.Context(), audit.End{Request: first.ID, State: access.StateReleased}); err != nil {
+		t.Fatal(err)
+	}
+	w.ask("ssh/web-1", func(r *access.Request) { r.Extends = first.ID })
+	w.run(access.StateDenied)
+	for rec, err := range w.log.Events(t.Context(), audit.Query{Request: w.req.ID, Type: audit.RequestRuled}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := rec.Event; e.Code != access.CodeEnded || e.Ruling.Effect != access.EffectAsk || !strings.Contains(e.Why, "has ended: released") {
+			t.Errorf("on record is %q, %s: %s", e.Code, e.Ruling.Effect, e.Why)
+		}
+		return
+	}
+	t.Error("no ruling is on record")
+}
