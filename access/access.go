@@ -337,6 +337,7 @@ type Standing struct {
 	Effect   Effect    `json:"effect"`            // allow: enough; ask: more needed; deny: refused
 	Why      string    `json:"why"`               // one line for people
 	Missing  []Set     `json:"missing,omitempty"` // with ask: what is still needed
+	Unsure   bool      `json:"unsure,omitempty"`  // with ask: all of that only because look-ups failed that might have waived it
 	Voices   []Voice   `json:"voices,omitempty"`  // the decisions that count, in order
 	Dropped  []string  `json:"dropped,omitempty"` // decisions that don't count any more, each with why
 	Duration Seconds   `json:"duration"`          // with allow: what would be granted

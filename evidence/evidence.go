@@ -545,6 +545,9 @@ func (c *check) close() (access.Standing, error) {
 		s.Effect, s.Why = access.EffectDeny, c.ended
 	case len(missing) > 0:
 		s.Effect, s.Why, s.Missing = access.EffectAsk, "needs "+policy.Describe(missing), missing
+		s.Unsure = !slices.ContainsFunc(ruling.Needs, func(n access.Need) bool {
+			return len(policy.Missing([]access.Need{n}, c.now.Sub(c.asked), c.approved)) > 0 && !c.book.Policy.Unsure(n.Rule, ruling.Context.Unknown())
+		})
 		if against := policy.Objections(ruling.Needs, c.denied); against != "" {
 			s.Why += "; has " + against
 		}

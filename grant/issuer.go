@@ -47,7 +47,8 @@ type Issuer struct {
 // another request under the same id; CodeEnded if the request has ended, or
 // its time is over; CodeLimited if policy's limits leave no room. A lock is CodeDenied, also one that comes while the
 // credential is made. CodeUnavailable, and every error that isn't an
-// *access.Error, means try again; so does calling before the request's start.
+// *access.Error, means try again; so does calling before the request's start, and
+// while a look-up fails which alone decides whether approvals are needed.
 //
 // A crash leaves: before Reserve, nothing but a skipped serial, or a token that
 // nobody can open; after it, a
@@ -156,6 +157,10 @@ func (i *Issuer) issue(ctx context.Context, ev access.Evidence, standing access.
 	}
 	if entry.Ended != "" {
 		return none, ended(ctx, kind, entry)
+	}
+	if standing.Unsure {
+		// What is down delays. It may take as long as the evidence is good.
+		return none, access.Errorf(access.CodeUnavailable, "not allowed yet: %s", because(standing))
 	}
 	if standing.Effect != access.EffectAllow || standing.Duration <= 0 {
 		return none, access.Errorf(access.CodeDenied, "not allowed: %s", because(standing))

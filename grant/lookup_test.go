@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"hallpass/access"
 	"hallpass/audit"
@@ -74,19 +75,23 @@ func TestIssuerLooksUpForItself(t *testing.T) {
 	}
 	w.issue(i, ev) // again is the same credential
 
-	// Not on call any more, or nobody says: not without somebody's approval.
-	for _, row := range []struct{ who, want string }{
-		{"carol", "not allowed: needs 1 approval from sre"},
-		{"", "not allowed: needs 1 approval from sre; look-up oncall failed: it answers 502"},
+	// Not on call any more: not without somebody's approval. Where nobody says,
+	// not yet: what is down delays, and is no refusal.
+	for n, row := range []struct {
+		who, want string
+		code      access.Code
+	}{
+		{"carol", "not allowed: needs 1 approval from sre", access.CodeDenied},
+		{"", "not allowed yet: needs 1 approval from sre; look-up oncall failed: it answers 502", access.CodeUnavailable},
 	} {
 		on.Store(&row.who)
 		ev := access.Evidence{Request: w.sign("alice", w.request(nil))}
-		if err := w.refused(i, ev, access.CodeDenied); err.Error() != row.want {
+		if err := w.refused(i, ev, row.code); err.Error() != row.want {
 			t.Errorf("on call is %q: %v", row.who, err)
 		}
 		refused := w.events(audit.Query{Type: audit.CredentialRefused})
-		if last := refused[len(refused)-1]; last.Why != row.want {
-			t.Errorf("recorded: %s", last.Why)
+		if len(refused) != 1 || n == 0 && refused[0].Why != row.want {
+			t.Errorf("recorded: %+v", refused)
 		}
 		// With one it is issued, whatever the look-up says.
 		ev.Decisions = append(ev.Decisions, w.decision("bob", ev.Request, nil))
@@ -94,9 +99,55 @@ func TestIssuerLooksUpForItself(t *testing.T) {
 	}
 	// Without look-ups there is nobody to say so.
 	bare := w.issuer(nil, nil)
-	if err := w.refused(bare, access.Evidence{Request: w.sign("alice", w.request(nil))}, access.CodeDenied); !strings.Contains(err.Error(), "there are no look-ups here") {
+	if err := w.refused(bare, access.Evidence{Request: w.sign("alice", w.request(nil))}, access.CodeUnavailable); !strings.Contains(err.Error(), "there are no look-ups here") {
 		t.Error(err)
 	}
+	w.verify()
+}
+
+// A look-up that is down delays what it alone decides on, for as long as
+// evidence is good, and nothing else: not what is missing an approval anyway,
+// and not what a rule denies.
+func TestLookupThatIsDownDelays(t *testing.T) {
+	const more = oncallYAML + `  - {name: command, when: request.command == "reboot", approvals: [{count: 1, from: [sre]}]}
+  - {name: not-root, when: request.login == "root", deny: nobody is root}
+  - {name: lab, when: resource.labels.env == "test", approvals: [{count: 1, from: [sre]}], auto: now.within("never"), max_duration: 8h}
+  - {name: lab-too, when: resource.labels.env == "test", approvals: none, revoke: [sre]}
+windows: {never: {zone: UTC, times: [{from: "00:00", to: "00:01"}]}}
+`
+	w := newWorld(t)
+	w.policy(more)
+	lookups, on, _ := pager(t, "")
+	i := w.issuer(nil, nil)
+	i.Lookups = lookups
+	ask := func(edit func(*access.Request)) access.Evidence {
+		return access.Evidence{Request: w.sign("alice", w.request(edit))}
+	}
+	for name, c := range map[string]struct {
+		ev   access.Evidence
+		want access.Code
+	}{
+		"the look-up alone decides":   {ask(nil), access.CodeUnavailable},
+		"another rule needs somebody": {ask(func(r *access.Request) { r.Command = "reboot" }), access.CodeDenied},
+		"another rule denies":         {ask(func(r *access.Request) { r.Login = "root" }), access.CodeDenied},
+		"no rule asks it":             {ask(func(r *access.Request) { r.Resource = "ssh/lab-1" }), access.CodeDenied},
+	} {
+		if _, err := i.Issue(context.Background(), c.ev); access.CodeOf(err) != c.want {
+			t.Errorf("%s: %v, want code %s", name, err, c.want)
+		}
+	}
+	ev := ask(nil)
+	w.refused(i, ev, access.CodeUnavailable)
+	w.pass(23 * time.Hour)
+	w.refused(i, ev, access.CodeUnavailable)
+	alice := "alice"
+	on.Store(&alice)
+	w.issue(i, ev)
+	nobody := ""
+	on.Store(&nobody)
+	ev = ask(nil)
+	w.pass(access.EvidenceAge + time.Second)
+	w.refused(i, ev, access.CodeStale)
 	w.verify()
 }
 

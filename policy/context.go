@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	celast "cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
@@ -83,6 +84,13 @@ func (p *Policy) Lookups(in Input) []string {
 		}
 	}
 	return sorted(out)
+}
+
+// Unsure says whether the approvals of the rule of a name might not have been
+// needed if none of these look-ups had failed.
+func (p *Policy) Unsure(name string, failed []string) bool {
+	i, ok := slices.BinarySearchFunc(p.rules, name, func(r *rule, name string) int { return strings.Compare(r.Name, name) })
+	return ok && unanswered(p.rules[i].auto, &Input{Failed: failed}) != nil
 }
 
 // Undecided are the groups that rules name as approver or revoker of which the

@@ -35,8 +35,11 @@ func TestAutomaticByLookup(t *testing.T) {
 		{name: "the ticket is approved, and nobody says anything", answers: []string{"open", "approved"}, want: access.StateTimedOut, why: "not approved within 1h"},
 		{name: "it is withdrawn before the credential is made", answers: []string{"approved", "open"}, want: access.StateDenied,
 			why: "refused by the issuer: not allowed: needs 1 approval from sre"},
-		{name: "the tracker goes down before the credential is made", answers: []string{"approved", ""}, want: access.StateDenied,
-			why: "refused by the issuer: not allowed: needs 1 approval from sre; look-up ticket failed: it answers 503"},
+		{name: "the tracker is down when the credential is made, and comes back", answers: []string{"approved", "", "", "approved"}, want: access.StateExpired},
+		{name: "the tracker is down when the credential is made, and the ticket was withdrawn", answers: []string{"approved", "", "", "open"}, want: access.StateDenied,
+			why: "refused by the issuer: not allowed: needs 1 approval from sre"},
+		{name: "the tracker goes down for good before the credential is made", answers: []string{"approved", ""}, want: access.StateDenied,
+			why: "refused by the issuer: the evidence is older than 1d"},
 		{name: "garbage", answers: []string{`x", "state": 7, "y": "`}, approve: true, want: access.StateExpired},
 	} {
 		t.Run(row.name, func(t *testing.T) {
