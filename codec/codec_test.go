@@ -3,6 +3,7 @@ package codec
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -189,6 +190,10 @@ func TestConverterWaitsForKeys(t *testing.T) {
 	if said, err := paniced(new(access.Statement)); access.CodeOf(err) != access.CodeNotFound || said != nil {
 		t.Errorf("a message: %v, panics with %v", err, said)
 	}
+	var raw json.RawMessage
+	if said, err := paniced(&raw); err != nil || said != nil || !strings.Contains(string(raw), `"k1"`) {
+		t.Errorf("a message as it came: %q, %v, panics with %v", raw, err, said)
+	}
 	if err := without.FromPayloads(sealed, new(access.Submission)); access.CodeOf(err) != access.CodeNotFound {
 		t.Errorf("elsewhere: %v", err)
 	}
@@ -196,6 +201,15 @@ func TestConverterWaitsForKeys(t *testing.T) {
 	changed := ring(t, line("k1", 1)).Converter().(workflow.ContextAware).WithWorkflowContext(nil)
 	if err := changed.FromPayloads(sealed, new(access.Submission)); access.CodeOf(err) != access.CodeUnverified {
 		t.Errorf("what was changed: %v", err)
+	}
+	// The same as without the key: or who has it would replay it differently.
+	raw = nil
+	if err := changed.FromPayloads(sealed, &raw); err != nil || len(raw) == 0 {
+		t.Errorf("a message that was changed: %q, %v", raw, err)
+	}
+	plain := &commonpb.Payloads{Payloads: []*commonpb.Payload{{Metadata: map[string][]byte{converter.MetadataEncoding: []byte("binary/odd")}}}}
+	if err := within.FromPayloads(plain, &raw); err == nil {
+		t.Error("a message in an encoding that nobody can read isn't dropped")
 	}
 }
 

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"context"
+	"encoding/json"
 
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/sdk/converter"
@@ -14,8 +15,12 @@ import (
 //
 // In a workflow, what can't be decrypted for want of a key panics, which has
 // Temporal try again until a worker has the key. An error would end the request
-// for good. A message is an exception: it isn't heard, because anybody might
-// make one up that names a key which nobody has.
+// for good. A message is an exception: nothing waits for it, because anybody
+// might make one up that names a key which nobody has. Who takes messages as
+// *access.Statement doesn't hear it. Who takes them as *json.RawMessage hears
+// in its place, which is no statement, what is wrong with it: it takes the same
+// steps then as one that can be read, so that a worker that has the key by then
+// can replay it.
 func (r *Ring) Converter() converter.DataConverter {
 	return converting{converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), r)}
 }
@@ -36,13 +41,35 @@ type patient struct{ converter.DataConverter }
 
 func (p patient) FromPayloads(payloads *commonpb.Payloads, to ...any) error {
 	err := p.DataConverter.FromPayloads(payloads, to...)
+	if err == nil {
+		return nil
+	}
+	if raw, message := only(to).(*json.RawMessage); message && sealed(payloads) {
+		*raw = json.RawMessage(err.Error())
+		return nil
+	}
 	if access.CodeOf(err) != access.CodeNotFound {
 		return err
 	}
-	for _, v := range to {
-		if _, message := v.(*access.Statement); message {
-			return err
-		}
+	if _, message := only(to).(*access.Statement); message {
+		return err
 	}
 	panic(err.Error())
+}
+
+// only is the one thing that a message is read into.
+func only(to []any) any {
+	if len(to) != 1 {
+		return nil
+	}
+	return to[0]
+}
+
+func sealed(payloads *commonpb.Payloads) bool {
+	for _, p := range payloads.GetPayloads() {
+		if string(p.GetMetadata()[converter.MetadataEncoding]) == Encoding {
+			return true
+		}
+	}
+	return false
 }

@@ -38,6 +38,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/codec"
 	"hallpass/testsuite/postgrestest"
 	"hallpass/testsuite/sshdtest"
 )
@@ -122,7 +123,7 @@ type house struct {
 //	signal ID NAME KIND FILE
 //	                        send a signal with a plain SDK client, which knows nothing of hallpass:
 //	                        KIND json takes FILE as the JSON argument, text as a string, bytes as bytes,
-//	                        none sends no argument
+//	                        sealed as encrypted with a key that nobody has, none sends no argument
 //	terminate ID            terminate the request's workflow in Temporal, or with review-ID its review's, with a
 //	                        plain SDK client
 //	flip FILE OLD NEW       change bytes in place
@@ -618,7 +619,7 @@ func (w *world) dial(ts *testscript.TestScript, namespace string) client.Client 
 }
 
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 4 || len(args) == 3 && args[2] == "none", "signal ID NAME json|text|bytes|none FILE")
+	usage(ts, neg, len(args) == 4 || len(args) == 3 && args[2] == "none", "signal ID NAME json|text|bytes|sealed|none FILE")
 	var arg any
 	if args[2] != "none" {
 		content := ts.ReadFile(args[3])
@@ -626,6 +627,10 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 		case "json": // as temporal workflow signal --input does
 			arg = converter.NewRawValue(&commonpb.Payload{
 				Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(content),
+			})
+		case "sealed": // as if with a key, which nobody has
+			arg = converter.NewRawValue(&commonpb.Payload{
+				Metadata: map[string][]byte{"encoding": []byte(codec.Encoding), codec.KeyID: []byte("nobody")}, Data: []byte(content),
 			})
 		case "text":
 			arg = content
