@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -216,8 +218,7 @@ func TestConverterWaitsForKeys(t *testing.T) {
 // A failure's message and stack are encrypted with it.
 func TestFailures(t *testing.T) {
 	r := ring(t, line("k1", 1))
-	data := converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), r)
-	fc := temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{DataConverter: data, EncodeCommonAttributes: true})
+	fc := r.FailureConverter()
 	failure := fc.ErrorToFailure(temporal.NewApplicationError("find out why", "t", "a detail"))
 	text, err := proto.Marshal(failure)
 	if err != nil {
@@ -230,6 +231,40 @@ func TestFailures(t *testing.T) {
 	}
 	if err := fc.FailureToError(failure); !strings.Contains(err.Error(), "find out why") {
 		t.Errorf("decodes to %v", err)
+	}
+}
+
+// A workflow waits for the key of a refusal, too: it would take it for an
+// activity that somebody has ended by hand.
+func TestFailureConverterWaitsForKeys(t *testing.T) {
+	sender, receiver := ring(t, line("k2", 2)+line("k1", 1)), ring(t, line("k1", 1))
+	refusal := sender.FailureConverter().ErrorToFailure(temporal.NewNonRetryableApplicationError("find out why", "forbidden", nil, access.Error{Code: access.CodeForbidden}))
+	within := receiver.FailureConverter().(converter.FailureConverterWithSerializationContext).WithSerializationContext(converter.ActivitySerializationContext{})
+	detailed := proto.Clone(refusal).(*failurepb.Failure)
+	detailed.EncodedAttributes = nil
+	for name, f := range map[string]*failurepb.Failure{
+		"message": {EncodedAttributes: refusal.EncodedAttributes},
+		"details": detailed,
+		"a cause": {Message: "activity error", FailureInfo: &failurepb.Failure_ActivityFailureInfo{ActivityFailureInfo: &failurepb.ActivityFailureInfo{}}, Cause: refusal},
+	} {
+		func() {
+			defer func() {
+				if said, _ := recover().(string); !strings.Contains(said, `"k2"`) {
+					t.Errorf("%s without the key: panics with %q", name, said)
+				}
+			}()
+			t.Errorf("%s without the key: %v", name, within.FailureToError(proto.Clone(f).(*failurepb.Failure)))
+		}()
+	}
+	// A client is told what there is to tell.
+	if err := receiver.FailureConverter().FailureToError(proto.Clone(refusal).(*failurepb.Failure)); err == nil {
+		t.Error("a client hears nothing")
+	}
+	replace(t, receiver.path, line("k1", 1)+line("k2", 2))
+	var app *temporal.ApplicationError
+	var got access.Error
+	if err := within.FailureToError(refusal); !errors.As(err, &app) || app.Message() != "find out why" || app.Details(&got) != nil || got.Code != access.CodeForbidden {
+		t.Errorf("with the key: %v, %+v", err, got)
 	}
 }
 

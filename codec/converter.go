@@ -3,9 +3,12 @@ package codec
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"hallpass/access"
@@ -72,4 +75,48 @@ func sealed(payloads *commonpb.Payloads) bool {
 		}
 	}
 	return false
+}
+
+// FailureConverter is the Temporal client's failure converter with this ring.
+// Messages and stacks are encrypted, too.
+//
+// What an activity failed with is waited for in a workflow, as Converter does:
+// a refusal that can't be read would be taken for none.
+func (r *Ring) FailureConverter() converter.FailureConverter {
+	return failing{r, temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
+		DataConverter: r.Converter(), EncodeCommonAttributes: true,
+	})}
+}
+
+// failing is what activities and clients convert failures with.
+type failing struct {
+	ring *Ring
+	converter.FailureConverter
+}
+
+var _ converter.FailureConverterWithSerializationContext = failing{}
+
+// WithSerializationContext is how the SDK asks for what a workflow reads the
+// failures of its activities with.
+func (f failing) WithSerializationContext(ctx converter.SerializationContext) converter.FailureConverter {
+	if _, ok := ctx.(converter.ActivitySerializationContext); ok {
+		return patiently(f)
+	}
+	return f
+}
+
+// patiently is what workflows read failures of activities with.
+type patiently failing
+
+func (p patiently) FailureToError(failure *failurepb.Failure) error {
+	for f := failure; f != nil; f = f.GetCause() {
+		payloads := f.GetApplicationFailureInfo().GetDetails().GetPayloads()
+		if f.GetEncodedAttributes() != nil {
+			payloads = append(slices.Clone(payloads), f.GetEncodedAttributes())
+		}
+		if _, err := p.ring.Decode(payloads); access.CodeOf(err) == access.CodeNotFound {
+			panic(err.Error())
+		}
+	}
+	return p.FailureConverter.FailureToError(failure)
 }

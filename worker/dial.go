@@ -20,7 +20,6 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/interceptor"
 	sdklog "go.temporal.io/sdk/log"
-	"go.temporal.io/sdk/temporal"
 
 	"hallpass/access"
 	"hallpass/codec"
@@ -60,10 +59,7 @@ func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.Metri
 		if err != nil {
 			return nil, nil, fmt.Errorf("temporal.codec: %w", err)
 		}
-		o.DataConverter = ring.Converter()
-		o.FailureConverter = temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
-			DataConverter: o.DataConverter, EncodeCommonAttributes: true, // messages and stacks, too
-		})
+		o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	}
 	tracing, flush, err := c.traces(ctx, log)
 	if err != nil {
