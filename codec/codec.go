@@ -41,6 +41,9 @@ var _ converter.PayloadCodec = (*Ring)(nil)
 
 // Encode encrypts payloads with the ring's first key.
 func (r *Ring) Encode(payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
+	if r.path == "" {
+		return payloads, nil
+	}
 	keys, err := r.current()
 	if err != nil {
 		return nil, err

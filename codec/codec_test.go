@@ -116,6 +116,26 @@ func TestRotate(t *testing.T) {
 	}
 }
 
+// Who has no keys at all waits for them too: what isn't encrypted passes as it
+// is, and what is can be told from what can't be read.
+func TestNoKeys(t *testing.T) {
+	none := &Ring{}
+	plain := payload("plain")
+	if out, err := none.Encode([]*commonpb.Payload{plain}); err != nil || !proto.Equal(out[0], plain) {
+		t.Errorf("encodes to %v, %v", out, err)
+	}
+	if out, err := none.Decode([]*commonpb.Payload{plain}); err != nil || !proto.Equal(out[0], plain) {
+		t.Errorf("decodes to %v, %v", out, err)
+	}
+	if _, err := none.Decode([]*commonpb.Payload{encode(t, ring(t, line("k1", 1)), plain)}); access.CodeOf(err) != access.CodeNotFound || !strings.Contains(err.Error(), "temporal.codec is not configured") {
+		t.Errorf("what is encrypted: %v", err)
+	}
+	failure := none.FailureConverter().ErrorToFailure(errors.New("why"))
+	if failure.Message != "why" || failure.EncodedAttributes != nil {
+		t.Errorf("a failure: %v", failure)
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	r := ring(t, line("k1", 1)+line("k2", 2))
 	for name, spoil := range map[string]func(*commonpb.Payload){

@@ -78,13 +78,13 @@ func sealed(payloads *commonpb.Payloads) bool {
 }
 
 // FailureConverter is the Temporal client's failure converter with this ring.
-// Messages and stacks are encrypted, too.
+// Messages and stacks are encrypted, too, if anything is.
 //
 // What an activity failed with is waited for in a workflow, as Converter does:
 // a refusal that can't be read would be taken for none.
 func (r *Ring) FailureConverter() converter.FailureConverter {
 	return failing{r, temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
-		DataConverter: r.Converter(), EncodeCommonAttributes: true,
+		DataConverter: r.Converter(), EncodeCommonAttributes: r.path != "",
 	})}
 }
 

@@ -23,6 +23,9 @@ const (
 
 // Ring is a file of keys. It is read again when it has changed. Safe for
 // concurrent use.
+//
+// The zero Ring has no file and no keys: it encrypts nothing, and of what is
+// encrypted it says that it lacks the key.
 type Ring struct {
 	path string
 
@@ -83,6 +86,10 @@ func (r *Ring) current() ([]key, error) {
 
 // key finds a key by its id.
 func (r *Ring) key(id string) (key, error) {
+	if r.path == "" {
+		return key{}, access.Errorf(access.CodeNotFound, "what is in temporal is encrypted with the key %.64q, and temporal.codec is not configured", id).
+			WithHint("get the file of keys from those who operate hallpass, and name it in hallpass.yaml")
+	}
 	keys, err := r.current()
 	if err != nil {
 		return key{}, err

@@ -54,13 +54,13 @@ func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.Metri
 		return nil, nil, err
 	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
+	ring := &codec.Ring{} // without keys, what is encrypted is waited for all the same
 	if c.Temporal.Codec != "" {
-		ring, err := codec.Open(c.Temporal.Codec)
-		if err != nil {
+		if ring, err = codec.Open(c.Temporal.Codec); err != nil {
 			return nil, nil, fmt.Errorf("temporal.codec: %w", err)
 		}
-		o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	}
+	o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	tracing, flush, err := c.traces(ctx, log)
 	if err != nil {
 		return nil, nil, err
