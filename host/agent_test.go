@@ -483,3 +483,45 @@ func TestRenew(t *testing.T) {
 		t.Errorf("login: %v\n%s", err, out)
 	}
 }
+
+// sshd is told of a new host certificate, also if the agent dies, or sshd can't
+// say where it runs, between writing it and telling.
+func TestReloadIsOwed(t *testing.T) {
+	w := newHost(t)
+	if out, err := w.hallpassHost(w.enrollArgs()...); err != nil {
+		t.Fatalf("enroll: %v\n%s", err, out)
+	}
+	c, err := loadConfig(w.layout)
+	must(t, err)
+	program := c.SSHD
+	mute := filepath.Join(w.dir, "mute-sshd")
+	must(t, os.WriteFile(mute, []byte("#!/bin/sh\n[ \"$1\" != -T ] || { echo not now; exit 1; }\nexec "+program+" \"$@\"\n"), 0o755))
+	c.SSHD, c.RenewAfter = mute, time.Now().Add(-time.Minute).UTC()
+	must(t, c.save(w.layout))
+	before, err := readHostCert(w.layout.hostCert())
+	must(t, err)
+	w.startSSHD()
+	w.startAgent()
+	eventually(t, "the certificate is written, and status says that sshd isn't told", func() bool {
+		after, err := readHostCert(w.layout.hostCert())
+		return err == nil && after.Serial > before.Serial && strings.Contains(strings.Join(w.status().Problems, "\n"), "not now")
+	})
+	w.killAgent()
+	sshdLog := func() string { log, _ := os.ReadFile(filepath.Join(w.dir, "sshd.log")); return string(log) }
+	if strings.Contains(sshdLog(), "Received SIGHUP") {
+		t.Fatal("sshd was told")
+	}
+	c, err = loadConfig(w.layout)
+	must(t, err)
+	if !c.RenewAfter.After(time.Now()) {
+		t.Fatal("the renewal itself isn't on disk")
+	}
+	c.SSHD = program
+	must(t, c.save(w.layout))
+	w.startAgent()
+	eventually(t, "sshd is told by the next agent", func() bool { return strings.Contains(sshdLog(), "Received SIGHUP") })
+	eventually(t, "and once", func() bool {
+		c, err := loadConfig(w.layout)
+		return err == nil && !c.ReloadOwed
+	})
+}

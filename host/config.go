@@ -23,15 +23,16 @@ const DefaultWarn = 2 * time.Minute
 // Config is /etc/hallpass-host/config.json, which Enroll writes. Of it, only
 // warn_before is meant to be changed.
 type Config struct {
-	Service    string    `json:"service"`     // https://host:port
-	Host       string    `json:"host"`        // as the catalog names it, such as web-1
-	WarnBefore string    `json:"warn_before"` // such as 2m; 0s: no warning
-	BreakGlass []string  `json:"break_glass"` // accounts that PAM lets in without us
-	SSHD       string    `json:"sshd"`        // the program
-	SSHDConfig string    `json:"sshd_config"` // its main configuration
-	PAM        string    `json:"pam"`         // the file of its PAM service; empty: sessions aren't looked after
-	HostKey    string    `json:"host_key"`    // the public key that the host certificate is for
-	RenewAfter time.Time `json:"renew_after"` // of the host certificate
+	Service    string    `json:"service"`               // https://host:port
+	Host       string    `json:"host"`                  // as the catalog names it, such as web-1
+	WarnBefore string    `json:"warn_before"`           // such as 2m; 0s: no warning
+	BreakGlass []string  `json:"break_glass"`           // accounts that PAM lets in without us
+	SSHD       string    `json:"sshd"`                  // the program
+	SSHDConfig string    `json:"sshd_config"`           // its main configuration
+	PAM        string    `json:"pam"`                   // the file of its PAM service; empty: sessions aren't looked after
+	HostKey    string    `json:"host_key"`              // the public key that the host certificate is for
+	RenewAfter time.Time `json:"renew_after"`           // of the host certificate
+	ReloadOwed bool      `json:"reload_owed,omitempty"` // sshd hasn't been told of the host certificate yet
 }
 
 func loadConfig(l Layout) (*Config, error) {

@@ -29,6 +29,9 @@ const (
 func (a *agent) renewing(ctx context.Context) {
 	for {
 		wait := max(0, min(a.config.RenewAfter.Sub(a.now()), renewEvery))
+		if a.config.ReloadOwed {
+			wait = 0
+		}
 		a.mu.Lock()
 		if a.renewal != nil {
 			wait = renewRetry
@@ -44,7 +47,10 @@ func (a *agent) renewing(ctx context.Context) {
 			t.Stop()
 			a.log.Info("asks the service for CA keys, principals and host certificate")
 		}
-		err := a.renew(ctx)
+		err := a.settle() // the service isn't needed for it
+		if err == nil {
+			err = a.renew(ctx)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -92,7 +98,6 @@ func (a *agent) adopt(j access.Enrolled) error {
 	if err := a.lists.expect(j.Principals); err != nil {
 		return err
 	}
-	certified := false
 	err := func() error {
 		if err := change(undo, l.userCAs(), lines(j.UserCAs)); err != nil {
 			return err
@@ -100,11 +105,16 @@ func (a *agent) adopt(j access.Enrolled) error {
 		// Only where there is one: the line in sshd's configuration is
 		// written at enrolment.
 		if _, err := os.Stat(l.hostCert()); err == nil && j.Certificate != "" {
-			before := len(undo.undo)
-			if err := errors.Join(change(undo, l.hostCert(), lines([]string{j.Certificate})), change(undo, l.hostCAs(), lines(j.HostCAs))); err != nil {
+			certificate := lines([]string{j.Certificate})
+			if old, err := os.ReadFile(l.hostCert()); err != nil || string(old) != string(certificate) {
+				// Before it is there: whoever dies in between tells sshd once too often.
+				if err := a.owe(true); err != nil {
+					return err
+				}
+			}
+			if err := errors.Join(change(undo, l.hostCert(), certificate), change(undo, l.hostCAs(), lines(j.HostCAs))); err != nil {
 				return err
 			}
-			certified = len(undo.undo) > before
 		}
 		for login, principals := range j.Principals {
 			if slices.Contains(a.config.BreakGlass, login) {
@@ -139,16 +149,30 @@ func (a *agent) adopt(j access.Enrolled) error {
 	if err := a.config.save(l); err != nil {
 		return err
 	}
-	if !certified {
-		return nil // sshd reads the others at each login, and takes none while it reloads
+	return a.settle() // sshd reads the others at each login, and takes none while it reloads
+}
+
+// settle has sshd show a new host certificate from the next connection on, if
+// it hasn't been told of it yet.
+func (a *agent) settle() error {
+	if !a.config.ReloadOwed {
+		return nil
 	}
 	s := sshd{program: a.config.SSHD, config: a.config.SSHDConfig}
 	set, err := s.settings(s.config, anyLogin)
 	if err != nil {
 		return err
 	}
-	_, err = s.reload(set) // a new certificate is shown from the next connection on
-	return err
+	if _, err := s.reload(set); err != nil {
+		return err
+	}
+	return a.owe(false)
+}
+
+// owe keeps on disk whether sshd has to be told.
+func (a *agent) owe(reload bool) error {
+	a.config.ReloadOwed = reload
+	return a.config.save(a.layout)
 }
 
 // change writes a file if that changes it.
