@@ -86,3 +86,27 @@ func TestUnitsOfRoles(t *testing.T) {
 		t.Errorf("units run the roles %v, want %v", roles, want)
 	}
 }
+
+// TestUnitsLeaveSettingsOpen: what stands in a unit's environment wins over
+// hallpass.yaml, so where the issuers' keys are doesn't stand there; and the
+// TEMPORAL_* settings have a place.
+func TestUnitsLeaveSettingsOpen(t *testing.T) {
+	setting := regexp.MustCompile(`(?m)^Environment=.*HALLPASS_ISSUERS_`)
+	paths, err := filepath.Glob(units + "/hallpass-worker-*")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no units: %v", err)
+	}
+	shared := filepath.Join(units, "hallpass-worker-.service.d", "worker.conf")
+	for _, path := range append(slices.DeleteFunc(paths, func(p string) bool { return filepath.Ext(p) == ".d" }), shared) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line := setting.Find(data); line != nil {
+			t.Errorf("%s decides for hallpass.yaml: %s", path, line)
+		}
+		if path == shared && !strings.Contains(string(data), "\nEnvironmentFile=-/etc/hallpass/%N/env\n") {
+			t.Errorf("%s has no place for TEMPORAL_*", path)
+		}
+	}
+}
