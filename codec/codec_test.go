@@ -136,6 +136,39 @@ func TestNoKeys(t *testing.T) {
 	}
 }
 
+// While the last good keys count, it can be told that the file isn't good.
+func TestBroken(t *testing.T) {
+	path := keyFile(t, line("k1", 1))
+	r, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"good", func() error { return nil }, ""},
+		{"half a file", func() error { replace(t, path, "half a fi"); return nil }, "has 3 words"},
+		{"mended", func() error { replace(t, path, line("k2", 2)); return nil }, ""},
+		{"others can read it", func() error { return os.Chmod(path, 0o644) }, "has mode 0644"},
+		{"again they can't", func() error { return os.Chmod(path, 0o600) }, ""},
+		{"gone", func() error { return os.Remove(path) }, "no such file"},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		err := r.Broken()
+		if (err == nil) != (step.want == "") || err != nil && !strings.Contains(err.Error(), step.want) {
+			t.Errorf("%s: %v, want %q", step.name, err, step.want)
+		}
+		encode(t, r, payload("goes on")) // with the last good ones
+	}
+	if err := (&Ring{}).Broken(); err != nil {
+		t.Errorf("no file: %v", err)
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	r := ring(t, line("k1", 1)+line("k2", 2))
 	for name, spoil := range map[string]func(*commonpb.Payload){

@@ -29,16 +29,20 @@ const (
 type Ring struct {
 	path string
 
-	mu   sync.Mutex
-	keys []key
-	read stamp // of the file when it was read
+	mu     sync.Mutex
+	keys   []key
+	read   stamp // of the file when it was read
+	broken error // why the file, as last looked at, isn't what keys are from
 }
 
 // stamp tells a file from what it was.
 type stamp struct {
 	size int64
 	time time.Time
+	mode fs.FileMode
 }
+
+func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime(), info.Mode()} }
 
 // NewKey makes a line for a file of keys: an id, from the day, and a secret.
 func NewKey(now time.Time) string {
@@ -64,7 +68,8 @@ func (r *Ring) current() ([]key, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	info, err := os.Stat(r.path)
-	if err == nil && r.keys != nil && r.read == (stamp{info.Size(), info.ModTime()}) {
+	if err == nil && r.keys != nil && r.read == stampOf(info) {
+		r.broken = nil
 		return r.keys, nil
 	}
 	var keys []key
@@ -73,8 +78,9 @@ func (r *Ring) current() ([]key, error) {
 	}
 	switch {
 	case err == nil:
-		r.keys, r.read = keys, stamp{info.Size(), info.ModTime()}
+		r.keys, r.read, r.broken = keys, stampOf(info), nil
 	case r.keys != nil: // it may be halfway through being replaced
+		r.broken = err
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, access.Errorf(access.CodeNotFound, "there is no file of codec keys at %s", r.path).
 			WithHint("umask 077; hallpass codec key > %s", r.path)
@@ -82,6 +88,20 @@ func (r *Ring) current() ([]key, error) {
 		return nil, err
 	}
 	return r.keys, nil
+}
+
+// Broken is why the keys in use aren't those of the file as it is now; nil if
+// they are.
+func (r *Ring) Broken() error {
+	if r.path == "" {
+		return nil
+	}
+	if _, err := r.current(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.broken
 }
 
 // key finds a key by its id.

@@ -39,7 +39,11 @@ func attributes() map[string]enumspb.IndexedValueType {
 // Dial connects to Temporal and fails with CodeUnavailable if it doesn't
 // answer within seconds. The caller closes the client.
 func (c *Config) Dial(ctx context.Context) (client.Client, error) {
-	cl, flush, err := c.dial(ctx, slog.New(slog.DiscardHandler), nil)
+	ring, err := c.openRing()
+	if err != nil {
+		return nil, err
+	}
+	cl, flush, err := c.dial(ctx, ring, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -48,18 +52,12 @@ func (c *Config) Dial(ctx context.Context) (client.Client, error) {
 
 // dial is Dial for workers: the SDK takes its own kind of client alone, so
 // they call flush themselves once it is closed.
-func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.MetricsHandler) (_ client.Client, flush func(), err error) {
+func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, counts client.MetricsHandler) (_ client.Client, flush func(), err error) {
 	o, err := c.clientOptions()
 	if err != nil {
 		return nil, nil, err
 	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
-	ring := &codec.Ring{} // without keys, what is encrypted is waited for all the same
-	if c.Temporal.Codec != "" {
-		if ring, err = codec.Open(c.Temporal.Codec); err != nil {
-			return nil, nil, fmt.Errorf("temporal.codec: %w", err)
-		}
-	}
 	o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	tracing, flush, err := c.traces(ctx, log)
 	if err != nil {
@@ -78,6 +76,47 @@ func (c *Config) dial(ctx context.Context, log *slog.Logger, counts client.Metri
 		return nil, nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
 	}
 	return cl, flush, nil
+}
+
+// openRing opens the keys. Without any, what is encrypted is waited for all the
+// same.
+func (c *Config) openRing() (*codec.Ring, error) {
+	if c.Temporal.Codec == "" {
+		return &codec.Ring{}, nil
+	}
+	ring, err := codec.Open(c.Temporal.Codec)
+	if err != nil {
+		return nil, fmt.Errorf("temporal.codec: %w", err)
+	}
+	return ring, nil
+}
+
+// watchRing looks at the file of keys until ctx ends, so that a broken one is
+// noticed while the last good keys count.
+func (p *parts) watchRing(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		why := ""
+		if err := p.ring.Broken(); err != nil {
+			why = oneLine(err.Error())
+		}
+		if why != said && why != "" {
+			p.log.Error("codec keys can't be read; the last good ones are in force", "error", why)
+		}
+		said = why
+	}
+}
+
+// askRing says which keys are in force. A broken file is no reason not to work.
+func (p *parts) askRing(context.Context) (string, error) {
+	return inForce(p.ring.Broken())
 }
 
 // mend says what to do about a connection that isn't made, by what gRPC and

@@ -252,8 +252,12 @@ func (p *parts) askAudit(ctx context.Context) (string, error) {
 // askBook says which rulebook is in force. A broken file is no reason not to
 // work: the last good one counts.
 func (p *parts) askBook(context.Context) (string, error) {
-	if err := p.book.files.Broken(); err != nil {
-		return "the last good version is in force, because " + oneLine(err.Error()), nil
+	return inForce(p.book.files.Broken())
+}
+
+func inForce(broken error) (string, error) {
+	if broken != nil {
+		return "the last good version is in force, because " + oneLine(broken.Error()), nil
 	}
 	return "in force", nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hallpass/access"
+	"hallpass/codec"
 )
 
 func get(t *testing.T, address, path string) (int, string) {
@@ -73,6 +75,55 @@ func TestHealthOfAWorkerThatWaits(t *testing.T) {
 	}
 	if status, _ := get(t, c.Health.Address, "/debug/pprof/"); status != http.StatusNotFound {
 		t.Errorf("it serves more than it should: %d", status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Keys that can't be read any more are said where people look, while the last
+// good ones count.
+func TestBrokenCodecKeysAreSaid(t *testing.T) {
+	f, c := furnishedConfig(t)
+	c.Temporal.Address, c.Health.Address = address(freePort(t)), address(freePort(t))
+	c.Temporal.Codec = f.Path("codec.keys")
+	write := func(text string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(f.Path("new"), []byte(text), 0o600), os.Rename(f.Path("new"), c.Temporal.Codec)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := codec.NewKey(time.Now()) + "\n"
+	write(good)
+	ctx, cancel := context.WithCancel(t.Context())
+	var log syncBuffer
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c, []string{RoleWorkflows}, NewLog(&log)) }()
+	says := func(what string) func() bool {
+		return func() bool {
+			_, body := get(t, c.Health.Address, "/ready")
+			var is Readiness
+			_ = json.Unmarshal([]byte(body), &is)
+			for _, f := range is.Parts {
+				if f.Part == "codec keys" {
+					return f.OK && strings.Contains(f.Detail, what)
+				}
+			}
+			return false
+		}
+	}
+	errorLines := func() int { return strings.Count(log.String(), `"level":"ERROR"`) }
+	eventually(t, "all is well", says("in force"))
+	write("half a file")
+	eventually(t, "it says so", says("the last good version is in force, because "))
+	eventually(t, "it is in the log", func() bool { return errorLines() == 1 && strings.Contains(log.String(), "codec keys") })
+	write(good)
+	eventually(t, "all is well again", func() bool { return says("in force")() && !says("because")() })
+	write("half of another file")
+	eventually(t, "it is in the log again", func() bool { return errorLines() >= 2 })
+	if n := errorLines(); n != 2 {
+		t.Errorf("%d error lines: %s", n, log.String())
 	}
 	cancel()
 	if err := <-done; err != nil {

@@ -38,6 +38,7 @@ import (
 	"hallpass/audit"
 	"hallpass/ca"
 	"hallpass/catalog"
+	"hallpass/codec"
 	"hallpass/evidence"
 	"hallpass/grant"
 	"hallpass/lookup"
@@ -308,6 +309,7 @@ type parts struct {
 	log      *slog.Logger
 	audit    *audit.Log
 	book     *book
+	ring     *codec.Ring
 	stations []*station
 	health   *health
 	temporal atomic.Pointer[client.Client] // once there is a connection
@@ -362,6 +364,12 @@ func open(ctx context.Context, c *Config, names []string, h *health, log *slog.L
 		return nil, err
 	}
 	h.add("rulebook", p.askBook)
+	if p.ring, err = c.openRing(); err != nil {
+		return nil, err
+	}
+	if c.Temporal.Codec != "" {
+		h.add("codec keys", p.askRing)
+	}
 	h.addTemporal(p.askTemporal, slices.ContainsFunc(names, func(name string) bool { return roles()[name].queue != "" }))
 	err = h.metrics.watch("hallpass_open_grants", "grants in the ledger that have not ended", func(ctx context.Context) (float64, bool) {
 		n, err := p.audit.CountOpen(ctx)
@@ -458,6 +466,9 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 	if p.config.Audit.Publish != "" {
 		beside(p.publish)
 	}
+	if p.config.Temporal.Codec != "" {
+		beside(func(ctx context.Context) error { p.watchRing(ctx); return nil })
+	}
 	if err := p.queues(ctx, cancel, beside, ready); ctx.Err() == nil {
 		return err
 	}
@@ -472,7 +483,7 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 	var cl client.Client
 	var flush func()
 	err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) (err error) {
-		cl, flush, err = p.config.dial(ctx, warnings(ctx, p.log), p.health.metrics.sdk())
+		cl, flush, err = p.config.dial(ctx, p.ring, warnings(ctx, p.log), p.health.metrics.sdk())
 		p.health.enter(starting, err)
 		return err
 	})
