@@ -43,10 +43,19 @@ type health struct {
 	stage   string // what it does instead of polling task queues; "" while it does that
 	trouble error  // what it waits for in that stage
 	idle    bool   // it has no task queue to poll
+	changes int    // of the above
 
 	asking sync.Mutex
 	latest Readiness
 	asked  time.Time
+	since  int                 // of changes, what latest has heard
+	open   map[int]chan answer // by probe: asked, and its answer hasn't been taken
+}
+
+// answer is what a probe says.
+type answer struct {
+	detail string
+	err    error
 }
 
 // probe is one part that a process needs.
@@ -87,7 +96,7 @@ func startHealth(ctx context.Context, c *Config, log *slog.Logger) (h *health, s
 		return nil, nil, access.Errorf(access.CodeMalformed, "health.address: can't listen on %s: %v", address, err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, map[string]bool{"live": true}) })
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, map[string]bool{"live": true}) })
 	mux.HandleFunc("GET /ready", h.serveReady)
 	mux.Handle("GET /metrics", h.metrics.handler())
 	server := &http.Server{
@@ -105,7 +114,7 @@ func startHealth(ctx context.Context, c *Config, log *slog.Logger) (h *health, s
 	return h, func() { _ = server.Close(); <-done }, nil
 }
 
-func answer(w http.ResponseWriter, status int, v any) {
+func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
@@ -118,49 +127,74 @@ func (h *health) serveReady(w http.ResponseWriter, r *http.Request) {
 	if !ready.Ready {
 		status = http.StatusServiceUnavailable
 	}
-	answer(w, status, ready)
+	reply(w, status, ready)
 }
 
-// ready asks all parts, at the same time. Askers that come together get one
-// answer.
+// ready asks all parts, at the same time, and waits probeTimeout for them at the
+// most. Askers that come together, or soon after, get one answer.
 func (h *health) ready(ctx context.Context) Readiness {
 	h.asking.Lock()
 	defer h.asking.Unlock()
 	h.mu.Lock()
-	probes, stage, trouble := h.probes, h.stage, h.trouble
+	probes, stage, trouble, changes := h.probes, h.stage, h.trouble, h.changes
 	if h.idle && stage == starting {
 		stage = ""
 	}
 	h.mu.Unlock()
-	if stage == "" && h.latest.Ready && time.Since(h.asked) < probeEvery {
+	if !h.asked.IsZero() && h.since == changes && time.Since(h.asked) < probeEvery {
 		return h.latest
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
 	defer cancel()
-	parts := make([]Finding, len(probes))
-	var all sync.WaitGroup
-	for i, p := range probes {
-		all.Go(func() {
-			detail, err := p.ask(ctx)
-			if errors.Is(err, context.DeadlineExceeded) {
-				err = access.Errorf(access.CodeUnavailable, "doesn't answer within %s", access.ShortDuration(probeTimeout))
-			}
-			parts[i] = finding(p.part, detail, err)
-		})
-	}
-	all.Wait()
 	out := Readiness{Ready: stage == ""}
 	if stage != "" {
 		f := finding("process", "", trouble)
 		f.OK, f.Detail = false, strings.TrimSuffix(stage+": "+f.Detail, ": ")
 		out.Parts = []Finding{f}
 	}
-	for i, f := range parts {
-		out.Ready = out.Ready && (f.OK || probes[i].may)
+	answers := make([]chan answer, len(probes))
+	for i, p := range probes {
+		answers[i] = h.ask(ctx, i, p)
+	}
+	for i, p := range probes {
+		a := answer{err: context.DeadlineExceeded}
+		select {
+		case a = <-answers[i]:
+			delete(h.open, i)
+		case <-ctx.Done():
+			select {
+			case a = <-answers[i]: // in time, while another was waited for
+				delete(h.open, i)
+			default:
+			}
+		}
+		if errors.Is(a.err, context.DeadlineExceeded) {
+			a.err = access.Errorf(access.CodeUnavailable, "doesn't answer within %s", access.ShortDuration(probeTimeout))
+		}
+		f := finding(p.part, a.detail, a.err)
+		out.Ready = out.Ready && (f.OK || p.may)
 		out.Parts = append(out.Parts, f)
 	}
-	h.latest, h.asked = out, time.Now()
+	h.latest, h.asked, h.since = out, time.Now(), changes
 	return out
+}
+
+// ask asks a probe, unless it still is about an earlier question: not all of
+// them know when to give up.
+func (h *health) ask(ctx context.Context, i int, p probe) chan answer {
+	if before, is := h.open[i]; is && len(before) == 0 {
+		return before
+	}
+	if h.open == nil {
+		h.open = map[int]chan answer{}
+	}
+	heard := make(chan answer, 1) // what comes too late is nobody's
+	h.open[i] = heard
+	go func() {
+		detail, err := p.ask(ctx)
+		heard <- answer{detail, err}
+	}()
+	return heard
 }
 
 // add makes a part one of those that have to work.
@@ -168,6 +202,7 @@ func (h *health) add(part string, ask func(context.Context) (string, error)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.probes = append(h.probes, probe{part: part, ask: ask})
+	h.changes++
 }
 
 // addTemporal makes Temporal one of them, where there is a task queue. The
@@ -177,6 +212,7 @@ func (h *health) addTemporal(ask func(context.Context) (string, error), queues b
 	defer h.mu.Unlock()
 	h.idle = !queues
 	h.probes = append(h.probes, probe{part: "temporal", ask: ask, may: !queues})
+	h.changes++
 }
 
 // enter says what the process does, "" for serving, and why it isn't further.
@@ -184,6 +220,7 @@ func (h *health) enter(stage string, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stage, h.trouble = stage, why
+	h.changes++
 }
 
 // seldom asks at most once in a while and repeats what it heard. Trouble is

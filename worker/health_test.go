@@ -186,6 +186,66 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// A probe that doesn't look at its deadline holds nobody up, and neither it nor
+// the others are asked more often than once in a while, whatever they said.
+func TestReadyWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var hanging, others atomic.Int32
+		h := &health{probes: []probe{
+			{part: "b", ask: func(context.Context) (string, error) { hanging.Add(1); <-release; return "late", nil }},
+			{part: "a", ask: func(context.Context) (string, error) { others.Add(1); return "fine", nil }},
+		}}
+		start := time.Now()
+		got := h.ready(t.Context())
+		if took := time.Since(start); took != probeTimeout {
+			t.Errorf("took %s", took)
+		}
+		want := []Finding{{Part: "b", Detail: "doesn't answer within 3s"}, {Part: "a", OK: true, Detail: "fine"}}
+		if diff := cmp.Diff(want, got.Parts, cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".err" }, cmp.Ignore())); diff != "" || got.Ready {
+			t.Error(diff, got.Ready)
+		}
+		start = time.Now()
+		for range 10 { // they would queue
+			if h.ready(t.Context()).Ready {
+				t.Error("ready")
+			}
+		}
+		if took := time.Since(start); took != 0 || others.Load() != 1 {
+			t.Errorf("bad news isn't shared: took %s, asked %d times", took, others.Load())
+		}
+		<-time.After(probeEvery)
+		h.ready(t.Context())
+		if others.Load() != 2 || hanging.Load() != 1 {
+			t.Errorf("asked %d and %d times, want 2 and, as it still hangs, 1", others.Load(), hanging.Load())
+		}
+		// It counts when it comes.
+		close(release)
+		<-time.After(probeEvery)
+		if got := h.ready(t.Context()); !got.Ready {
+			t.Errorf("it has answered: %+v", got)
+		}
+	})
+}
+
+// What a process enters counts at once.
+func TestReadyHearsOfStages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &health{stage: starting}
+		if h.ready(t.Context()).Ready {
+			t.Error("ready while starting")
+		}
+		h.enter("", nil)
+		if !h.ready(t.Context()).Ready {
+			t.Error("bad news outlives its stage")
+		}
+		h.enter(stopping, nil)
+		if h.ready(t.Context()).Ready {
+			t.Error("ready while stopping")
+		}
+	})
+}
+
 // Good news is repeated for a while, bad news is asked about again.
 func TestSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
