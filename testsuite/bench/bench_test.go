@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -135,6 +136,50 @@ func TestDocument(t *testing.T) {
 	if err := document(r, page, folder); err == nil || !strings.Contains(err.Error(), "no place for z") {
 		t.Error(err)
 	}
+}
+
+// Figures in the documentation name a revision that can measure them again.
+func TestRevision(t *testing.T) {
+	dir := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	put := func(name string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(name), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func(what, want string) {
+		t.Helper()
+		rev, err := revision(t.Context(), dir)
+		if want == "" && (err != nil || len(rev) < 7) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %q, %v, want %q", what, rev, err, want)
+		}
+	}
+	ask("no repository", "no revision")
+	git("init", "--quiet")
+	put("README.md")
+	git("add", ".")
+	git("commit", "--quiet", "-m", "one")
+	ask("a revision without", "has no testsuite/bench")
+	put("testsuite/bench/main.go")
+	ask("not committed", "isn't committed: testsuite/")
+	git("add", ".")
+	git("commit", "--quiet", "-m", "two")
+	ask("committed", "")
+	put("docs/performance.md")
+	put("docs/performance/x.svg")
+	ask("figures that were written before", "")
+	if err := os.WriteFile(filepath.Join(dir, "README.md"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ask("changed", "isn't committed: README.md")
 }
 
 // Every item has its place in the documentation.

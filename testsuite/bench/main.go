@@ -145,7 +145,14 @@ func measureAll(ctx context.Context, program, only string, scale float64, out st
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 
 	r := report{When: time.Now().UTC().Truncate(time.Second), Command: command(only, scale), Machine: machine(), Load: map[string]float64{}}
-	r.Version = strings.TrimSpace(output(ctx, "git", "describe", "--tags", "--always", "--dirty"))
+	if docs {
+		r.Version, err = revision(ctx, ".")
+	} else {
+		r.Version = strings.TrimSpace(output(ctx, "git", "describe", "--tags", "--always", "--dirty"))
+	}
+	if err != nil {
+		return err
+	}
 	fmt.Printf("%s\n%s, %s\n", r.Machine, r.Command, r.Version)
 	for _, i := range items {
 		if len(chosen) > 0 && !chosen[i.name] {
@@ -235,6 +242,32 @@ func output(ctx context.Context, name string, args ...string) string {
 		return ""
 	}
 	return string(out)
+}
+
+// revision names what is measured, so that anybody can measure it again: what is
+// checked out in dir, if it has these measurements and nothing but the figures
+// themselves has changed.
+func revision(ctx context.Context, dir string) (string, error) {
+	git := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	name, err := git("describe", "--tags", "--always")
+	if err != nil || name == "" {
+		return "", errors.New("-docs: there is no revision to name: this is no git repository with a commit")
+	}
+	changed, err := git("status", "--porcelain", "--", ":/", ":(exclude,top)docs/performance.md", ":(exclude,top)docs/performance")
+	if err != nil {
+		return "", fmt.Errorf("-docs: git status: %w", err)
+	}
+	if first, _, _ := strings.Cut(changed, "\n"); first != "" {
+		words := strings.Fields(first)
+		return "", fmt.Errorf("-docs: the figures would name revision %s, and this isn't committed: %s", name, words[len(words)-1])
+	}
+	if _, err := git("cat-file", "-e", "HEAD:testsuite/bench"); err != nil {
+		return "", fmt.Errorf("-docs: revision %s has no testsuite/bench", name)
+	}
+	return name, nil
 }
 
 func write(r report, out string, docs bool) error {
