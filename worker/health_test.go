@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -151,6 +153,31 @@ func TestServiceAloneIsReadyWithoutTemporal(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// What docs/operate.md alerts on is what the Temporal SDK's timer is called
+// once it has come out at /metrics.
+func TestAlertNamesAMetric(t *testing.T) {
+	text, err := os.ReadFile("../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := newMetrics()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.sdk().Timer("temporal_activity_schedule_to_start_latency").Record(time.Second)
+	w := httptest.NewRecorder()
+	m.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	names := regexp.MustCompile("temporal_[a-z_]+").FindAllString(string(text), -1)
+	if len(names) == 0 {
+		t.Error("no alert")
+	}
+	for _, name := range names {
+		if !strings.Contains(w.Body.String(), "\n"+name+"{") {
+			t.Errorf("there is no %s in\n%s", name, w.Body)
+		}
 	}
 }
 

@@ -294,7 +294,7 @@ func TestRollingRestart(t *testing.T) {
 	counted := w.metrics(t, "workflows-1") + w.metrics(t, "workflows-2") + w.metrics(t, "issuer-1")
 	for _, name := range []string{
 		`hallpass_requests_ended_total{`, `state="expired"`, "hallpass_revoke_lag_seconds_bucket{", "hallpass_open_grants 0\n",
-		"hallpass_checkpoint_age_seconds ", "temporal_activity_schedule_to_start_latency",
+		"hallpass_checkpoint_age_seconds ", "temporal_activity_schedule_to_start_latency_seconds_bucket{",
 	} {
 		if !strings.Contains(counted, name) {
 			t.Errorf("nobody has counted %s", name)
