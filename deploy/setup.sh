@@ -41,6 +41,7 @@ certificate tls/client DNS:hallpass clientAuth
 
 for user in admin temporal hallpass vault; do secret "postgres/$user"; done
 [ -s temporal/password ] || cp postgres/temporal temporal/password
+[ -s temporal/pgpass ] || printf '*:*:*:temporal:%s\n' "$(cat postgres/temporal)" >temporal/pgpass
 [ -s vault-setup/password ] || cp postgres/vault vault-setup/password
 [ -s workers/pgpass ] || printf '*:*:audit:hallpass:%s\n' "$(cat postgres/hallpass)" >workers/pgpass
 

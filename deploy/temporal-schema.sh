@@ -3,8 +3,7 @@
 # databases are there: postgres.sh makes them. Safe to repeat.
 set -eu
 secrets=${TEMPORAL_SECRETS:-/etc/temporal/tls}
-SQL_PASSWORD=$(cat "$secrets/password")
-export SQL_PASSWORD SQL_PLUGIN=postgres12_pgx SQL_USER=temporal \
+export PGPASSFILE="$secrets/pgpass" SQL_PLUGIN=postgres12_pgx SQL_USER=temporal \
 	SQL_HOST="${SQL_HOST:-postgres}" SQL_PORT="${SQL_PORT:-5432}" \
 	SQL_TLS=true SQL_TLS_SERVER_NAME=postgres SQL_TLS_CA_FILE="$secrets/ca.pem"
 for database in temporal temporal_visibility; do

@@ -2,10 +2,12 @@
 # Initialises Vault the first time, unseals it every time, and tells it what
 # hallpass needs. One key share in a file beside it is for trying out; keep
 # yours apart, or have Vault unseal itself with a KMS. No secret is in an
-# argument: all of them go through standard input.
+# argument or in the environment: the root token is where vault login leaves
+# it, and all others go through standard input.
 set -eu
 umask 077
 cd /etc/hallpass/vault-setup
+export HOME="$PWD"
 
 status=1
 until [ $status != 1 ]; do # 0 unsealed, 2 sealed, 1 no answer
@@ -18,8 +20,7 @@ if [ ! -s init.json ]; then
 	mv init.new init.json
 fi
 key=$(sed -n '/"unseal_keys_b64"/{n;s/[", ]//g;p;}' init.json)
-VAULT_TOKEN=$(sed -n 's/.*"root_token": *"\([^"]*\)".*/\1/p' init.json)
-export VAULT_TOKEN
+sed -n 's/.*"root_token": *"\([^"]*\)".*/\1/p' init.json >.vault-token
 printf '{"key": "%s"}' "$key" | vault write sys/unseal - >/dev/null
 until vault token lookup >/dev/null 2>&1; do sleep 1; done
 

@@ -131,6 +131,28 @@ func TestServices(t *testing.T) {
 	}
 }
 
+// No secret gets into an environment: not of a container, nor of what a script
+// in one starts. Whoever may look at the processes of the machine reads those.
+func TestNoSecretInTheEnvironment(t *testing.T) {
+	secret := regexp.MustCompile(`(?m)^\s*export [^#\n]*(PASSWORD|TOKEN|SECRET)\b`)
+	scripts, err := filepath.Glob(filepath.Join(root, "deploy/*.sh"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, path := range scripts {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line := secret.Find(data); line != nil {
+			t.Errorf("%s: %s", filepath.Base(path), line)
+		}
+	}
+	if line := regexp.MustCompile(`(?m)^.*(PASSWORD|TOKEN|SECRET_ID):.*$`).FindString(read(t, "docker-compose.yml")); line != "" {
+		t.Errorf("docker-compose.yml: %s", line)
+	}
+}
+
 // Files that are mounted or copied are there, and targets are stages.
 func TestNamesWhatIsThere(t *testing.T) {
 	dockerfile := read(t, "Dockerfile")
