@@ -158,7 +158,7 @@ func (a *app) dispatch(root *cli.App, args []string) error {
 		c.HelpName = l.path()
 		template := cli.CommandHelpTemplate
 		if len(c.Subcommands) > 0 {
-			template = cli.SubcommandHelpTemplate
+			template = parentHelp
 		}
 		cli.HelpPrinter(a.out, template, c)
 		return nil
@@ -167,6 +167,10 @@ func (a *app) dispatch(root *cli.App, args []string) error {
 	}
 	return root.RunContext(a.ctx, append([]string{root.Name}, args...))
 }
+
+// parentHelp is the help of a command that has others below it. The library's
+// lists them by categories, which it only makes when it runs the command.
+var parentHelp = strings.Replace(cli.SubcommandHelpTemplate, "visibleCommandCategoryTemplate", "visibleCommandTemplate", 1)
 
 func (a *app) root() *cli.App {
 	root := &cli.App{

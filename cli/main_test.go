@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -176,6 +179,32 @@ func TestMainUsage(t *testing.T) {
 		if code != tt.code || !strings.Contains(stderr, tt.stderr) || code == 0 && (stderr != "" || stdout == "") || code != 0 && stdout != "" {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", tt.args, code, stdout, stderr)
 		}
+	}
+}
+
+// Whoever asks for help with a command finds out what there is below it.
+func TestHelpNamesWhatIsBelow(t *testing.T) {
+	root := (&app{out: newPrinter(io.Discard, noEnv), err: newPrinter(io.Discard, noEnv)}).root()
+	parents := 0
+	var visit func(path []string, c *cli.Command)
+	visit = func(path []string, c *cli.Command) {
+		path = append(slices.Clone(path), c.Name)
+		if len(c.Subcommands) > 0 {
+			parents++
+		}
+		_, help, _ := run(append(path, "--help")...)
+		for _, s := range c.Subcommands {
+			if !regexp.MustCompile(`(?m)^ +` + s.Name + ` +` + regexp.QuoteMeta(s.Usage[:8])).MatchString(help) {
+				t.Errorf("hallpass %s --help doesn't name %s:\n%s", strings.Join(path, " "), s.Name, help)
+			}
+			visit(path, s)
+		}
+	}
+	for _, c := range root.Commands {
+		visit(nil, c)
+	}
+	if parents < 5 {
+		t.Errorf("%d commands have others below them", parents)
 	}
 }
 
