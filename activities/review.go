@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"hallpass/access"
 	"hallpass/audit"
@@ -50,7 +49,7 @@ func (a *Activities) Overdue(ctx context.Context, request string) error {
 }
 
 func missing(task access.ReviewTask) string {
-	return strings.ReplaceAll(policy.Describe(task.Missing), "approval", "review")
+	return policy.DescribeReview(task.Missing)
 }
 
 // Reviews lists the reviews that aren't done, oldest first and at most limit of

@@ -32,7 +32,7 @@ func (r *Rulebook) CheckReview(task access.ReviewTask, st access.Statement, now 
 	}
 	if !policy.Eligible(task.Emergency.Review, policy.Voter{User: user}) {
 		ruling := access.Ruling{Needs: task.Emergency.Review}
-		return fail(access.Errorf(access.CodeForbidden, "%s is in none of the groups that review this: %s", user.Name, policy.Describe(policy.Missing(ruling.Needs, 0, nil))))
+		return fail(access.Errorf(access.CodeForbidden, "%s is in none of the groups that review this: %s", user.Name, policy.DescribeReview(policy.Missing(ruling.Needs, 0, nil))))
 	}
 	if slices.ContainsFunc(task.Signed, func(v access.Voice) bool { return v.Signer == user.Name }) {
 		return fail(access.Errorf(access.CodeDuplicate, "%s has signed it off already", user.Name))

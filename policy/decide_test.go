@@ -374,3 +374,18 @@ func TestDecideConcurrently(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestDescribe(t *testing.T) {
+	for _, tt := range []struct {
+		sets             []access.Set
+		approval, review string
+	}{
+		{nil, "", ""},
+		{[]access.Set{{Count: 1, Groups: []string{"approval-board"}}}, "1 approval from approval-board", "1 review from approval-board"},
+		{[]access.Set{{Count: 2, Groups: []string{"dba", "sre"}}, {Count: 1, Groups: []string{"dev"}}}, "2 approvals from dba or sre and 1 from dev", "2 reviews from dba or sre and 1 from dev"},
+	} {
+		if a, r := Describe(tt.sets), DescribeReview(tt.sets); a != tt.approval || r != tt.review {
+			t.Errorf("%v: %q and %q", tt.sets, a, r)
+		}
+	}
+}

@@ -209,17 +209,23 @@ func member(u access.User, groups []string) bool {
 
 // Describe writes sets for people: "1 approval from sre and 2 from dba or
 // security".
-func Describe(sets []access.Set) string {
+func Describe(sets []access.Set) string { return describe(sets, "approval") }
+
+// DescribeReview is Describe for those who sign off afterwards: "2 reviews from
+// sre".
+func DescribeReview(sets []access.Set) string { return describe(sets, "review") }
+
+func describe(sets []access.Set, what string) string {
 	var parts []string
 	for i, s := range sets {
-		what := ""
+		of := ""
 		if i == 0 {
-			what = " approval"
+			of = " " + what
 			if s.Count > 1 {
-				what = " approvals"
+				of += "s"
 			}
 		}
-		parts = append(parts, fmt.Sprintf("%d%s from %s", s.Count, what, strings.Join(s.Groups, " or ")))
+		parts = append(parts, fmt.Sprintf("%d%s from %s", s.Count, of, strings.Join(s.Groups, " or ")))
 	}
 	return strings.Join(parts, " and ")
 }
