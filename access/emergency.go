@@ -37,5 +37,8 @@ type ReviewTask struct {
 	Reminded  int       `json:"reminded,omitempty"` // how often people were told of it
 }
 
+// MostReviews bounds how many open reviews are listed, the oldest first.
+const MostReviews = 200
+
 // Overdue says whether the review should have been done at now.
 func (t ReviewTask) Overdue(now time.Time) bool { return !t.Done && !now.Before(t.Due) }

@@ -15,13 +15,12 @@ const (
 	hours = 1  // hours on either side that count as the same time
 )
 
-// brief shows what an approver signs, and what helps to judge it: the hash that
-// the decision is about, the files it was judged by, what is granted if others
-// or this decision narrow it, what the requester had before, and what is
-// unusual about it.
-func (a *app) brief(p *printer, s access.Status, req access.Request, d access.Decision) {
+// brief is what an approver signs, and what helps to judge it, as fields to
+// print: the hash that the decision is about, the files it was judged by, what
+// is granted if others or this decision narrow it, what the requester had
+// before, and what is unusual about it.
+func (a *app) brief(p *printer, s access.Status, req access.Request, d access.Decision) (fields []any) {
 	digests := s.Standing.Ruling.Digests
-	fields := []any{}
 	if d.Verdict == access.Approve {
 		fields = append(fields, "leaves", leaves(s, req, d.Duration))
 	}
@@ -39,9 +38,9 @@ func (a *app) brief(p *printer, s access.Status, req access.Request, d access.De
 			fields = append(fields, label, odd)
 		}
 	}
-	p.fields(append(fields,
+	return append(fields,
 		"signs", "the request sha256:"+s.Evidence.Request.Hash(),
-		"policy", digests.Policy, "directory", digests.Directory, "catalog", digests.Catalog)...)
+		"policy", digests.Policy, "directory", digests.Directory, "catalog", digests.Catalog)
 }
 
 // leaves says what is left of the duration asked for, where somebody grants

@@ -69,12 +69,12 @@ func TestApproversSeeWhatTheySign(t *testing.T) {
 	r := w.as("bob").must("approve --for 30m " + id)
 	for _, want := range []string{
 		"alice wants ssh/web-1 as deploy for 2h\n", "disk full", "OPS-7", "production", "1 approval from sre",
-		"leaves     30m of the 2h asked for, narrowed by you\n",
-		"before     2 grants of ssh/web-1, the longest for 30m, by the service's word\n",
+		"\n  leaves       30m of the 2h asked for, narrowed by you\n",
+		"\n  before       2 grants of ssh/web-1, the longest for 30m, by the service's word\n",
 		" as root for 10m, released, approved by carol\\x1b[2J\n",
-		"unusual    longer than any grant before it\n",
-		"signs      the request sha256:" + s.Evidence.Request.Hash() + "\n",
-		"policy     " + digests.Policy + "\n", "directory  " + digests.Directory + "\n", "catalog    " + digests.Catalog + "\n",
+		"\n  unusual      longer than any grant before it\n",
+		"\n  signs        the request sha256:" + s.Evidence.Request.Hash() + "\n",
+		"\n  policy       " + digests.Policy + "\n", "\n  directory    " + digests.Directory + "\n", "\n  catalog      " + digests.Catalog + "\n",
 		"a key of alice, verified",
 	} {
 		if !strings.Contains(r.stdout, want) {

@@ -95,15 +95,23 @@ func (b *temporalBackend) Close() { b.client.Close() }
 // summaryLine is what operators see of a request in Temporal's lists. No
 // reason and no ticket: it is never encrypted.
 func summaryLine(r access.Request) string {
-	wants := "wants"
-	if r.Mode == access.ModeEmergency {
-		wants = "takes by BREAK-GLASS"
+	return fmt.Sprintf("%s %s %s%s for %s%s", r.Signer, wants(r.Mode), r.Resource, asWhat(r.Login, r.Actions), r.Duration, longer(r.Extends))
+}
+
+// wants is the verb for what a requester does.
+func wants(mode string) string {
+	if mode == access.ModeEmergency {
+		return "takes by BREAK-GLASS"
 	}
-	longer := ""
-	if r.Extends != "" {
-		longer = " longer"
+	return "wants"
+}
+
+// longer stands behind the duration of an extension.
+func longer(extends string) string {
+	if extends != "" {
+		return " longer"
 	}
-	return fmt.Sprintf("%s %s %s%s for %s%s", r.Signer, wants, r.Resource, asWhat(r.Login, r.Actions), r.Duration, longer)
+	return ""
 }
 
 // asWhat is what stands behind a resource's name: a login, or actions.
@@ -366,7 +374,7 @@ func idPrefix(s string) bool {
 	return true
 }
 
-func notAnID(s string) error {
+func notAnID(s string) *failure {
 	return usagef("%s is not a request's id or the beginning of one", s).withHint("hallpass list shows them")
 }
 

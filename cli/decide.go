@@ -103,8 +103,7 @@ func (a *app) decide(b backend, id string, d access.Decision, print bool) error 
 	if a.json || print {
 		shown = a.err
 	}
-	a.showRequest(shown, s, req)
-	a.brief(shown, s, req, d)
+	a.showRequest(shown, s, req, a.brief(shown, s, req, d)...)
 	return a.say(b, s, req, d, print)
 }
 
@@ -233,22 +232,28 @@ func (a *app) printStatement(st access.Statement, id, message string) error {
 	return nil
 }
 
-// showRequest shows what a decision is about.
-func (a *app) showRequest(p *printer, s access.Status, req access.Request) {
+// showRequest shows what a decision is about, and more fields below it.
+func (a *app) showRequest(p *printer, s access.Status, req access.Request, more ...any) {
 	now := a.now()
-	p.Printf("%s wants %s", p.bold(req.Signer), p.bold(req.Resource))
+	p.Printf("%s %s %s", p.bold(req.Signer), wants(req.Mode), p.bold(req.Resource))
 	if req.Login != "" {
 		p.Printf(" as %s", p.bold(req.Login))
 	}
 	if len(req.Actions) > 0 {
 		p.Printf(" (%s)", p.bold(strings.Join(req.Actions, ", ")))
 	}
-	p.Printf(" for %s\n", p.bold(req.Duration.String()))
-	p.fields(a.requestFields(p, s, req, now)...)
+	p.Printf(" for %s%s\n", p.bold(req.Duration.String()), longer(req.Extends))
+	p.fields(append(a.requestFields(p, s, req, now), more...)...)
 }
 
 func (a *app) requestFields(p *printer, s access.Status, req access.Request, now time.Time) []any {
-	start, deadline, needs := "", "", ""
+	start, deadline, needs, mode := "", "", "", req.Mode
+	switch {
+	case mode == access.ModeEmergency && s.Granted != nil:
+		mode = "BREAK-GLASS"
+	case mode == access.ModeEmergency:
+		mode = "BREAK-GLASS, to be signed off afterwards"
+	}
 	by, _ := a.signedBy(s.Evidence.Request, access.TypeRequest, req.Signer)
 	if req.Start != nil {
 		start = p.at(*req.Start, now)
@@ -262,7 +267,7 @@ func (a *app) requestFields(p *printer, s access.Status, req access.Request, now
 	return []any{
 		"request", req.ID,
 		"extends", req.Extends,
-		"mode", strings.ReplaceAll(req.Mode, access.ModeEmergency, "BREAK-GLASS, to be signed off afterwards"),
+		"mode", mode,
 		"reason", req.Reason,
 		"ticket", req.Ticket,
 		"command", req.Command,

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -23,8 +24,9 @@ func (a *app) extendCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "ID")
-			if err != nil {
-				return err
+			var wrong *failure
+			if errors.As(err, &wrong) {
+				return wrong.withHint("hallpass extend ID --for 30m")
 			}
 			if !c.IsSet("for") {
 				return usagef("--for is missing: how much longer?").withHint("hallpass extend %s --for 30m", args[0])
@@ -47,6 +49,12 @@ func (a *app) extendCommand() *cli.Command {
 				}
 				if s.State != access.StateActive {
 					return failf(ExitRefused, "request %s is %s: only a running grant can be extended", s.ID, s.State).
+						withHint("hallpass request %s", req.Resource)
+				}
+				if me, err := a.whoami(); err != nil {
+					return err
+				} else if me.Name != req.Signer {
+					return failf(ExitRefused, "request %s is %s's: nobody extends the grant of somebody else", s.ID, req.Signer).
 						withHint("hallpass request %s", req.Resource)
 				}
 				w.resource, w.login, w.actions, w.command, w.extends = a.resourceOf(s), req.Login, req.Actions, req.Command, req.ID

@@ -111,6 +111,8 @@ type waiting struct {
 	Login     string         `json:"login,omitempty"`
 	Actions   []string       `json:"actions,omitempty"`
 	Duration  access.Seconds `json:"duration"`
+	Mode      string         `json:"mode,omitempty"`
+	Extends   string         `json:"extends,omitempty"` // the request whose grant it extends
 	Reason    string         `json:"reason,omitempty"`
 	Ticket    string         `json:"ticket,omitempty"`
 	Missing   []access.Set   `json:"missing,omitempty"`
@@ -188,7 +190,7 @@ func (a *app) pending(b backend, f filter, me access.User, told map[string]bool)
 		spoken := slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == me.Name })
 		all = append(all, waiting{
 			ID: s.ID, Requester: req.Signer, Resource: req.Resource, Login: req.Login, Actions: req.Actions, Duration: req.Duration,
-			Reason: req.Reason, Ticket: req.Ticket, Missing: s.Standing.Missing, Deadline: s.Deadline,
+			Mode: req.Mode, Extends: req.Extends, Reason: req.Reason, Ticket: req.Ticket, Missing: s.Standing.Missing, Deadline: s.Deadline,
 			Mine: me.Name != "" && me.Name != req.Signer && !spoken && policy.Eligible(s.Standing.Ruling.Needs, policy.Voter{User: me, Waited: a.now().Sub(req.Time)}),
 		})
 	}
@@ -225,7 +227,7 @@ func (a *app) pendingText(p *printer, all []waiting) {
 		if w.Deadline != nil {
 			until = relative(*w.Deadline, now)
 		}
-		p.Printf("%s  %s wants %s%s for %s\n", short[w.ID], p.bold(w.Requester), p.bold(w.Resource), asWhat(w.Login, w.Actions), w.Duration)
+		p.Printf("%s  %s %s %s%s for %s%s\n", short[w.ID], p.bold(w.Requester), wants(w.Mode), p.bold(w.Resource), asWhat(w.Login, w.Actions), w.Duration, longer(w.Extends))
 		p.fields("reason", w.Reason, "ticket", w.Ticket, "needs", policy.Describe(w.Missing), "times out", until)
 		if w.Mine {
 			p.Printf("  hallpass approve %s\n", short[w.ID])

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"hallpass/access"
+	"hallpass/audit"
 	"hallpass/policy"
 	"hallpass/statement"
 )
@@ -40,6 +41,7 @@ func (a *app) reviewsCommand() *cli.Command {
 							p.Printf("\n")
 						}
 						a.reviewText(p, t)
+						p.Printf("  hallpass audit show %s\n  hallpass review %s\n", t.Request, t.Request)
 					}
 				})
 			})
@@ -56,14 +58,79 @@ func (a *app) reviewText(p *printer, t access.ReviewTask) {
 	if err != nil {
 		by = "NOT VERIFIED: " + err.Error()
 	}
-	due := p.at(t.Due, now)
-	if t.Overdue(now) {
-		due = "OVERDUE since " + due
-	}
 	p.Printf("%s  %s took %s%s for %s\n", t.Request, p.bold(t.Requester), p.bold(t.Resource), asWhat(req.Login, req.Actions), req.Duration)
 	p.fields("reason", req.Reason, "ticket", req.Ticket, "command", req.Command, "taken", p.at(t.Granted, now),
-		"signed off by", approvers(t.Signed), "missing", strings.ReplaceAll(policy.Describe(t.Missing), "approval", "review"),
-		"due", due, "signed by", by)
+		"signed off by", approvers(t.Signed), "missing", policy.DescribeReview(t.Missing),
+		"due", due(p, t, now), "signed by", by)
+}
+
+// due is until when a review has to be done.
+func due(p *printer, t access.ReviewTask, now time.Time) string {
+	if t.Overdue(now) {
+		return "OVERDUE since " + p.at(t.Due, now)
+	}
+	return p.at(t.Due, now)
+}
+
+// glassBroken says what it costs that the glass was broken for a request.
+func (a *app) glassBroken(s access.Status) {
+	em := s.Standing.Ruling.Emergency
+	if em == nil {
+		return
+	}
+	when := "within " + em.Within.String()
+	if s.Granted != nil {
+		when = "until " + a.err.at(s.Granted.Add(em.Within.Duration()), a.now())
+	}
+	a.err.Printf("BREAK-GLASS: to be signed off %s: %s\n", when, policy.DescribeReview(policy.Missing(em.Review, 0, nil)))
+}
+
+// reviewOf finds how the review of an access by break-glass stands: by the audit
+// log where that is on this machine, else by the list of those that are open.
+// The task is nil if none is open, or if that isn't known.
+func (a *app) reviewOf(b backend, id string) (task *access.ReviewTask, known bool) {
+	err := a.withLog(func(r *audit.Reader) error {
+		t, found, err := r.ReviewTask(a.ctx, id)
+		if found {
+			task = &t
+		}
+		return err
+	})
+	if err == nil && task != nil {
+		return task, true
+	}
+	open, err := b.Reviews(a.ctx)
+	if err != nil {
+		return nil, false
+	}
+	if i := slices.IndexFunc(open, func(t access.ReviewTask) bool { return t.Request == id }); i >= 0 {
+		return &open[i], true
+	}
+	return nil, len(open) < access.MostReviews
+}
+
+// reviewedText says in one line how the review of a request stands.
+func (a *app) reviewedText(p *printer, s shown) string {
+	t := s.Review
+	switch {
+	case s.Granted == nil || s.Standing.Request.Mode != access.ModeEmergency:
+		return ""
+	case t == nil && s.noReview:
+		return "none is open; who signed it off: hallpass audit show " + s.ID
+	case t == nil:
+		return "to be signed off afterwards; how it stands: hallpass audit show " + s.ID
+	case t.Done:
+		return "done, signed off by " + approvers(t.Signed)
+	}
+	line := "due " + due(p, *t, a.now())
+	if t.Overdue(a.now()) {
+		line = due(p, *t, a.now())
+	}
+	line += ": " + policy.DescribeReview(t.Missing)
+	if by := approvers(t.Signed); by != "" {
+		line += "; signed off by " + by
+	}
+	return line
 }
 
 func (a *app) reviewCommand() *cli.Command {
@@ -81,7 +148,7 @@ func (a *app) reviewCommand() *cli.Command {
 				return err
 			}
 			if !idPrefix(args[0]) {
-				return notAnID(args[0])
+				return notAnID(args[0]).withHint("hallpass reviews")
 			}
 			return a.withBackend(func(b backend) error { return a.review(b, args[0], c.String("comment")) })
 		},
@@ -133,7 +200,7 @@ func (a *app) review(b backend, prefix, comment string) error {
 			p.Printf("Signed off. The review is done.\n")
 			return
 		}
-		p.Printf("Signed off. Still needs %s.\n", strings.ReplaceAll(policy.Describe(t.Missing), "approval", "review"))
+		p.Printf("Signed off. Still needs %s.\n", policy.DescribeReview(t.Missing))
 	})
 }
 

@@ -30,6 +30,11 @@ type shown struct {
 	access.Status
 	Statements []checked     `json:"statements"`
 	Sessions   []audit.Visit `json:"sessions,omitempty"` // as hosts have told, where the audit log is on this machine
+
+	// Review is how that of an access by break-glass stands; a done one only
+	// where the audit log is on this machine.
+	Review   *access.ReviewTask `json:"review,omitempty"`
+	noReview bool               // none is open
 }
 
 func (a *app) showCommand() *cli.Command {
@@ -54,6 +59,10 @@ func (a *app) showCommand() *cli.Command {
 				}
 				broken := err
 				out := shown{Status: s, Statements: a.statements(s), Sessions: a.visits(s.ID)}
+				if s.Granted != nil && s.Standing.Request.Mode == access.ModeEmergency {
+					task, known := a.reviewOf(b, s.ID)
+					out.Review, out.noReview = task, known && task == nil
+				}
 				if err := a.print(out, func(p *printer) { a.showText(p, out) }); err != nil {
 					return err
 				}
@@ -63,18 +72,19 @@ func (a *app) showCommand() *cli.Command {
 	}
 }
 
-// askedText says who was asked when.
-func (a *app) askedText(p *printer, s access.Status) {
+// askedFields say who was asked, and from the second step on, when: the ruling
+// that says who comes first is made anew with each message.
+func (a *app) askedFields(p *printer, s access.Status) (fields []any) {
 	var first []string
 	for _, set := range policy.Missing(s.Standing.Ruling.Needs, 0, nil) {
 		first = append(first, set.Groups...)
 	}
 	if len(first) == 0 {
-		return
+		return nil
 	}
 	slices.Sort(first)
 	now := a.now()
-	fields := []any{"first asked", strings.Join(slices.Compact(first), ", ") + ", " + p.at(s.Standing.Ruling.At, now)}
+	fields = append(fields, "first asked", strings.Join(slices.Compact(first), ", "))
 	for _, e := range s.Escalated {
 		var who []string
 		if len(e.Ask) > 0 {
@@ -85,7 +95,7 @@ func (a *app) askedText(p *printer, s access.Status) {
 		}
 		fields = append(fields, "after "+e.After.String(), strings.Join(who, "; ")+", "+p.at(e.Time, now))
 	}
-	p.fields(fields...)
+	return fields
 }
 
 func (a *app) statements(s access.Status) []checked {
@@ -149,8 +159,10 @@ func (a *app) showText(p *printer, s shown) {
 	if s.Refused > 0 {
 		refused = strconv.Itoa(s.Refused) + " of the messages to it"
 	}
-	a.askedText(p, s.Status)
-	fields := []any{"longest", s.Standing.Ruling.MaxDuration.String()}
+	fields := a.askedFields(p, s.Status)
+	if s.Standing.Ruling.Effect != "" { // it was ruled on
+		fields = append(fields, "longest", s.Standing.Ruling.MaxDuration.String())
+	}
 	if s.Granted != nil {
 		fields = append(fields, "granted", p.at(*s.Granted, now))
 	}
@@ -163,15 +175,12 @@ func (a *app) showText(p *printer, s shown) {
 	if s.EndedAt != nil {
 		fields = append(fields, "ended", p.at(*s.EndedAt, now))
 	}
-	fields = append(fields, "ended by", s.By, name, handle, "opens", principals, "refused", refused,
+	fields = append(fields, "ended by", s.By, "review", a.reviewedText(p, s), name, handle, "opens", principals, "refused", refused,
 		"policy", s.Standing.Ruling.Digests.Policy,
 		"directory", s.Standing.Ruling.Digests.Directory,
 		"catalog", s.Standing.Ruling.Digests.Catalog,
 	)
 	fields = append(fields, contextFields(s.Standing.Ruling.Context)...)
-	if s.Standing.Ruling.Effect == "" { // never ruled on
-		fields = fields[2:]
-	}
 	p.fields(fields...)
 
 	for i, d := range s.Evidence.Decisions {

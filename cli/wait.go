@@ -198,7 +198,11 @@ func ended(s access.Status) error {
 	}
 	switch state {
 	case access.StateDenied:
-		return failf(ExitDenied, "denied%s", adds("denied", s.Why)).withHint("hallpass show %s", s.ID)
+		f := failf(ExitDenied, "denied%s", adds("denied", s.Why)).withHint("hallpass show %s", s.ID)
+		if x := s.Standing.Extends; x != nil && idPrefix(x.By) && x.By != s.ID {
+			f = f.withHint("hallpass extend %s --for LONGER", x.By) // it goes on from there
+		}
+		return f
 	case access.StateTimedOut:
 		return failf(ExitTimedOut, "timed out%s", adds("timed out", s.Why)).withHint("hallpass show %s", s.ID)
 	}
@@ -234,6 +238,7 @@ func (a *app) ruled(b backend, id string) (access.State, error) {
 		case err == nil && s.State.Final():
 			return "", a.over(s)
 		case err == nil && (s.Standing.Effect != "" || s.State != access.StatePending):
+			a.glassBroken(s)
 			return s.State, nil
 		case a.ctx.Err() != nil:
 			return "", a.resumable(a.ctx.Err(), id)
@@ -288,6 +293,7 @@ func (a *app) finish(b backend, id string, limit time.Duration) (granted, error)
 	if s.State != access.StateActive {
 		return granted{}, a.over(s)
 	}
+	a.glassBroken(s)
 	if h := s.Handle; h != nil && h.Until != nil && !a.now().Before(h.NotAfter) {
 		return granted{}, failf(ExitRefused, "the grant has ended; sessions that are open may stay until %s", h.Until.UTC().Format(time.RFC3339))
 	}

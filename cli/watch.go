@@ -114,8 +114,7 @@ func (a *app) answerOne(b backend, id string, tty console) (more bool, err error
 	}
 	d := access.Decision{Verdict: access.Approve}
 	a.out.Printf("\n")
-	a.showRequest(a.out, s, req)
-	a.brief(a.out, s, req, d)
+	a.showRequest(a.out, s, req, a.brief(a.out, s, req, d)...)
 	for {
 		key, err := ask(a.ctx, tty, "\na approve, d deny, s later, q quit:")
 		if errors.Is(err, io.EOF) {

@@ -21,6 +21,7 @@ import (
 	"hallpass/ca"
 	"hallpass/catalog"
 	"hallpass/evidence"
+	"hallpass/policy"
 	"hallpass/statement"
 )
 
@@ -270,6 +271,8 @@ type service struct {
 	swept    access.Swept
 	vault    *fakeVault
 	deaf     bool // Send doesn't get through
+	reviews  []access.ReviewTask
+	blind    bool // nobody lists reviews
 }
 
 var _ backend = (*service)(nil)
@@ -287,7 +290,11 @@ func (s *service) Submit(_ context.Context, in access.Submission, req access.Req
 	}
 	st := &access.Status{ID: req.ID, State: access.StatePending, Asked: req.Time, Evidence: access.Evidence{Request: in.Request}}
 	s.requests[req.ID], s.order = st, append(s.order, req.ID)
-	standing, err := s.book.Under(s.locks).Judge(st.Evidence, s.now(), evidence.Limits{})
+	var limits evidence.Limits
+	if was := s.requests[req.Extends]; was != nil {
+		limits.Extends = &access.Extended{Request: req.Extends, Statement: was.Evidence.Request, Begin: *was.Granted, End: *was.Ends}
+	}
+	standing, err := s.book.Under(s.locks).Judge(st.Evidence, s.now(), limits)
 	if err != nil {
 		st.State, st.Why = access.StateDenied, err.Error()
 		return nil
@@ -343,6 +350,12 @@ func (s *service) issue(st *access.Status, now time.Time) {
 	st.Handle = &access.Handle{Request: req.ID, Kind: "ssh", Serial: s.serial, CA: s.ca.Fingerprint(), Principals: []string{principal}, NotBefore: now, NotAfter: end}
 	st.Credential = &access.Credential{Handle: *st.Handle, Certificate: ca.Marshal(cert)}
 	st.State, st.Granted, st.Ends = access.StateActive, &now, &end
+	if em := st.Standing.Ruling.Emergency; em != nil {
+		s.reviews = append(s.reviews, access.ReviewTask{
+			Request: req.ID, Statement: st.Evidence.Request, Requester: req.Signer, Resource: req.Resource, Granted: now,
+			Due: now.Add(em.Within.Duration()), Emergency: *em, Missing: policy.Missing(em.Review, 0, nil),
+		})
+	}
 }
 
 // tick lets time do its work.
@@ -477,11 +490,39 @@ func (s *service) Lock(_ context.Context, st access.Statement, _ access.Lock) (a
 	return out, nil
 }
 
-func (s *service) Review(context.Context, string, string, access.Statement) (access.ReviewTask, error) {
+func (s *service) Review(_ context.Context, id, _ string, st access.Statement) (access.ReviewTask, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, t := range s.reviews {
+		if t.Request != id {
+			continue
+		}
+		review, user, err := s.book.CheckReview(t, st, s.now())
+		if err != nil {
+			return access.ReviewTask{}, err
+		}
+		t.Signed = append(t.Signed, access.Voice{Signer: user.Name, Verdict: access.Approve, Comment: review.Comment, Time: review.Time})
+		var voters []policy.Voter
+		for _, v := range t.Signed {
+			u, _ := s.book.Directory.User(v.Signer)
+			voters = append(voters, policy.Voter{User: u})
+		}
+		t.Missing = policy.Missing(t.Emergency.Review, 0, voters)
+		t.Done = len(t.Missing) == 0
+		s.reviews[i] = t
+		return t, nil
+	}
 	return access.ReviewTask{}, access.Errorf(access.CodeNotFound, "nobody has broken any glass")
 }
 
-func (s *service) Reviews(context.Context) ([]access.ReviewTask, error) { return nil, nil }
+func (s *service) Reviews(context.Context) ([]access.ReviewTask, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.blind {
+		return nil, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+	}
+	return slices.DeleteFunc(slices.Clone(s.reviews), func(t access.ReviewTask) bool { return t.Done }), nil
+}
 
 func (s *service) Locks(context.Context) (evidence.Locks, error) {
 	s.mu.Lock()

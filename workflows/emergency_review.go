@@ -209,14 +209,11 @@ func (r *review) tell(ctx workflow.Context) {
 	})
 }
 
-// mostReviews bounds the answer of Reviews, which Temporal has to carry.
-const mostReviews = 200
-
 // Reviews is a workflow that lists the reviews that aren't done, oldest first.
 // It changes nothing.
 func Reviews(ctx workflow.Context) ([]access.ReviewTask, error) {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	var tasks []access.ReviewTask
-	err := local(ctx, "look what is to be reviewed", hallpass.Reviews, mostReviews, &tasks)
+	err := local(ctx, "look what is to be reviewed", hallpass.Reviews, access.MostReviews, &tasks)
 	return tasks, err
 }
