@@ -14,6 +14,8 @@ import (
 	"hallpass/catalog"
 	"hallpass/codec"
 	"hallpass/directory"
+	"hallpass/lookup"
+	"hallpass/notify"
 	"hallpass/policy"
 )
 
@@ -72,6 +74,21 @@ func (c *Config) Check(ctx context.Context) []Finding {
 	file("catalog", c.Catalog, func() (string, error) {
 		return parsed(c.Catalog, catalog.Parse, func(c *catalog.Catalog) string { return plural(len(c.Resources()), "resource") })
 	})
+	// These name files of their own, which have to be there if they are.
+	list := func(part, path string, load func() error) {
+		file(part, path, func() (string, error) {
+			if _, err := os.Stat(path); err != nil {
+				return "", err
+			}
+			err := load()
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("%s names what isn't there: %s", path, err.Error())
+			}
+			return path, err
+		})
+	}
+	list("notify", c.Notify, func() error { _, err := notify.Load(c.Notify); return err })
+	list("lookups", c.Lookups, func() error { _, err := lookup.Load(c.Lookups); return err })
 	file("audit key", c.Audit.Key, func() (string, error) {
 		_, err := audit.ReadKey(c.Audit.Key)
 		return c.Audit.Key, err

@@ -468,4 +468,22 @@ func TestCheck(t *testing.T) {
 	if got := bad(); !slices.Equal(got, []string{"catalog", "ssh CA", "temporal"}) {
 		t.Errorf("found wrong: %v", got)
 	}
+
+	// What workers wouldn't start with is found as well, and that it isn't on
+	// this machine is fine.
+	c.Notify, c.Lookups = f.Path("notify.yaml"), f.Path("lookups.yaml")
+	if got := bad(); !slices.Equal(got, []string{"catalog", "ssh CA", "temporal"}) {
+		t.Errorf("found wrong, of what isn't here: %v", got)
+	}
+	for name, content := range map[string]string{
+		"notify.yaml":  "channels: {a: {type: pager}}\n",
+		"lookups.yaml": "lookups: {a: {kind: pagerduty, url: 'https://example.com/', domain: example.com, authorization_file: gone}}\n",
+	} {
+		if err := os.WriteFile(f.Path(name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := bad(); !slices.Equal(got, []string{"catalog", "notify", "lookups", "ssh CA", "temporal"}) {
+		t.Errorf("found wrong: %v", got)
+	}
 }
