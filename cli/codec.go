@@ -6,10 +6,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -72,16 +74,19 @@ func (a *app) codecServe(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ui, err := url.Parse(cfg.UI)
+	from, address := "ui", cfg.UI
 	if c.IsSet("origin") {
-		ui, err = url.Parse(c.String("origin"))
+		from, address = "--origin", c.String("origin")
 	}
-	if err != nil || ui.Host == "" || ui.Scheme != "http" && ui.Scheme != "https" {
+	if address == "" {
 		return usagef("--origin is missing: the address of the Temporal UI, such as http://127.0.0.1:8080")
 	}
-	host, _, err := net.SplitHostPort(c.String("address"))
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		return usagef("--address is %s, and what is decoded may not leave this machine: give 127.0.0.1:PORT", c.String("address"))
+	ui, err := url.Parse(address)
+	if err != nil || ui.Host == "" || ui.Scheme != "http" && ui.Scheme != "https" {
+		return usagef("%s %s is not an address such as http://127.0.0.1:8080", from, address)
+	}
+	if err := checkLoopback("--address", c.String("address")); err != nil {
+		return err
 	}
 	token, err := codecToken(c.String("token-file"))
 	if err != nil {
@@ -103,6 +108,7 @@ func (a *app) codecServe(c *cli.Context) error {
 		p.Printf("In the Temporal UI at %s, as the endpoint of the codec server:\n  %s\n", origin, endpoint)
 	})
 	if err == nil {
+		a.err.Printf("It runs until Ctrl-C.\n")
 		select {
 		case err = <-failed:
 		case <-a.ctx.Done():
@@ -113,12 +119,36 @@ func (a *app) codecServe(c *cli.Context) error {
 	return errors.Join(err, server.Shutdown(stopping))
 }
 
+// checkLoopback refuses what is no address on this machine alone.
+func checkLoopback(flag, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	switch {
+	case err != nil || port == "":
+		return usagef("%s %s has no port: give 127.0.0.1:PORT", flag, address)
+	case host == "localhost": // may be any address
+		return usagef("%s %s has a name in it: give 127.0.0.1:%s", flag, address, port)
+	case ip == nil || !ip.IsLoopback():
+		return usagef("%s is %s, and what is decoded may not leave this machine: give 127.0.0.1:PORT", flag, address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return usagef("%s %s: %s is not a port", flag, address, port)
+	}
+	return nil
+}
+
+// tokenHint makes a file for --token-file.
+const tokenHint = "(umask 077; openssl rand -hex 16 >%s)"
+
 // codecToken is the secret part of the address.
 func codecToken(file string) (string, error) {
 	if file == "" {
 		return rand.Text(), nil
 	}
 	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", failf(ExitError, "there is no file %s to read the token from", file).withHint(tokenHint, file)
+	}
 	if err != nil {
 		return "", fmt.Errorf("read token: %w", err)
 	}
@@ -132,7 +162,7 @@ func codecToken(file string) (string, error) {
 	line, _, _ := bytes.Cut(data, []byte("\n"))
 	token := string(bytes.TrimSpace(line))
 	if len(token) < 16 || url.PathEscape(token) != token {
-		return "", failf(ExitError, "the first line of %s is not a token: at least 16 letters and digits", file)
+		return "", failf(ExitError, "the first line of %s is not a token: at least 16 letters and digits", file).withHint(tokenHint, file)
 	}
 	return token, nil
 }

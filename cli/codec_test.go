@@ -44,8 +44,11 @@ func TestCodecServe(t *testing.T) {
 	r, w := io.Pipe()
 	done := make(chan int, 1)
 	go func() {
-		code, _ := codecRun(ctx, t, w, map[string]string{"HALLPASS_TEMPORAL_CODEC": keyRing(t)}, "serve", "--address", "127.0.0.1:0", "--output", "json")
+		code, errs := codecRun(ctx, t, w, map[string]string{"HALLPASS_TEMPORAL_CODEC": keyRing(t)}, "serve", "--address", "127.0.0.1:0", "--output", "json")
 		_ = w.Close()
+		if !strings.Contains(errs, "It runs until Ctrl-C.") {
+			t.Errorf("says %q", errs)
+		}
 		done <- code
 	}()
 	var said struct{ Endpoint, Origin string }
@@ -89,10 +92,16 @@ func TestCodecServeRefuses(t *testing.T) {
 		{"nothing is encrypted", map[string]string{}, nil, ExitNotFound, "temporal.codec is not configured"},
 		{"no file", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys + "-not"}, nil, ExitNotFound, "there is no file of codec keys at"},
 		{"no UI", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys, "HALLPASS_UI": ""}, nil, ExitUsage, "--origin is missing"},
+		{"no origin", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--origin", "nope"}, ExitUsage, "--origin nope is not an address such as http://127.0.0.1:8080"},
+		{"this machine by name", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--address", "localhost:1"}, ExitUsage, "--address localhost:1 has a name in it: give 127.0.0.1:1"},
+		{"no port", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--address", "127.0.0.1"}, ExitUsage, "--address 127.0.0.1 has no port: give 127.0.0.1:PORT"},
+		{"an empty port", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--address", "127.0.0.1:"}, ExitUsage, "--address 127.0.0.1: has no port"},
+		{"no such port", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--address", "127.0.0.1:99999"}, ExitUsage, "--address 127.0.0.1:99999: 99999 is not a port"},
+		{"no token", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--token-file", token + "-not"}, ExitError, "try: (umask 077; openssl rand -hex 16 >"},
 		{"to the world", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--address", "0.0.0.0:0"}, ExitUsage, "may not leave this machine"},
 		{"by name", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--address", "example.com:80"}, ExitUsage, "may not leave this machine"},
 		{"a token for all", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--token-file", token}, ExitRefused, "has mode 0644"},
-		{"a short token", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--token-file", short}, ExitError, "is not a token"},
+		{"a short token", map[string]string{"HALLPASS_TEMPORAL_CODEC": keys}, []string{"--token-file", short}, ExitError, "is not a token: at least 16 letters and digits\n  try: (umask 077; openssl rand -hex 16 >"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, errs := codecRun(t.Context(), t, io.Discard, tt.env, append([]string{"serve"}, tt.args...)...)

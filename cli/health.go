@@ -3,7 +3,10 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -41,17 +44,18 @@ func (a *app) health(c *cli.Context) error {
 		return err
 	}
 	var is worker.Readiness
+	var body []byte
 	answer, err := (&http.Client{Timeout: healthTimeout}).Do(request)
 	if err == nil {
 		defer func() { _ = answer.Body.Close() }()
-		err = json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 1<<20)).Decode(&is)
+		body, err = io.ReadAll(io.LimitReader(answer.Body, 1<<20))
 	}
 	if err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			return failf(ExitError, "what answers at %s is not a worker of hallpass", cfg.Health.Address)
-		}
-		return failf(ExitUnreachable, "no worker answers at %s: %v", cfg.Health.Address, err)
+		return failf(ExitUnreachable, "no worker answers at %s: %w", cfg.Health.Address, plainly(err))
+	}
+	status := map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable}
+	if json.Unmarshal(body, &is) != nil || len(is.Parts) == 0 || answer.StatusCode != status[is.Ready] {
+		return failf(ExitError, "what answers at %s is not a worker of hallpass", cfg.Health.Address)
 	}
 	if a.json {
 		err = a.out.json(is)
@@ -60,6 +64,20 @@ func (a *app) health(c *cli.Context) error {
 	}
 	if err == nil && !is.Ready {
 		err = failf(ExitUnreachable, "the worker is not ready")
+	}
+	return err
+}
+
+// plainly is an error of a call without the address in it, which is said
+// already.
+func plainly(err error) error {
+	var call *url.Error
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) {
+		err = dial.Err
 	}
 	return err
 }

@@ -19,7 +19,13 @@ func TestHealth(t *testing.T) {
 		{"not ready", `{"ready":false,"parts":[{"part":"audit log","ok":false,"detail":"is read-only","hint":"name the primary"}]}`, 503, ExitUnreachable,
 			"BAD  audit log         is read-only\n                       name the primary\n", "hallpass: the worker is not ready\n"},
 		{"somebody else", `<html>`, 200, ExitError, "", " is not a worker of hallpass\n"},
-		{"nobody", "", 0, ExitUnreachable, "", "hallpass: no worker answers at 127.0.0.1:1: "},
+		{"another's object", `{"status":"UP"}`, 200, ExitError, "", " is not a worker of hallpass\n"},
+		{"another's error", `{"ready":true,"parts":[]}`, 404, ExitError, "", " is not a worker of hallpass\n"},
+		{"an object of other types", `{"ready":"yes","parts":{}}`, 200, ExitError, "", " is not a worker of hallpass\n"},
+		{"a list", `[1]`, 200, ExitError, "", " is not a worker of hallpass\n"},
+		{"nothing", ``, 200, ExitError, "", " is not a worker of hallpass\n"},
+		{"ready by half", `{"ready":true,"parts":[{"part":"temporal","ok":true,"detail":"x"}]}`, 503, ExitError, "", " is not a worker of hallpass\n"},
+		{"nobody", "", 0, ExitUnreachable, "", "hallpass: no worker answers at 127.0.0.1:1: connect: connection refused\n"},
 		{"not configured", "", -1, ExitNotFound, "", "health.address is not configured"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
