@@ -214,3 +214,22 @@ func TestCAShow(t *testing.T) {
 		t.Errorf("by the public file: exit %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }
+
+// However many keys are on their way in or out, what to do next is said once.
+func TestRotationText(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{now: time.Now}
+	until := time.Now().Add(time.Hour)
+	a.rotationText(newPrinter(&out, noEnv), Rotation{
+		Key:     CAKey{Fingerprint: "SHA256:now", Source: "file:ssh_ca"},
+		Trusted: []TrustedKey{{Fingerprint: "SHA256:a"}, {Fingerprint: "SHA256:b"}, {Fingerprint: "SHA256:c", Signed: true, Live: 2, Until: &until}, {Fingerprint: "SHA256:d", Signed: true}},
+	}, "trusted")
+	for want, n := range map[string]int{
+		"  signs  SHA256:now  file:ssh_ca\n": 1, "  next   SHA256:a\n": 1, "  next   SHA256:b\n": 1, "  last   SHA256:c  2 certificates until": 1,
+		"  last   SHA256:d  no certificates left\n": 1, "make it issuers.ssh.key": 1, "hosts refuse them without it": 1, "Take the last one out of trusted": 1,
+	} {
+		if got := strings.Count(out.String(), want); got != n {
+			t.Errorf("%q is there %d times, not %d, in\n%s", want, got, n, out.String())
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -68,17 +69,23 @@ func (a *app) caRotate(c *cli.Context) error {
 }
 
 func (a *app) rotationText(p *printer, r Rotation, file string) {
-	p.fields("signs", r.Key.Fingerprint+"  "+r.Key.Source)
+	fields := []any{"signs", r.Key.Fingerprint + "  " + r.Key.Source}
+	var said []string // what is to be done, once each
 	for _, t := range r.Trusted {
 		switch {
 		case !t.Signed:
-			p.fields("next", t.Fingerprint)
+			fields = append(fields, "next", t.Fingerprint)
+			said = append(said, "When all hosts have the next one (hallpass-host check says so): make it issuers.ssh.key, put the\n"+
+				"one that signs now into "+safe(file)+", and start the issuers anew.\n")
 		case t.Until != nil:
-			p.fields("last", t.Fingerprint+"  "+count(int(t.Live), "certificate")+" until "+p.at(*t.Until, a.now()))
+			fields = append(fields, "last", t.Fingerprint+"  "+count(int(t.Live), "certificate")+" until "+p.at(*t.Until, a.now()))
+			said = append(said, "Leave the last one until its certificates have ended: hosts refuse them without it.\n")
 		default:
-			p.fields("last", t.Fingerprint+"  no certificates left")
+			fields = append(fields, "last", t.Fingerprint+"  no certificates left")
+			said = append(said, "Take the last one out of "+safe(file)+", and start the issuers anew. Hosts forget it within a day.\n")
 		}
 	}
+	p.fields(fields...)
 	p.Printf("\n")
 	if len(r.Trusted) == 0 {
 		p.Printf("To put another key in its place:\n")
@@ -86,15 +93,9 @@ func (a *app) rotationText(p *printer, r Rotation, file string) {
 		p.Printf("  then start the issuers anew. Hosts take it within a day, or at once: systemctl reload hallpass-host\n")
 		return
 	}
-	for _, t := range r.Trusted {
-		switch {
-		case !t.Signed:
-			p.Printf("When all hosts have the next one (hallpass-host check says so): make it issuers.ssh.key, put the\n")
-			p.Printf("one that signs now into %s, and start the issuers anew.\n", file)
-		case t.Until != nil:
-			p.Printf("Leave the last one until its certificates have ended: hosts refuse them without it.\n")
-		default:
-			p.Printf("Take the last one out of %s, and start the issuers anew. Hosts forget it within a day.\n", file)
+	for i, s := range said {
+		if !slices.Contains(said[:i], s) {
+			p.Printf("%s", markup(s))
 		}
 	}
 }
