@@ -27,7 +27,12 @@ func completing(args []string) (words []string, ok bool) {
 func (a *app) completed(command, flag string) []string {
 	switch flag {
 	case "--output", "-o":
+		if command == "hallpass report access" {
+			return []string{"table", "csv", "json", "html"}
+		}
 		return []string{"text", "json"}
+	case "--format":
+		return []string{"jsonl", "csv", "ocsf"}
 	case "--state":
 		return strings.Split(stateNames(), ", ")
 	case "--resource":
@@ -53,8 +58,10 @@ func (a *app) completed(command, flag string) []string {
 		return a.knownIDs(access.StatePending, access.StateScheduled)
 	case "hallpass wait", "hallpass cancel":
 		return a.knownIDs(access.StatePending, access.StateScheduled, access.StateIssuing)
-	case "hallpass get", "hallpass release", "hallpass revoke":
+	case "hallpass get", "hallpass release", "hallpass revoke", "hallpass extend":
 		return a.knownIDs(access.StateActive)
+	case "hallpass review":
+		return a.knownReviews()
 	case "hallpass lock user":
 		return a.knownUsers()
 	case "hallpass lock resource":
@@ -85,23 +92,13 @@ func (a *app) knownResources(words func(access.Resource) []string) []string {
 const completionPatience = 2 * time.Second
 
 func (a *app) knownIDs(states ...access.State) []string {
-	ctx, cancel := context.WithTimeout(a.ctx, completionPatience)
-	defer cancel()
-	a.ctx = ctx
-	b, err := a.connect()
-	if err != nil {
-		return nil
-	}
-	defer b.Close()
-	found, err := b.List(ctx, filter{States: states})
-	if err != nil {
-		return nil
-	}
-	var ids []string
-	for _, s := range found {
-		ids = append(ids, s.ID)
-	}
-	return ids
+	return a.listed(func(ctx context.Context, b backend) (ids []string) {
+		found, _ := b.List(ctx, filter{States: states})
+		for _, s := range found {
+			ids = append(ids, s.ID)
+		}
+		return ids
+	})
 }
 
 func (a *app) knownUsers() (names []string) {
@@ -113,7 +110,29 @@ func (a *app) knownUsers() (names []string) {
 	return names
 }
 
-func (a *app) knownLocks() (ids []string) {
+func (a *app) knownLocks() []string {
+	return a.listed(func(ctx context.Context, b backend) (ids []string) {
+		held, _ := b.Locks(ctx)
+		for _, h := range held {
+			ids = append(ids, h.Lock.ID)
+		}
+		return ids
+	})
+}
+
+func (a *app) knownReviews() []string {
+	return a.listed(func(ctx context.Context, b backend) (ids []string) {
+		open, _ := b.Reviews(ctx)
+		for _, t := range open {
+			ids = append(ids, t.Request)
+		}
+		return ids
+	})
+}
+
+// listed is what the service lists while a shell waits. That it can't is said
+// to nobody.
+func (a *app) listed(list func(context.Context, backend) []string) []string {
 	ctx, cancel := context.WithTimeout(a.ctx, completionPatience)
 	defer cancel()
 	a.ctx = ctx
@@ -122,14 +141,7 @@ func (a *app) knownLocks() (ids []string) {
 		return nil
 	}
 	defer b.Close()
-	held, err := b.Locks(ctx)
-	if err != nil {
-		return nil
-	}
-	for _, h := range held {
-		ids = append(ids, h.Lock.ID)
-	}
-	return ids
+	return list(ctx, b)
 }
 
 // complete prints what the last of words could become, one a line. It is

@@ -77,6 +77,18 @@ func TestJSONShapes(t *testing.T) {
 	}
 }
 
+func TestCompleteIDs(t *testing.T) {
+	w := glassWorld(t)
+	id := w.ask(breaks)
+	w.ask("ssh/web-1 --as deploy --reason x") // waits
+	for _, line := range []string{"extend ", "review "} {
+		r := w.runArgs(t.Context(), append(strings.Split(line, " "), completeFlag)...)
+		if r.code != 0 || r.stdout != id+"\n" || r.stderr != "" {
+			t.Errorf("%q: exit %d, %q, stderr %q; want %s", line, r.code, r.stdout, r.stderr, id)
+		}
+	}
+}
+
 func TestCompleteValues(t *testing.T) {
 	w := newWorld(t)
 	id := w.ask("ssh/web-1 --as deploy --reason x")
@@ -90,6 +102,10 @@ func TestCompleteValues(t *testing.T) {
 		"request ssh/web-1 --as ":          "deploy\nroot\ntester\n",
 		"request --reason ssh/w ssh/web-1": "ssh/web-1\n",
 		"lock ":                            "host\nresource\nuser\n",
+		"report access --output ":          "csv\nhtml\njson\ntable\n",
+		"report access -o h":               "html\n",
+		"list --output ":                   "json\ntext\n",
+		"audit export --format ":           "csv\njsonl\nocsf\n",
 		"lock user b":                      "bob\n",
 		"lock resource ssh/w":              "ssh/web-1\n",
 		"lock host web-1.":                 "web-1.example.com\n",
