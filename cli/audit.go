@@ -181,7 +181,7 @@ func (a *app) auditTime(flag, s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	if d, err := access.ParseDuration(s); err == nil && d >= 0 {
+	if d, err := access.ParseDuration(s); err == nil && d >= 0 && !strings.HasPrefix(s, "+") {
 		return a.now().Add(-d), nil
 	}
 	return time.Time{}, usagef("%s %s is not a time", flag, s).withHint("2006-01-02, \"2006-01-02 15:04\", 2006-01-02T15:04:05Z, or 8h for eight hours ago")
@@ -486,7 +486,14 @@ func (a *app) auditReport(r audit.Report, what string) error {
 }
 
 func (a *app) reportText(p *printer, r audit.Report) {
+	changed := int64(-1) // what else is wrong with an event that has been changed follows from that
 	for _, x := range r.Problems {
+		if x.Index >= 0 && x.Index == changed {
+			continue
+		}
+		if strings.HasPrefix(x.What, "the event has been changed") {
+			changed = x.Index
+		}
 		p.Printf("%s %s\n", p.style("31", "wrong:"), x.String())
 	}
 	if r.More > 0 {

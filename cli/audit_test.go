@@ -247,4 +247,10 @@ func TestAuditVerifyNamesThePlace(t *testing.T) {
 	if r.code != 1 || !strings.Contains(r.stderr, "the audit log does not verify: event 6: credential.issued") {
 		t.Errorf("exit %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	if n := strings.Count(r.stdout, "wrong: event 6: "); n != 1 {
+		t.Errorf("%d lines about one event:\n%s", n, r.stdout)
+	}
+	if n := strings.Count(w.run("audit verify --output json").stdout, `"index": 6`); n != 2 {
+		t.Errorf("%d problems for programs, not all", n)
+	}
 }

@@ -81,7 +81,13 @@ func TestApproversSeeWhatTheySign(t *testing.T) {
 			t.Errorf("approve doesn't show %q:\n%s", want, r.stdout)
 		}
 	}
+	// One block, and the time of the first ruling isn't that of the last.
 	id = w.as("alice").ask("ssh/web-1 --as deploy --for 2h --reason x")
+	w.now.advance(time.Minute)
+	w.service.requests[id].Standing.Ruling.At = w.now.Now()
+	if r := w.must("show " + id); !strings.Contains(r.stdout, "  first asked  sre\n  longest      8h\n") {
+		t.Errorf("show prints\n%s", r.stdout)
+	}
 	if r := w.as("bob").must("deny " + id); strings.Contains(r.stdout, "leaves") || !strings.Contains(r.stdout, "signs ") {
 		t.Errorf("deny shows %s", r.stdout)
 	}

@@ -25,8 +25,8 @@ func (a *app) reportCommand() *cli.Command {
 				"checkpoint, and of a log that doesn't verify there is none. --output html is one file without\n" +
 				"scripts, with plots. Whether a grant was used is known where hosts tell of sessions.",
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "from", Usage: "from this `TIME` on: 2006-01-02, \"2006-01-02 15:04\", RFC 3339, or 90d for that long ago", DefaultText: "30d"},
-				&cli.StringFlag{Name: "to", Usage: "up to this `TIME`", DefaultText: "now"},
+				&cli.StringFlag{Name: "from", Usage: "from this `TIME` on: 2006-01-02, \"2006-01-02 15:04\", RFC 3339, or 90d for that long ago", DefaultText: "30d before --to"},
+				&cli.StringFlag{Name: "to", Usage: "up to this `TIME`, as in --from, which isn't in the future", DefaultText: "now"},
 				&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "print `table|csv|json|html`", DefaultText: "table"},
 			},
 			Action: a.reportAccess,
@@ -55,6 +55,9 @@ func (a *app) reportAccess(c *cli.Context) error {
 	}
 	if to.IsZero() {
 		to = a.now().UTC().Truncate(time.Second)
+	}
+	if to.After(a.now()) {
+		return usagef("--to %s is in the future, of which nothing is on record", c.String("to"))
 	}
 	from, err := a.auditTime("--from", c.String("from"))
 	if err != nil {
@@ -118,12 +121,29 @@ func reviewedWord(r audit.Reviewed) string {
 		return "automatic: " + strings.Join(r.Rules, ", ")
 	case r.Granted():
 		return strings.Join(r.ApprovedBy, ", ")
-	case r.DeniedBy == audit.DeniedByPerson && r.EndedBy != "":
-		return "denied by " + r.EndedBy
-	case r.DeniedBy != "":
-		return "denied by " + r.DeniedBy
 	}
 	return ""
+}
+
+// reviewedNo is by whom or what there was no access: a person, or policy, a
+// limit, a lock or the issuer.
+func reviewedNo(r audit.Reviewed) string {
+	switch {
+	case r.DeniedBy == "" || r.DeniedBy == audit.DeniedByPerson && r.EndedBy != "":
+		return r.EndedBy
+	case r.EndedBy != "":
+		return r.DeniedBy + " (" + r.EndedBy + ")"
+	}
+	return r.DeniedBy
+}
+
+// reviewedBecause is why there was none, where that is more than its state and
+// reviewedNo say.
+func reviewedBecause(r audit.Reviewed) string {
+	if state := string(r.State); r.EndedWhy == state || r.EndedWhy == state+" by "+r.EndedBy {
+		return ""
+	}
+	return r.EndedWhy
 }
 
 // signedOff names who has reviewed an access by break-glass.
@@ -186,7 +206,7 @@ func (a *app) accessText(p *printer, review audit.Review) {
 			had = append(had, []any{short[r.Request], r.Requester, reviewedWhat(r), p.clock(r.From), p.clock(r.Until),
 				reviewedWord(r), escalated, reviewedUse(r), reviewedEnd(r), reviewedWhy(r)})
 		} else {
-			not = append(not, []any{short[r.Request], r.Requester, reviewedWhat(r), p.clock(r.Asked), escalated, reviewedEnd(r), reviewedWord(r), reviewedWhy(r)})
+			not = append(not, []any{short[r.Request], r.Requester, reviewedWhat(r), p.clock(r.Asked), escalated, string(r.State), reviewedNo(r), reviewedBecause(r), reviewedWhy(r)})
 		}
 	}
 	for _, part := range []struct {
@@ -195,7 +215,7 @@ func (a *app) accessText(p *printer, review audit.Review) {
 		rows   [][]any
 	}{
 		{"Who had what", []string{"REQUEST", "WHO", "WHAT", "FROM", "UNTIL", "APPROVED BY", "ESCALATED", "USED", "ENDED", "WHY"}, had},
-		{"Not granted", []string{"REQUEST", "WHO", "WHAT", "ASKED", "ESCALATED", "STATE", "BY", "WHY"}, not},
+		{"Not granted", []string{"REQUEST", "WHO", "WHAT", "ASKED", "ESCALATED", "STATE", "BY", "BECAUSE", "WHY"}, not},
 		{"Always approved, so candidates for automatic", []string{"RULE", "RESOURCE", "REQUESTS", "USERS", "APPROVERS", "WAITED"}, candidateRows(review)},
 		{"By user", tallyHeader("USER"), tallyRows(review.Users)},
 		{"By resource", tallyHeader("RESOURCE"), tallyRows(review.Resources)},

@@ -29,9 +29,9 @@ type page struct {
 }
 
 type pageRow struct {
-	ID, Who, What, From, Until, Word, Use, End, Why string
-	Escalated                                       int
-	Emergency                                       bool
+	ID, Who, What, From, Until, Word, Use, End, Because, Why string
+	Escalated                                                int
+	Emergency                                                bool
 }
 
 type pageTally struct {
@@ -95,7 +95,7 @@ func (a *app) reportHTML(review audit.Review) error {
 			row.From, row.Until = a.out.clock(r.From), a.out.clock(r.Until)
 			p.Had = append(p.Had, row)
 		} else {
-			row.From = a.out.clock(r.Asked)
+			row.From, row.End, row.Word, row.Because = a.out.clock(r.Asked), string(r.State), safe(reviewedNo(r)), safe(reviewedBecause(r))
 			p.Not = append(p.Not, row)
 		}
 	}

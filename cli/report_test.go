@@ -328,6 +328,25 @@ func TestReportIsHarmless(t *testing.T) {
 	}
 }
 
+// A report says why there was no access, and not only that.
+func TestReportSaysWhyNot(t *testing.T) {
+	h := newHistory(t)
+	h.live()
+	ev := h.ask("mallory", "ssh/vault", "root", "once more")
+	_, err := h.log.End(t.Context(), audit.End{Request: h.idOf(ev), State: access.StateDenied, Why: "no rule allows this"})
+	check(t, err)
+	h.now.advance(time.Minute)
+	text := h.must("report access").stdout
+	for _, want := range []string{"  denied     policy  no rule allows this  once more\n", "  denied     carol   -                    all of it\n", "  cancelled  alice   -                    never mind\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if page, want := h.must("report access -o html").stdout, "<td>denied</td><td>policy</td><td>no rule allows this</td><td>once more</td>"; !strings.Contains(page, want) {
+		t.Errorf("no %s in\n%s", want, page)
+	}
+}
+
 func TestReportRefuses(t *testing.T) {
 	h := newHistory(t)
 	h.live()
@@ -339,6 +358,9 @@ func TestReportRefuses(t *testing.T) {
 		{"report access --output pdf", ExitUsage, "--output is pdf, not table, csv, json or html"},
 		{"report access --from 2031-01-01 --to 2030-01-01", ExitUsage, "--from is not before --to"},
 		{"report access --from whenever", ExitUsage, "--from whenever is not a time"},
+		{"report access --to 2031-03-09", ExitUsage, "--to 2031-03-09 is in the future"},
+		{"report access --from +2h", ExitUsage, "--from +2h is not a time"},
+		{"audit log --from +2h", ExitUsage, "--from +2h is not a time"},
 		{"report access now", ExitUsage, "unexpected argument now"},
 	} {
 		if r := h.run(row.line); r.code != row.code || !strings.Contains(r.stderr, row.want) || r.stdout != "" {
