@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -392,6 +393,25 @@ func (f *folder) drop(id string) error {
 		request, _, err := ca.ParseKeyID(c.KeyId)
 		return err == nil && request == id
 	})
+}
+
+// extending are the requests of which there is something here and that extend a
+// grant, each with the request of that.
+func (f *folder) extending() map[string]string {
+	of := map[string]string{}
+	for _, k := range f.underWay() {
+		of[k.request.ID] = k.request.Extends
+	}
+	files, _ := filepath.Glob(filepath.Join(f.certs(), "*-cert.pub")) // the pattern is ours
+	for _, file := range files {
+		if c, err := readCertificate(file); err == nil {
+			if request, _, err := ca.ParseKeyID(c.KeyId); err == nil {
+				of[request] = c.Extensions[access.ExtensionExtends]
+			}
+		}
+	}
+	maps.DeleteFunc(of, func(_, extends string) bool { return extends == "" })
+	return of
 }
 
 // keptFor is how long the files of a request that nobody has come back to

@@ -123,3 +123,28 @@ func TestHintsOfReviewAndExtend(t *testing.T) {
 	st.State, st.Why = access.StateDenied, "the grant of request a was extended before, by request 0195f001-0000-7000-8000-000000000000"
 	w.as("alice").run("wait "+id).says(t, ExitDenied, "was extended before", "try: hallpass extend 0195f001-0000-7000-8000-000000000000 --for LONGER\n")
 }
+
+// Giving back one of a chain gives back all, and nothing of them stays here.
+func TestReleaseTakesTheExtensionsWithIt(t *testing.T) {
+	w := newWorld(t)
+	w.must("request ssh/test-1 --as tester --for 1m")
+	first := w.service.order[0]
+	w.must("extend " + first + " --for 1m")
+	w.must("extend " + w.service.order[1] + " --for 1m")
+	certificates := func() int {
+		files, err := filepath.Glob(filepath.Join(w.home(), "certs", "*-cert.pub"))
+		check(t, err)
+		return len(files)
+	}
+	w.must("request ssh/web-1 --as deploy --reason other --no-wait")
+	if n := certificates(); n != 1 {
+		t.Fatalf("%d certificates", n)
+	}
+	w.must("release " + first)
+	if n := certificates(); n != 0 {
+		t.Errorf("%d certificates are left", n)
+	}
+	if requests, err := os.ReadDir(filepath.Join(w.home(), "requests")); err != nil || len(requests) != 1 {
+		t.Errorf("requests left: %v, %v", requests, err)
+	}
+}

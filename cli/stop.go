@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	"github.com/urfave/cli/v2"
 
 	"hallpass/access"
@@ -83,11 +85,35 @@ func (a *app) stop(b backend, id string, typ access.Type, message, said, reason 
 	if err != nil {
 		return err
 	}
-	if err := f.forget(s.ID); err != nil {
-		return err
-	}
-	if err := f.drop(s.ID); err != nil {
-		return err
+	for _, id := range append(a.extensions(b, f, s.ID), s.ID) {
+		if err := errors.Join(f.forget(id), f.drop(id)); err != nil {
+			return err
+		}
 	}
 	return a.printAnswer(a.settled(b, after), said)
+}
+
+// mostExtensions is how far extensions of extensions are followed.
+const mostExtensions = 32
+
+// extensions are the requests of which there is something on this machine and
+// that extend the grant of a request, or what extends it: they end together.
+func (a *app) extensions(b backend, f *folder, id string) (all []string) {
+	for request, of := range f.extending() {
+		for n := 0; of != "" && of != id && n < mostExtensions; n++ {
+			s, err := b.Status(a.ctx, of)
+			if err != nil {
+				break
+			}
+			r, err := statement.ParseRequest([]byte(s.Evidence.Request.Payload))
+			if err != nil {
+				break
+			}
+			of = r.Extends
+		}
+		if of == id {
+			all = append(all, request)
+		}
+	}
+	return all
 }

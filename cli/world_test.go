@@ -338,7 +338,7 @@ func (s *service) issue(st *access.Status, now time.Time) {
 	end := now.Add(st.Standing.Duration.Duration())
 	p, err := s.ca.Prepare(ca.Spec{
 		Request: req.ID, Requester: req.Signer, Principals: []string{principal}, PublicKey: key, Serial: s.serial,
-		NotBefore: now, NotAfter: end, Options: st.Standing.Ruling.SSH, Command: req.Command,
+		NotBefore: now, NotAfter: end, Options: st.Standing.Ruling.SSH, Command: req.Command, Extends: req.Extends,
 	})
 	if err != nil {
 		panic(err)
