@@ -52,6 +52,14 @@ func Types() []string {
 	}, append(hostTypes(), sweepTypes()...)...)
 }
 
+var known = func() map[string]bool {
+	known := map[string]bool{}
+	for _, typ := range Types() {
+		known[typ] = true
+	}
+	return known
+}()
+
 // ends says which event tells of which end. The final states are its keys.
 var ends = map[access.State]string{
 	access.StateDenied:    RequestDenied,
@@ -190,14 +198,10 @@ func plain(s string) string {
 }
 
 func (e *Event) check() error {
-	known := false
-	for _, t := range Types() {
-		known = known || t == e.Type
-	}
 	switch {
 	case e.Version != version:
 		return access.Errorf(access.CodeMalformed, "event version %d is not %d", e.Version, version)
-	case !known:
+	case !known[e.Type]:
 		return access.Errorf(access.CodeMalformed, "event type %q is unknown", clip(e.Type))
 	case len(e.Step) > maxStep:
 		return access.Errorf(access.CodeMalformed, "event step is longer than %d bytes", maxStep)

@@ -181,25 +181,23 @@ func (v *verification) run() error {
 	}
 	v.compare(msg)
 	last := int64(-1)
-	for {
-		page, err := v.page(last)
-		for _, got := range page {
+	for page := range v.pages() {
+		<-page.parsed
+		for i := range page.rows {
+			got := &page.rows[i]
 			if got.index != last+1 && !v.lost {
 				v.report.problem(last+1, nil, "%s missing", plural(got.index-last-1, "event is", "events from here on are"))
 				v.lost = true
 			}
 			last = got.index
-			v.event(&got)
+			v.event(got)
 			v.compare(got.note)
 		}
-		if damaged(err) {
-			v.report.problem(last+1, nil, "events from here on can't be read: %v", explain(err))
+		if damaged(page.err) {
+			v.report.problem(last+1, nil, "events from here on can't be read: %v", explain(page.err))
 			return nil
-		} else if err != nil {
-			return fmt.Errorf("read audit log: %w", explain(err))
-		}
-		if len(page) < maxPage {
-			break
+		} else if page.err != nil {
+			return fmt.Errorf("read audit log: %w", explain(page.err))
 		}
 	}
 	var beyond int64 // the next checkpoint, -1 if there is none
@@ -218,27 +216,91 @@ func (v *verification) run() error {
 	return err
 }
 
-// maxPage bounds how many events are read at once.
-const maxPage = 250
+// maxPage bounds how many events are read at once, maxAhead how many pages are
+// read and parsed before they are judged.
+const (
+	maxPage  = 250
+	maxAhead = 2
+)
+
+// page is what was read at once, and the error that ended it.
+type page struct {
+	rows   []row
+	err    error
+	parsed chan struct{} // closed when the events of all rows are there
+}
+
+// pages reads the log to its end, or to its first error, which the last page
+// has. Nothing else uses the connection until there are no more of them.
+func (v *verification) pages() <-chan *page {
+	pages := make(chan *page, maxAhead)
+	go func() {
+		defer close(pages)
+		for last := int64(-1); ; {
+			p := &page{parsed: make(chan struct{})}
+			p.rows, p.err = v.page(last)
+			go p.parse()
+			pages <- p
+			if p.err != nil || len(p.rows) < maxPage {
+				return
+			}
+			last = p.rows[len(p.rows)-1].index
+		}
+	}()
+	return pages
+}
+
+func (p *page) parse() {
+	defer close(p.parsed)
+	for i := range p.rows {
+		p.rows[i].event, p.rows[i].err = ParseEvent(p.rows[i].leaf)
+	}
+}
 
 // page reads the next events, each with the checkpoint that it is the last
 // event of. With an error it gives those in front of it.
 func (v *verification) page(after int64) (page []row, err error) {
-	rows, err := v.conn.QueryContext(v.ctx, `SELECT idx, time, type, request, step, actor, requester, resource, hashes, leaf,
-		(SELECT note FROM checkpoints WHERE size = idx + 1) FROM events WHERE idx > ? ORDER BY idx LIMIT ?`, after, maxPage)
+	notes, err := v.notes(after)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := v.conn.QueryContext(v.ctx, `SELECT idx, time, type, request, step, actor, requester, resource, hashes, leaf
+		FROM events WHERE idx > ? ORDER BY idx LIMIT ?`, after, maxPage)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
+	page = make([]row, 0, maxPage)
 	for rows.Next() {
 		var got row
 		if err := rows.Scan(&got.index, &got.time, &got.Type, &got.Request, &got.Step, &got.Actor, &got.Requester, &got.Resource,
-			&got.hashes, &got.leaf, &got.note); err != nil {
+			&got.hashes, &got.leaf); err != nil {
 			return page, err
 		}
+		got.note = notes[got.index+1]
 		page = append(page, got)
 	}
 	return page, rows.Err()
+}
+
+// notes are the checkpoints of the sizes that a page of events can end with.
+// Those of events behind a gap are never compared.
+func (v *verification) notes(after int64) (map[int64][]byte, error) {
+	rows, err := v.conn.QueryContext(v.ctx, "SELECT size, note FROM checkpoints WHERE size > ? AND size <= ?", after+1, after+1+maxPage)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	notes := map[int64][]byte{}
+	for rows.Next() {
+		var size int64
+		var note []byte
+		if err := rows.Scan(&size, &note); err != nil {
+			return nil, err
+		}
+		notes[size] = note
+	}
+	return notes, rows.Err()
 }
 
 // row is an event as the database has it.
@@ -249,14 +311,15 @@ type row struct {
 	hashes,
 	leaf,
 	note []byte // of the checkpoint that ends with it
+
+	event Event // what leaf says
+	err   error // or why it says nothing
 }
 
 func (v *verification) event(got *row) {
-	e, err := ParseEvent(got.leaf)
-	var about *Event
-	if err == nil {
-		about = &e
-	} else {
+	e, err := &got.event, got.err
+	about := e
+	if err != nil {
 		about = &got.Event // as far as the columns can be believed
 	}
 	if !v.lost {
@@ -272,16 +335,16 @@ func (v *verification) event(got *row) {
 		{"requester", got.Requester, e.Requester}, {"resource", got.Resource, e.Resource},
 	} {
 		if c.column != c.event {
-			v.report.problem(got.index, &e, "column %s says %q, the event says %q", c.name, clip(c.column), clip(c.event))
+			v.report.problem(got.index, e, "column %s says %q, the event says %q", c.name, clip(c.column), clip(c.event))
 		}
 	}
 	if got.time != e.Time.UnixMilli() {
-		v.report.problem(got.index, &e, "column time says %s, the event says %s",
+		v.report.problem(got.index, e, "column time says %s, the event says %s",
 			time.UnixMilli(got.time).UTC().Format(time.RFC3339Nano), e.Time.Format(time.RFC3339Nano))
 	}
-	v.replay.event(got.index, &e)
+	v.replay.event(got.index, e)
 	if v.watch != nil {
-		v.watch(got.index, &e)
+		v.watch(got.index, e)
 	}
 }
 
