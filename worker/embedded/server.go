@@ -169,6 +169,9 @@ func start(sql *config.SQL, o worker.ServerOptions, log *slog.Logger) (_ tempora
 			dynamicconfig.HistoryLongPollExpirationInterval.Key(): 2 * time.Second,
 			// A search attribute that was added counts at once.
 			dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key(): true,
+			// No task is handed to a worker that stops, where it would be missed
+			// only after 10 seconds.
+			dynamicconfig.EnableCancelWorkerPollsOnShutdown.Key(): true,
 		}),
 	)
 	if err != nil {
