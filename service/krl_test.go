@@ -103,7 +103,7 @@ func start(t testing.TB, h http.Handler) (*http.Client, string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, a, h, quiet) }()
+	go func() { done <- Serve(ctx, l, a.TLS(), h, quiet) }()
 	pool := x509.NewCertPool()
 	pool.AddCert(a.Certificate())
 	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -21,15 +22,25 @@ const (
 	stopTimeout   = 2 * time.Second
 )
 
+// TLS is what to serve with, showing the certificate that shown gives for each
+// connection.
+func TLS(shown func() (*tls.Certificate, error)) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return shown() },
+	}
+}
+
 // Serve serves the handler on a listener, with TLS, until ctx ends, which is
 // no error. It closes the listener.
-func Serve(ctx context.Context, l net.Listener, a *Authority, h http.Handler, slogger *slog.Logger) error {
+func Serve(ctx context.Context, l net.Listener, c *tls.Config, h http.Handler, slogger *slog.Logger) error {
 	// Long polls end with the server: their clients ask again.
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	s := &http.Server{
 		Handler:           h,
-		TLSConfig:         a.TLS(),
+		TLSConfig:         c,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,

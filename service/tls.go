@@ -120,13 +120,7 @@ func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 // TLS is the configuration to serve with. The certificate shown is made
 // afresh, with a key of its own that is never on disk, long before the one
 // before it runs out.
-func (a *Authority) TLS() *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS13,
-		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.shown() },
-	}
-}
+func (a *Authority) TLS() *tls.Config { return TLS(a.shown) }
 
 func (a *Authority) shown() (*tls.Certificate, error) {
 	a.mu.Lock()

@@ -21,6 +21,7 @@ const module = "hallpass"
 // floor of its nearest parent.
 var floors = map[string]int{
 	"access":              0,
+	"internal/certfile":   0,
 	"internal/postgresql": 0,
 	"internal/yamlfile":   0,
 	"statement":           1, "directory": 1, "catalog": 1, "policy": 1, "ca": 1, "notify": 1, "lookup": 1, "sealed": 1, "vault": 1,

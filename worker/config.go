@@ -133,6 +133,8 @@ type Service struct {
 	Names   string // host names and IP addresses that it is reached by, with commas between; beside those of Address and of this machine
 	CA      string // file of the certificate that clients have to know
 	CAKey   string // file of its private key; only the service reads it
+	Cert    string // file of a certificate of another CA, with its chain, that something else renews; "" for those of CA
+	Key     string // file of its private key; only the service reads it
 }
 
 // Health is where a worker says how it is.
@@ -244,6 +246,10 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Service.CA }, file: absolute},
 		{path: "service.ca_key", env: "HALLPASS_SERVICE_CA_KEY", about: "file of its private key", value: "service_ca.key",
 			at: func(c *Config) any { return &c.Service.CAKey }, file: absolute},
+		{path: "service.cert", env: "HALLPASS_SERVICE_CERT", about: "certificate to show instead, that something else renews; empty: one of service.ca",
+			at: func(c *Config) any { return &c.Service.Cert }, file: absolute},
+		{path: "service.key", env: "HALLPASS_SERVICE_KEY", about: "file of its private key",
+			at: func(c *Config) any { return &c.Service.Key }, file: absolute},
 		{path: "health.address", env: "HALLPASS_HEALTH_ADDRESS", about: "host:port for /live, /ready and /metrics over plain HTTP; best on loopback",
 			at: func(c *Config) any { return &c.Health.Address }, check: checkAddress},
 		{path: "sweep.every", env: "HALLPASS_SWEEP_EVERY", about: "how often what has lost its workflow is swept up", value: "10m",

@@ -74,6 +74,8 @@ service:
   names: hallpass.example.com, 10.0.0.5
   ca: svc.pem
   ca_key: svc.key
+  cert: svc.pem
+  key: "~/svc.key"
 sweep: {every: 1h, grace: 5m}
 limits: {min_grant: 5s}
 health: {address: "127.0.0.1:9464"}
@@ -91,6 +93,8 @@ client: {user: alice, key: id}
 		"temporal.address":             "temporal.example.com:7233",
 		"temporal.namespace":           "access",
 		"temporal.codec":               dir + "/codec.keys",
+		"service.cert":                 dir + "/svc.pem",
+		"service.key":                  "/home/alice/svc.key",
 		"health.address":               "127.0.0.1:9464",
 		"ui":                           "https://temporal.example.com",
 		"vault.address":                "https://vault.example.com:8200",

@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -57,6 +60,9 @@ func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, c
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := c.renewing(o.ConnectionOptions.TLS, log); err != nil {
+		return nil, nil, err
+	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
 	o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	tracing, flush, err := c.traces(ctx, log)
@@ -76,6 +82,35 @@ func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, c
 		return nil, nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
 	}
 	return cl, flush, nil
+}
+
+// renewing has connections shown the certificate that is in the files of
+// TEMPORAL_TLS_CLIENT_… when they are made, and not when the program began.
+func (c *Config) renewing(t *tls.Config, log *slog.Logger) error {
+	if t == nil || len(t.Certificates) == 0 {
+		return nil
+	}
+	profile, err := c.profile()
+	if err != nil {
+		return err
+	}
+	if profile.TLS == nil || profile.TLS.ClientCertPath == "" || profile.TLS.ClientKeyPath == "" {
+		return nil // the certificate itself is in the settings
+	}
+	first, cert, key := t.Certificates[0], profile.TLS.ClientCertPath, profile.TLS.ClientKeyPath
+	var mu sync.Mutex
+	t.Certificates, t.GetClientCertificate = nil, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now, err := tls.LoadX509KeyPair(cert, key); err == nil {
+			first = now
+		} else {
+			log.Error("the certificate for temporal can't be read; the last good one is shown", "error", oneLine(err.Error()))
+		}
+		shown := first
+		return &shown, nil
+	}
+	return nil
 }
 
 // openRing opens the keys. Without any, what is encrypted is waited for all the
@@ -158,25 +193,28 @@ func cause(err error) string {
 	return strings.TrimPrefix(strings.TrimRight(s, `"`), `"transport: `)
 }
 
-// clientOptions says how to reach Temporal: by the configuration where it
-// names an address, and else by the TEMPORAL_* variables and the profile
-// file, as every other Temporal tool does.
-func (c *Config) clientOptions() (client.Options, error) {
-	o := client.Options{HostPort: c.Temporal.Address}
-	if o.HostPort == "" {
-		var err error
-		if o, err = envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: variables(c.getenv)}); err != nil {
-			return o, fmt.Errorf("read the TEMPORAL_* settings: %w", err)
-		}
-		if o.HostPort == "" {
-			o.HostPort = client.DefaultHostPort
+// profile says how to reach Temporal: by the configuration where it names an
+// address, and else by the TEMPORAL_* variables and the profile file, as every
+// other Temporal tool does. It reads no certificate.
+func (c *Config) profile() (p envconfig.ClientConfigProfile, err error) {
+	if p.Address = c.Temporal.Address; p.Address == "" {
+		if p, err = envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{EnvLookup: variables(c.getenv)}); err != nil {
+			return p, fmt.Errorf("read the TEMPORAL_* settings: %w", err)
 		}
 	}
-	if c.Temporal.Namespace != "" {
-		o.Namespace = c.Temporal.Namespace
+	p.Address = cmp.Or(p.Address, client.DefaultHostPort)
+	p.Namespace = cmp.Or(c.Temporal.Namespace, p.Namespace, client.DefaultNamespace)
+	return p, nil
+}
+
+// clientOptions are what the profile says, with the certificates that it names.
+func (c *Config) clientOptions() (o client.Options, err error) {
+	p, err := c.profile()
+	if err != nil {
+		return o, err
 	}
-	if o.Namespace == "" {
-		o.Namespace = client.DefaultNamespace
+	if o, err = p.ToClientOptions(envconfig.ToClientOptionsRequest{}); err != nil {
+		return o, fmt.Errorf("read the TEMPORAL_* settings: %w", err)
 	}
 	host, err := os.Hostname()
 	if err != nil {

@@ -247,13 +247,13 @@ func seldom(every time.Duration, ask func(context.Context) (string, error)) func
 
 // askTemporal says whether Temporal answers, and has the namespace.
 func (p *parts) askTemporal(ctx context.Context) (string, error) {
-	o, err := p.config.clientOptions()
+	o, err := p.config.profile()
 	if err != nil {
 		return "", err
 	}
 	cl := p.temporal.Load()
 	if cl == nil {
-		return "", access.Errorf(access.CodeUnavailable, "not connected to temporal at %s yet", o.HostPort)
+		return "", access.Errorf(access.CodeUnavailable, "not connected to temporal at %s yet", o.Address)
 	}
 	_, err = (*cl).WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: o.Namespace})
 	var absent *serviceerror.NamespaceNotFound
@@ -263,9 +263,9 @@ func (p *parts) askTemporal(ctx context.Context) (string, error) {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
 	case err != nil:
-		return "", access.Errorf(access.CodeUnavailable, "temporal at %s: %s", o.HostPort, cause(err))
+		return "", access.Errorf(access.CodeUnavailable, "temporal at %s: %s", o.Address, cause(err))
 	}
-	return fmt.Sprintf("%s, namespace %s", o.HostPort, o.Namespace), nil
+	return fmt.Sprintf("%s, namespace %s", o.Address, o.Namespace), nil
 }
 
 // askQueue says whether a task queue is being polled.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -18,26 +20,18 @@ import (
 
 	"hallpass/access"
 	"hallpass/activities"
+	"hallpass/internal/certfile"
 	"hallpass/service"
 )
 
-// openService opens the service. Its CA is made where there is none.
+// openService opens the service.
 func openService(_ context.Context, p *parts) (work, error) {
 	c := p.config.Service
 	if c.Address == "" {
 		return work{}, access.Errorf(access.CodeMalformed, "service.address is not configured, and the role %s needs it", RoleService).
 			WithHint("name it in hallpass.yaml or in HALLPASS_SERVICE_ADDRESS, such as 0.0.0.0:%d", DefaultServicePort)
 	}
-	if err := p.config.needs("service.ca", "service.ca_key"); err != nil {
-		return work{}, err
-	}
-	_, missing := os.Stat(c.CAKey)
-	if errors.Is(missing, fs.ErrNotExist) {
-		if err := service.CreateAuthority(c.CAKey, c.CA); err != nil {
-			return work{}, err
-		}
-	}
-	authority, err := service.OpenAuthority(c.CAKey, c.CA, p.config.serviceNames(), time.Now)
+	shows, renewed, err := p.shows()
 	if err != nil {
 		return work{}, err
 	}
@@ -47,7 +41,15 @@ func openService(_ context.Context, p *parts) (work, error) {
 		if !listening.Load() {
 			return "", access.Errorf(access.CodeUnavailable, "the service doesn't listen on %s", c.Address)
 		}
-		return "listens on " + c.Address, nil
+		if renewed == nil {
+			return "listens on " + c.Address, nil
+		}
+		ends := renewed.Ends().UTC().Format(time.RFC3339)
+		if time.Now().After(renewed.Ends()) {
+			return "", access.Errorf(access.CodeUnavailable, "the certificate of service.cert has expired, at %s", ends).
+				WithHint("have it renewed; it is taken without a restart")
+		}
+		return "listens on " + c.Address + ", with a certificate until " + ends, nil
 	})
 	return work{run: func(ctx context.Context) error {
 		var l net.ListenConfig
@@ -60,8 +62,75 @@ func openService(_ context.Context, p *parts) (work, error) {
 		p.log.Info("serving hosts", "address", "https://"+listener.Addr().String(), "ca", filepath.Base(c.CA))
 		listening.Store(true)
 		defer listening.Store(false)
-		return service.Serve(ctx, listener, authority, handler, p.log)
+		if renewed != nil {
+			ctx, stop := context.WithCancel(ctx)
+			var watching sync.WaitGroup
+			watching.Go(func() { p.watchCertificate(ctx, renewed) })
+			defer watching.Wait()
+			defer stop()
+		}
+		return service.Serve(ctx, listener, shows, handler, p.log)
 	}}, nil
+}
+
+// shows is what the service serves TLS with: the certificate of service.cert,
+// which something else renews, or one that its own CA makes. The CA is made
+// where there is none.
+func (p *parts) shows() (*tls.Config, *certfile.Pair, error) {
+	c := p.config.Service
+	if c.Cert != "" {
+		if err := p.config.needs("service.key"); err != nil {
+			return nil, nil, err
+		}
+		renewed, err := certfile.Open(c.Cert, c.Key, time.Now)
+		if err != nil {
+			return nil, nil, err
+		}
+		return service.TLS(func() (*tls.Certificate, error) { return renewed.Certificate(), nil }), renewed, nil
+	}
+	if err := p.config.needs("service.ca", "service.ca_key"); err != nil {
+		return nil, nil, err
+	}
+	if _, err := os.Stat(c.CAKey); errors.Is(err, fs.ErrNotExist) {
+		if err := service.CreateAuthority(c.CAKey, c.CA); err != nil {
+			return nil, nil, err
+		}
+	}
+	authority, err := service.OpenAuthority(c.CAKey, c.CA, p.config.serviceNames(), time.Now)
+	if err != nil {
+		return nil, nil, err
+	}
+	return authority.TLS(), nil, nil
+}
+
+// watchCertificate takes a renewed certificate until ctx ends. What is wrong
+// twice in a row isn't just being replaced, and is said once.
+func (p *parts) watchCertificate(ctx context.Context, renewed *certfile.Pair) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	last, said := "", ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		taken, err := renewed.Look()
+		why := ""
+		if err != nil {
+			why = oneLine(err.Error())
+		}
+		switch {
+		case taken:
+			p.log.Info("shows a renewed certificate", "until", renewed.Ends())
+		case why != "" && why == last && why != said:
+			p.log.Error("the service's certificate can't be used; the last good one is shown", "error", why, "hint", hintOf(err), "until", renewed.Ends())
+		}
+		if why == last {
+			said = why
+		}
+		last = why
+	}
 }
 
 // certify has an issuer certify a host, in a workflow. While it runs it isn't

@@ -151,7 +151,7 @@ func (p *parts) lookups() (evidence.Lookups, error) {
 
 // link is where operators find a request in the Temporal UI, "" without one.
 func (p *parts) link(request string) string {
-	o, err := p.config.clientOptions()
+	o, err := p.config.profile()
 	if err != nil || p.config.UI == "" {
 		return ""
 	}
@@ -494,7 +494,7 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 	defer cl.Close()
 	p.temporal.Store(&cl)
 	defer p.temporal.Store(nil)
-	o, err := p.config.clientOptions()
+	o, err := p.config.profile()
 	if err != nil {
 		return err
 	}
@@ -542,7 +542,7 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 	}
 	beside(func(ctx context.Context) error { p.book.watch(ctx); return nil })
 	p.health.enter("", nil)
-	p.log.Info("serving", "temporal", o.HostPort, "namespace", o.Namespace, "queues", strings.Join(queues, " "))
+	p.log.Info("serving", "temporal", o.Address, "namespace", o.Namespace, "queues", strings.Join(queues, " "))
 	ready()
 	<-ctx.Done()
 	return ctx.Err()
