@@ -36,16 +36,11 @@ func TestServiceServesWithoutTemporal(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 	}()
-	var pem []byte
-	eventually(t, "the service has a CA", func() bool {
-		var err error
-		pem, err = os.ReadFile(c.Service.CA)
-		return err == nil
-	})
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		t.Fatalf("not a certificate: %s", pem)
-	}
+	eventually(t, "the service has a CA", func() bool { // it isn't written in one go
+		pem, err := os.ReadFile(c.Service.CA)
+		return err == nil && pool.AppendCertsFromPEM(pem)
+	})
 	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	defer client.CloseIdleConnections()
 	var list []byte
