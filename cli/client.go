@@ -80,14 +80,18 @@ type summary struct {
 // How long one call may take before the service counts as unreachable. They
 // leave room for a worker that is just starting.
 const (
-	callTimeout = 10 * time.Second
-	sendTimeout = 20 * time.Second
+	callTimeout  = 10 * time.Second
+	sendTimeout  = 20 * time.Second
+	firstTimeout = time.Second // of a query, before it is looked at whether anybody can answer it
 )
 
 // temporalBackend talks to Temporal directly.
 type temporalBackend struct {
 	client  client.Client
 	address string // for messages
+
+	// recall works out the status of a request that ended from its history.
+	recall func(ctx context.Context, id string) (access.Status, error)
 }
 
 func (b *temporalBackend) Close() { b.client.Close() }
@@ -155,8 +159,10 @@ func (b *temporalBackend) Status(ctx context.Context, id string) (access.Status,
 		WorkflowID: access.WorkflowID(id), QueryType: access.QueryStatus,
 		QueryRejectCondition: enumspb.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY,
 	}
-	answer, err := b.client.QueryWorkflowWithOptions(ctx, query)
-	if err != nil {
+	answer, err := b.query(ctx, query)
+	if errors.Is(err, errOrphan) {
+		return b.recall(ctx, id)
+	} else if err != nil {
 		return access.Status{}, b.about(ctx, id, err)
 	}
 	var broken error
@@ -165,7 +171,10 @@ func (b *temporalBackend) Status(ctx context.Context, id string) (access.Status,
 		broken = access.Errorf(access.CodeEnded, "the workflow of request %s was ended from outside: %s", id, how).
 			WithHint("hallpass request … asks anew; what was issued ends by itself")
 		query.QueryRejectCondition = enumspb.QUERY_REJECT_CONDITION_NONE
-		if answer, err = b.client.QueryWorkflowWithOptions(ctx, query); err != nil {
+		if answer, err = b.query(ctx, query); errors.Is(err, errOrphan) {
+			s, _ := b.recall(ctx, id)
+			return s, broken
+		} else if err != nil {
 			return access.Status{}, broken
 		}
 	}
@@ -177,6 +186,32 @@ func (b *temporalBackend) Status(ctx context.Context, id string) (access.Status,
 		return access.Status{}, access.Errorf(access.CodeMismatch, "asked about request %s, the service answers about %q", id, s.ID)
 	}
 	return s, broken
+}
+
+// errOrphan: the request has ended on a build that no worker runs any more, and
+// Temporal asks no other about it.
+var errOrphan = errors.New("nobody is left to ask")
+
+// query asks a worker, and if none answers soon, it looks whether any can
+// before it asks again.
+func (b *temporalBackend) query(ctx context.Context, query *client.QueryWorkflowWithOptionsRequest) (*client.QueryWorkflowWithOptionsResponse, error) {
+	first, cancel := context.WithTimeout(ctx, firstTimeout)
+	defer cancel()
+	answer, err := b.client.QueryWorkflowWithOptions(first, query)
+	var failed *serviceerror.FailedPrecondition
+	late := err != nil && first.Err() != nil
+	if ctx.Err() != nil || !late && !errors.As(err, &failed) {
+		return answer, err
+	}
+	is, derr := b.client.DescribeWorkflowExecution(ctx, query.WorkflowID, "")
+	info := is.GetWorkflowExecutionInfo()
+	if derr == nil && info.GetCloseTime() != nil && info.GetVersioningInfo().GetBehavior() == enumspb.VERSIONING_BEHAVIOR_PINNED {
+		return nil, errOrphan
+	}
+	if !late {
+		return nil, err
+	}
+	return b.client.QueryWorkflowWithOptions(ctx, query)
 }
 
 func (b *temporalBackend) Send(ctx context.Context, id, message, statementID string, st access.Statement) (access.Status, error) {

@@ -111,7 +111,8 @@ func (a *app) connect() (backend, error) {
 		}
 		return nil, unreachable(cfg.Temporal.Address, err)
 	}
-	return &temporalBackend{client: c, address: cfg.Temporal.Address}, nil
+	recall := func(ctx context.Context, id string) (access.Status, error) { return cfg.Recall(ctx, c, id) }
+	return &temporalBackend{client: c, address: cfg.Temporal.Address, recall: recall}, nil
 }
 
 // withBackend connects for one call of do.

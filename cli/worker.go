@@ -34,6 +34,7 @@ func (a *app) workerCommand() *cli.Command {
 			if len(roles) == 0 {
 				roles = cfg.Roles()
 			}
+			cfg.Version = build().Version
 			return worker.Run(a.ctx, cfg, roles, worker.NewLog(a.err))
 		},
 	}

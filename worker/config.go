@@ -43,6 +43,7 @@ type Config struct {
 	Lookups   string // file that lists the look-ups that policy may ask; "" for none
 	Vault     Vault
 	Client    Client
+	Version   string // of this program; not a setting
 
 	env     func(string) string
 	sources map[string]string // by path of the setting; absent: default
@@ -54,6 +55,9 @@ type Temporal struct {
 	Address   string // host:port
 	Namespace string
 	Codec     string // file of the keys that encrypt what goes there; "" if nothing does
+
+	Deployment string // whose builds Temporal tells apart; "" if it doesn't
+	Build      string // which of them this worker is; "" for Config.Version
 }
 
 // Audit says where the audit log is.
@@ -186,6 +190,10 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Temporal.Namespace }},
 		{path: "temporal.codec", env: "HALLPASS_TEMPORAL_CODEC", about: "file of the keys that encrypt what goes there; empty: nothing is encrypted",
 			at: func(c *Config) any { return &c.Temporal.Codec }, file: absolute},
+		{path: "temporal.deployment", env: "HALLPASS_TEMPORAL_DEPLOYMENT", about: "deployment whose builds Temporal tells apart; empty: it doesn't",
+			at: func(c *Config) any { return &c.Temporal.Deployment }, check: checkDeployment},
+		{path: "temporal.build", env: "HALLPASS_TEMPORAL_BUILD", about: "build in it that this worker is; empty: the version of the program",
+			at: func(c *Config) any { return &c.Temporal.Build }, check: checkBuild},
 		{path: "ui", env: "HALLPASS_UI", about: "address of the Temporal UI, for links",
 			at: func(c *Config) any { return &c.UI }, check: checkURL},
 		{path: "policy", env: "HALLPASS_POLICY", about: "what is allowed", value: "policy.yaml",

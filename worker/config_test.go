@@ -38,7 +38,7 @@ func writeConfig(t *testing.T, text string) string {
 
 func TestLoadReadsEverySetting(t *testing.T) {
 	path := writeConfig(t, `# everything
-temporal: {address: "temporal.example.com:7233", namespace: access, codec: codec.keys}
+temporal: {address: "temporal.example.com:7233", namespace: access, codec: codec.keys, deployment: hp, build: v1}
 ui: https://temporal.example.com
 policy: rules/policy.yaml
 directory: /etc/hallpass/directory.yaml
@@ -93,6 +93,8 @@ client: {user: alice, key: id}
 		"temporal.address":             "temporal.example.com:7233",
 		"temporal.namespace":           "access",
 		"temporal.codec":               dir + "/codec.keys",
+		"temporal.deployment":          "hp",
+		"temporal.build":               "v1",
 		"service.cert":                 dir + "/svc.pem",
 		"service.key":                  "/home/alice/svc.key",
 		"health.address":               "127.0.0.1:9464",
@@ -186,6 +188,7 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
 		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
 		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com", "health.address": "127.0.0.1:9464",
+		"temporal.deployment": "hallpass", "temporal.build": "v1.2.3",
 		"vault.address": "https://127.0.0.1:8200", "issuers.vault.address": "https://127.0.0.1:8200", "issuers.vault.namespace": "a/b", "issuers.vault.token_role": "x", "issuers.vault.auth": "jwt",
 		"issuers.vault.auth_mount": "a/b", "issuers.vault.role": "x", "issuers.vault.role_id": "x",
 	}

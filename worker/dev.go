@@ -127,6 +127,10 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	if c.Temporal.Address != ready.Address {
 		log.Warn("clients will look for Temporal elsewhere: change hallpass.yaml or set HALLPASS_TEMPORAL_ADDRESS", "serving", ready.Address, "configured", c.Temporal.Address)
 	}
+	if c.Temporal.Deployment != "" {
+		log.Warn("there is one build here, so temporal.deployment doesn't count", "configured", c.Temporal.Deployment)
+		c.Temporal.Deployment = ""
+	}
 	c.Temporal.Address, c.UI = ready.Address, ready.UI
 	// Where the configuration names an address, hosts elsewhere shall reach it.
 	host, _, err := net.SplitHostPort(c.Service.Address)

@@ -270,11 +270,16 @@ func (p *parts) askTemporal(ctx context.Context) (string, error) {
 
 // askQueue says whether a task queue is being polled.
 func (p *parts) askQueue(s *station) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) {
+	build := seldom(probeKey, func(ctx context.Context) (string, error) { as, _ := p.askBuild(ctx); return as, nil })
+	return func(ctx context.Context) (string, error) {
 		if !s.polls.Load() {
 			return "", access.Errorf(access.CodeUnavailable, "task queue %s isn't polled yet", s.queue)
 		}
-		return "polls " + s.queue, nil
+		as := ""
+		if s.builds {
+			as, _ = build(ctx)
+		}
+		return "polls " + s.queue + as, nil
 	}
 }
 

@@ -59,6 +59,7 @@ const (
 type role struct {
 	queue   string // "" if it serves none
 	options sdkworker.Options
+	builds  bool // its work can be tied to a build: it is workflows
 	open    func(context.Context, *parts) (work, error)
 }
 
@@ -77,8 +78,9 @@ func roles() map[string]role {
 		RoleWorkflows: {
 			// Its activities are local ones, and go on as regular ones on the
 			// same queue while something they need is down.
-			queue: access.TaskQueue,
-			open:  openWorkflows,
+			queue:  access.TaskQueue,
+			builds: true,
+			open:   openWorkflows,
 		},
 		RoleIssuerSSH: {
 			queue:   access.IssueQueue(catalog.KindSSH),
@@ -113,13 +115,23 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 		Channels: channels, Lookups: lookups,
 	}
 	return work{arrange: p.schedule, register: func(r sdkworker.Registry) {
-		r.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
-		r.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
-		r.RegisterWorkflowWithOptions(workflows.Locks, workflow.RegisterOptions{Name: access.WorkflowLocks})
-		r.RegisterWorkflowWithOptions(workflows.EmergencyReview, workflow.RegisterOptions{Name: access.WorkflowReview})
-		r.RegisterWorkflowWithOptions(workflows.Reviews, workflow.RegisterOptions{Name: access.WorkflowReviews})
-		r.RegisterWorkflowWithOptions(workflows.Sweep, workflow.RegisterOptions{Name: access.WorkflowSweep})
-		r.RegisterWorkflowWithOptions(workflows.HostCertificate, workflow.RegisterOptions{Name: access.HostWorkflow})
+		// Where builds are told apart, what began on one ends on it. Reviews
+		// don't: they last for as long as nobody signs.
+		for _, w := range []struct {
+			name     string
+			workflow any
+			build    workflow.VersioningBehavior
+		}{
+			{access.Workflow, workflows.AccessRequest, workflow.VersioningBehaviorPinned},
+			{access.WorkflowLock, workflows.Lock, workflow.VersioningBehaviorPinned},
+			{access.WorkflowLocks, workflows.Locks, workflow.VersioningBehaviorPinned},
+			{access.WorkflowReview, workflows.EmergencyReview, workflow.VersioningBehaviorAutoUpgrade},
+			{access.WorkflowReviews, workflows.Reviews, workflow.VersioningBehaviorPinned},
+			{access.WorkflowSweep, workflows.Sweep, workflow.VersioningBehaviorPinned},
+			{access.HostWorkflow, workflows.HostCertificate, workflow.VersioningBehaviorPinned},
+		} {
+			r.RegisterWorkflowWithOptions(w.workflow, workflow.RegisterOptions{Name: w.name, VersioningBehavior: w.build})
+		}
 		r.RegisterActivity(acts)
 	}}, nil
 }
@@ -347,6 +359,9 @@ func open(ctx context.Context, c *Config, names []string, h *health, log *slog.L
 			err = errors.Join(err, p.close())
 		}
 	}()
+	if _, err := c.versioning(); err != nil {
+		return nil, err
+	}
 	if err := c.needs("audit.database", "audit.key", "policy", "directory", "catalog"); err != nil {
 		return nil, err
 	}
@@ -528,6 +543,11 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 			failed(err)
 		}
 		s.options.Interceptors = []interceptor.WorkerInterceptor{&journal{log: p.log}}
+		if s.builds {
+			if s.options.DeploymentOptions, err = p.config.versioning(); err != nil {
+				return err
+			}
+		}
 		w := sdkworker.New(cl, s.queue, s.options)
 		s.register(w)
 		if err := w.Start(); err != nil {
@@ -539,6 +559,9 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 			s.polls.Store(false)
 		}()
 		queues = append(queues, s.queue)
+		if s.options.DeploymentOptions.UseVersioning {
+			beside(func(ctx context.Context) error { p.sayBuild(ctx); return nil })
+		}
 	}
 	beside(func(ctx context.Context) error { p.book.watch(ctx); return nil })
 	p.health.enter("", nil)

@@ -1,0 +1,92 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
+	sdklog "go.temporal.io/sdk/log"
+	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"hallpass/access"
+	"hallpass/codec"
+	"hallpass/workflows"
+)
+
+// Recall works out the status of a request that has ended from its history,
+// without a worker. Temporal asks nobody but the build that a request ended on,
+// and in time that build is gone. The history is no more to be trusted than a
+// worker's answer.
+func (c *Config) Recall(ctx context.Context, cl client.Client, id string) (access.Status, error) {
+	ring, err := c.openRing()
+	if err != nil {
+		return access.Status{}, err
+	}
+	var history historypb.History
+	events := cl.GetWorkflowHistory(ctx, access.WorkflowID(id), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for events.HasNext() {
+		event, err := events.Next()
+		if err != nil {
+			return access.Status{}, fmt.Errorf("read the history of request %s: %w", id, err)
+		}
+		history.Events = append(history.Events, event)
+	}
+	return recall(&history, ring, id)
+}
+
+func recall(history *historypb.History, ring *codec.Ring, id string) (access.Status, error) {
+	asked := &questioner{}
+	replayer, err := sdkworker.NewWorkflowReplayerWithOptions(sdkworker.WorkflowReplayerOptions{
+		DataConverter: ring.Converter(), FailureConverter: ring.FailureConverter(), Interceptors: []interceptor.WorkerInterceptor{asked},
+	})
+	if err != nil {
+		return access.Status{}, fmt.Errorf("replay request %s: %w", id, err)
+	}
+	replayer.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
+	err = replayer.ReplayWorkflowHistoryWithOptions(sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)), history,
+		sdkworker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: access.WorkflowID(id)}})
+	if err == nil && asked.status == nil {
+		err = fmt.Errorf("it is not a request's")
+	}
+	if err != nil {
+		return access.Status{}, access.Errorf(access.CodeUnavailable, "no worker is left of the build that request %s ended on, and this program can't replay its history: %s", id, oneLine(err.Error())).
+			WithHint("what was done is in the audit log: hallpass audit log --request %s", id)
+	}
+	return asked.status()
+}
+
+// questioner keeps the answer to the query status.
+type questioner struct {
+	interceptor.WorkerInterceptorBase
+	status func() (access.Status, error)
+}
+
+func (q *questioner) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
+	return &questioned{interceptor.WorkflowInboundInterceptorBase{Next: next}, q}
+}
+
+type questioned struct {
+	interceptor.WorkflowInboundInterceptorBase
+	by *questioner
+}
+
+func (q *questioned) Init(out interceptor.WorkflowOutboundInterceptor) error {
+	return q.Next.Init(&answering{interceptor.WorkflowOutboundInterceptorBase{Next: out}, q.by})
+}
+
+type answering struct {
+	interceptor.WorkflowOutboundInterceptorBase
+	to *questioner
+}
+
+func (a *answering) SetQueryHandler(ctx workflow.Context, name string, handler any) error {
+	if status, is := handler.(func() (access.Status, error)); is && name == access.QueryStatus {
+		a.to.status = status
+	}
+	return a.Next.SetQueryHandler(ctx, name, handler)
+}
