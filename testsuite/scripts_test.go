@@ -39,6 +39,7 @@ import (
 	"hallpass/access"
 	"hallpass/ca"
 	"hallpass/codec"
+	"hallpass/testsuite/hosttest"
 	"hallpass/testsuite/postgrestest"
 	"hallpass/testsuite/sshdtest"
 )
@@ -257,8 +258,8 @@ func TestByRoot(t *testing.T) {
 // world is what one script has.
 type world struct {
 	vault        *vaultHouse
-	bin, dir     string // the program, and the folder of hallpass dev
-	metal        *metal // nil: there is none
+	bin, dir     string         // the program, and the folder of hallpass dev
+	metal        *hosttest.Host // nil: there is none
 	port, uiPort string
 	env          *testscript.Env
 	dev          *exec.Cmd     // nil while it isn't running
