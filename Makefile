@@ -138,10 +138,11 @@ e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Va
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
 
 .PHONY: topology
-topology: temporal ## Temporal's roles, PostgreSQL and hallpass's roles as processes, each killed -9 in turn under REQUESTS (500) requests
-	$(call say,topology: each process killed and started again under $(REQUESTS) requests; a rolling restart)
+topology: temporal vault ## Temporal's roles, PostgreSQL, Vault, hallpass's roles and two hosts as processes, each killed -9 in turn under REQUESTS (500) requests; as root
+	$(call say,topology: each process killed and started again under $(REQUESTS) requests; rolling and versioned upgrades)
 	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
-	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
+	@GOOS=linux $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
 
 .PHONY: attack
 attack: build ## carry out the known attacks and say what held; ONLY=name; TABLE=1 writes the table in the threat model

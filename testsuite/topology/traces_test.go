@@ -41,9 +41,9 @@ func (c *collecting) Export(_ context.Context, in *collector.ExportTraceServiceR
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
-// TestOneTrace follows a request from the command to the certificate: one
-// trace over three processes. (The workflow itself is in it once it has ended.)
-func TestOneTrace(t *testing.T) {
+// TestWhatItSays listens to what processes say of themselves: in traces, and
+// when they are asked.
+func TestWhatItSays(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,14 @@ func TestOneTrace(t *testing.T) {
 
 	w := furnish(t)
 	w.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://" + l.Addr().String()
-	w.run()
+	w.run("workflows-1", "issuer-1", "service")
+	t.Run("one trace", func(t *testing.T) { w.oneTrace(t, c) })
+	t.Run("ready", w.readySaysWhich)
+}
+
+// oneTrace follows a request from the command to the certificate: one trace
+// over three processes. (The workflow itself is in it once it has ended.)
+func (w *world) oneTrace(t *testing.T, c *collecting) {
 	code, _, errs := w.as(t.Context(), "alice", "request", "ssh/web-2", "--for", "10m", "--reason", "words for nobody's trace", "--timeout", "1m")
 	if code != cli.ExitOK {
 		t.Fatal(errs)
@@ -78,5 +85,30 @@ func TestOneTrace(t *testing.T) {
 		if strings.Contains(c.all.String(), private) {
 			t.Errorf("a trace says %q", private)
 		}
+	}
+}
+
+// readySaysWhich: while PostgreSQL is away, workers say so, and that it is; the
+// moment that it is back, they are ready.
+func (w *world) readySaysWhich(t *testing.T) {
+	w.pg.Stop()
+	w.poll("workers to notice", func() error {
+		for name := range w.programs {
+			if w.programs[name].health == "" {
+				continue
+			}
+			err := isReady(w.programs[name].health)
+			if err == nil || !strings.Contains(err.Error(), "Part:audit log OK:false") {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if !strings.Contains(err.Error(), "PostgreSQL can't be reached") && !strings.Contains(err.Error(), "doesn't answer within") {
+				t.Errorf("%s doesn't say what is wrong: %v", name, err)
+			}
+		}
+		return nil
+	})
+	w.pg.Restart(t)
+	for name := range w.programs {
+		w.ready(name)
 	}
 }

@@ -1,10 +1,11 @@
 // Package topology runs what docker-compose.yml runs, as plain processes and
 // from the same files in deploy/: PostgreSQL over TLS, Temporal's frontend,
-// history, matching and worker roles apart with mTLS, hallpass's service, two
-// workflow workers and two issuers. Then it kills them.
+// history, matching and worker roles apart with mTLS, Vault, hallpass's service,
+// two workflow workers, two issuers of SSH certificates and one of Vault's
+// logins, and two hosts with sshd and hallpass-host. Then it kills them.
 //
-// It needs bin/hallpass in HALLPASS_BIN, and beside it what make temporal
-// builds: make topology.
+// It needs bin/hallpass in HALLPASS_BIN, and beside it what make temporal, make
+// vault and make build build: make topology.
 package topology
 
 import (
@@ -19,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,8 +34,10 @@ import (
 
 	"hallpass/audit"
 	"hallpass/cli"
+	"hallpass/testsuite/hosttest"
 	"hallpass/testsuite/postgrestest"
 	"hallpass/testsuite/process"
+	"hallpass/testsuite/vaulttest"
 	"hallpass/worker"
 )
 
@@ -55,6 +59,9 @@ type world struct {
 	service  string // address
 	env      map[string]string
 	programs map[string]*program
+	vault    *vaulttest.Server         // nil: there is none
+	hosts    map[string]*hosttest.Host // by name
+	visits   sync.Map                  // ids of requests for them
 }
 
 // program is one process of it, which may be killed and started again.
@@ -78,7 +85,7 @@ func furnish(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, bin: filepath.Dir(bin), dir: t.TempDir(), programs: map[string]*program{}}
+	w := &world{t: t, bin: filepath.Dir(bin), dir: t.TempDir(), programs: map[string]*program{}, hosts: map[string]*hosttest.Host{}}
 	for _, name := range []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"} {
 		w.copy(filepath.Join(deploy, name), filepath.Join(w.dir, name))
 	}
@@ -126,9 +133,9 @@ func start(t testing.TB) *world {
 	return w
 }
 
-// run starts all of it in a world that is furnished, and waits until it is
-// ready.
-func (w *world) run() {
+// run starts all of it in a world that is furnished, or of hallpass these
+// processes alone, and waits until it is ready.
+func (w *world) run(only ...string) {
 	w.t.Helper()
 	roles := []string{"history", "matching", "frontend", "worker"}
 	w.temporal(roles)
@@ -136,10 +143,17 @@ func (w *world) run() {
 		w.start(role)
 	}
 	w.register()
-	for name, role := range map[string]string{
+	parts := map[string]string{
 		"workflows-1": worker.RoleWorkflows, "workflows-2": worker.RoleWorkflows,
 		"issuer-1": worker.RoleIssuerSSH, "issuer-2": worker.RoleIssuerSSH, "service": worker.RoleService,
-	} {
+	}
+	if w.vault != nil {
+		parts["issuer-vault"] = worker.RoleIssuerVault
+	}
+	for name, role := range parts {
+		if len(only) > 0 && !slices.Contains(only, name) {
+			continue
+		}
 		w.hallpass(name, role)
 		w.start(name)
 	}
@@ -218,16 +232,24 @@ func (w *world) start(name string) {
 
 // kill is kill -9.
 func (w *world) kill(name string) {
-	if name == "postgres" {
+	switch name {
+	case "postgres":
 		w.pg.Kill()
+		return
+	case "vault":
+		w.vault.Kill()
 		return
 	}
 	w.programs[name].process.Kill()
 }
 
 func (w *world) restart(name string) {
-	if name == "postgres" {
+	switch name {
+	case "postgres":
 		w.pg.Restart(w.t)
+		return
+	case "vault":
+		w.vault.Restart(w.t)
 		return
 	}
 	w.start(name)

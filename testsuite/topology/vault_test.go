@@ -1,0 +1,121 @@
+package topology
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"hallpass/catalog"
+	"hallpass/cli"
+	"hallpass/testsuite/vaulttest"
+	"hallpass/vault"
+)
+
+const orders = "vault/orders-db"
+
+// furnishVault starts Vault and tells it what deploy/vault.sh does: of the
+// database behind orders, with the login that deploy/postgres.sh made for it,
+// and what hallpass vault setup says.
+func (w *world) furnishVault() {
+	w.t.Helper()
+	s := vaulttest.Start(w.t, vaulttest.Config{TLS: true})
+	w.vault = s
+	password, err := os.ReadFile(filepath.Join(w.dir, "postgres/vault"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s.Mount(w.t, "database", "database")
+	s.Write(w.t, "database/config/orders", map[string]any{
+		"plugin_name": "postgresql-database-plugin", "allowed_roles": "orders-ro", "username": "vault", "password": strings.TrimSpace(string(password)),
+		"connection_url": fmt.Sprintf("postgresql://{{username}}:{{password}}@127.0.0.1:%d/orders?sslmode=verify-full&sslrootcert=%s/tls/ca.pem", w.pg.Port, w.dir),
+	})
+	s.Write(w.t, "database/roles/orders-ro", map[string]any{
+		"db_name": "orders", "default_ttl": "8h", "max_ttl": "24h",
+		"creation_statements": vault.PostgresCreation("orders-ro"), "revocation_statements": vault.PostgresRevocation,
+	})
+	text, err := os.ReadFile(filepath.Join(w.dir, "catalog.yaml"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := catalog.Parse("catalog.yaml", text)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	plan := vault.NewPlan(c.Resources(), vault.Config{}, vault.DefaultTokenRole)
+	for _, p := range append(plan.Grants, plan.Issuer) {
+		s.Policy(w.t, p.Name, p.Text)
+	}
+	role := map[string]any{}
+	for _, p := range plan.Role {
+		role[p.Name] = p.Value
+	}
+	s.Write(w.t, "auth/token/roles/"+plan.TokenRole, role)
+	s.EnableAuth(w.t, "approle", "approle")
+	s.Write(w.t, "auth/approle/role/hallpass", map[string]any{"token_policies": []string{plan.Issuer.Name}})
+	s.Write(w.t, "auth/approle/role/hallpass/role-id", map[string]any{"role_id": "hallpass-issuer"})
+	secret := s.Write(w.t, "auth/approle/role/hallpass/secret-id", nil).Data["secret_id"].(string)
+	if err := os.WriteFile(filepath.Join(w.dir, "vault/secret_id"), []byte(secret), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"HALLPASS_ISSUERS_VAULT_ADDRESS": s.Address, "HALLPASS_ISSUERS_VAULT_CA": s.CACert,
+		"HALLPASS_VAULT_ADDRESS": s.Address,
+	} {
+		w.env[name] = value
+	}
+	w.t.Setenv("VAULT_CACERT", s.CACert) // it is Vault's own client that reads it, for people
+}
+
+// open is one life of a grant of Vault's: asked, approved, and the login read
+// and used. What died while it was being read can't be read again: then it is
+// given back and asked for anew.
+func (w *world) open(ctx context.Context) error {
+	return wait("a login of Vault's that works", func() error {
+		id, err := w.ask(ctx, orders, long)
+		if err == nil {
+			err = w.approve(ctx, id)
+		}
+		if err == nil {
+			err = w.granted(ctx, id)
+		}
+		if err != nil {
+			return err
+		}
+		code, out, errs := w.as(ctx, "alice", "get", id, "--output", "json")
+		if code == cli.ExitTampered {
+			w.t.Errorf("request %s: somebody is said to have opened it: %s", id, errs)
+		}
+		var got struct {
+			Credentials map[string]struct{ Username, Password string } // by action
+		}
+		if code == cli.ExitOK {
+			err = json.Unmarshal([]byte(out), &got)
+		} else {
+			err = fmt.Errorf("get: exit code %d: %s", code, errs)
+		}
+		if err == nil {
+			login := got.Credentials["read"]
+			err = w.pg.Login(login.Username, login.Password, "orders")
+		}
+		w.as(ctx, "alice", "release", id) // or it ends by itself
+		return err
+	})
+}
+
+// nothingLeft waits until nothing that Vault gave is left, in Vault or in the
+// database.
+func (w *world) nothingLeft(t *testing.T) {
+	w.poll("the last leases to end", func() error {
+		if leases := w.vault.Leases(t, "database/creds"); len(leases) > 0 {
+			return fmt.Errorf("there are %d", len(leases))
+		}
+		if logins := w.pg.Value(t, "orders", `SELECT count(*) FROM pg_roles WHERE pg_has_role(oid, 'orders-ro', 'MEMBER') AND rolcanlogin AND rolname <> 'vault' AND NOT rolsuper`); logins != "0" {
+			return fmt.Errorf("%s logins are in the database", logins)
+		}
+		return nil
+	})
+}
