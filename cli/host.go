@@ -101,7 +101,11 @@ func (a *app) hostToken(c *cli.Context) error {
 		address = "https://" + cfg.Service.Address
 	}
 	a.err.Printf("Good for one host, until %s. On %s, as root:\n", a.err.at(join.Until, a.now()), strings.TrimPrefix(name, "ssh/"))
-	a.err.Printf("  hallpass-host enroll --service %s --ca %s --token %s\n", address, "service_ca.pub.pem", "TOKEN")
+	ca := "service_ca.pub.pem"
+	if cfg.Service.Cert != "" {
+		ca = "FILE" // of another CA
+	}
+	a.err.Printf("  hallpass-host enroll --service %s --ca %s --token %s\n", address, ca, "TOKEN")
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"hallpass/catalog"
 	"hallpass/codec"
 	"hallpass/directory"
+	"hallpass/internal/certfile"
 	"hallpass/lookup"
 	"hallpass/notify"
 	"hallpass/policy"
@@ -118,6 +119,15 @@ func (c *Config) Check(ctx context.Context) []Finding {
 		_, err := codec.Open(c.Temporal.Codec)
 		return c.Temporal.Codec, err
 	})
+	if c.Service.Cert != "" {
+		file("service certificate", c.Service.Cert, func() (string, error) {
+			renewed, err := certfile.Open(c.Service.Cert, c.Service.Key, nil)
+			if err != nil {
+				return "", err
+			}
+			return c.Service.Cert + ", until " + renewed.Ends().UTC().Format(time.RFC3339), nil
+		})
+	}
 	file("vault", c.Issuers.Vault.Address, func() (string, error) {
 		client, err := c.vault("", "nothing can be said of it")
 		if err != nil {

@@ -142,8 +142,18 @@ func TestServiceTakesARenewedCertificate(t *testing.T) {
 	if code, body := get(t, c.Health.Address, "/ready"); !strings.Contains(body, "with a certificate until") {
 		t.Errorf("ready: %d %s", code, body)
 	}
+	check := func(want string, ok bool) {
+		t.Helper()
+		for _, f := range c.Check(t.Context()) {
+			if f.Part == "service certificate" && (f.OK != ok || !strings.Contains(f.Detail, want)) {
+				t.Errorf("config check: %+v", f)
+			}
+		}
+	}
+	check("failed to find any PEM data", false)
 	m.put(t, c.Service.Cert, c.Service.Key, 3)
 	eventually(t, "it shows the mended one", func() bool { return shown() == 3 })
+	check(", until ", true)
 	if n := strings.Count(log.String(), `"level":"ERROR"`); n != 1 {
 		t.Errorf("%d errors in the log: %s", n, log.String())
 	}
