@@ -108,6 +108,9 @@ func (l *Log) gather(batch []*op) []*op {
 // each gets a transaction of its own, so that nobody suffers for another.
 func (l *Log) commit(batch []*op) {
 	results, err := l.transact(batch)
+	if isFull(err) {
+		l.full.Store(time.Now().UnixNano())
+	}
 	if err != nil && errors.Is(err, errInOp) && !errors.Is(err, errGone) && len(batch) > 1 {
 		for _, o := range batch {
 			l.commit([]*op{o})
@@ -237,6 +240,9 @@ func (l *Log) in(ctx context.Context, batch []*op, unsure **doubt) (results []er
 	switch {
 	case err == nil:
 		l.last, l.lastMsg = last, msg
+		if own > 0 {
+			l.full.Store(0)
+		}
 		return results, nil
 	case l.session.gone(): // whatever was answered before that
 		if t.tree.size > before {
@@ -451,11 +457,19 @@ func (t *tx) recorded(d *access.Digests) error {
 	return nil
 }
 
+// fullFor is how long it is remembered that there was no room. What waits for
+// it tries again more often than that.
+const fullFor = time.Minute
+
 // Writable says whether the log would take an event now: it makes the
 // transaction of one, with the lock and all that is looked at first, and writes
-// nothing. Whether there is room on the disk, only a write can tell.
+// nothing. Whether there is room on the disk, only a write can tell: it is what
+// the last one said, if that wasn't long ago.
 func (l *Log) Writable(ctx context.Context) error {
 	_, err := update(ctx, l, func(*tx) (struct{}, error) { return struct{}{}, nil })
+	if at := l.full.Load(); err == nil && at != 0 && time.Since(time.Unix(0, at)) < fullFor {
+		return errFull()
+	}
 	return err
 }
 

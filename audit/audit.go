@@ -58,6 +58,7 @@ type Log struct {
 	now    func() time.Time
 
 	inForce atomic.Pointer[access.Digests] // of the last RecordRulebook
+	full    atomic.Int64                   // when a write last found no room, in Unix nanoseconds; 0: a later one has
 
 	db      *database
 	session session         // the writer goroutine's own, nil where it has to connect; and so are these:

@@ -115,8 +115,15 @@ func explain(err error) error {
 	return err
 }
 
+const noRoom = "no space left for the audit log"
+
 func errFull() error {
-	return access.Errorf(access.CodeUnavailable, "no space left for the audit log")
+	return access.Errorf(access.CodeUnavailable, noRoom).WithHint("make room for the database; what waits goes on by itself")
+}
+
+func isFull(err error) bool {
+	var e *access.Error
+	return errors.As(err, &e) && e.Message == noRoom
 }
 
 // damaged says whether the database can't make sense of its files.

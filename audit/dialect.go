@@ -140,7 +140,12 @@ func checkSchema(ctx context.Context, d dialect, q querier) (int, error) {
 // create makes the tables, or what is missing of them.
 func create(ctx context.Context, d dialect, s session, have int) error {
 	for _, query := range d.create(have) {
-		if _, err := s.send(ctx, stmt{query: query}); err != nil {
+		_, err := s.send(ctx, stmt{query: query})
+		if have > 0 && forbiddenPostgres(err) {
+			return access.Errorf(access.CodeForbidden, "the audit log is of schema version %d and has to become %d, which this user of the database may not do", have, schemaVersion).
+				WithHint("start a worker once as the owner of its tables")
+		}
+		if err != nil {
 			return fmt.Errorf("create audit log: %w", explain(err))
 		}
 	}

@@ -429,6 +429,12 @@ func explainPostgres(err error) error {
 	return nil
 }
 
+// forbiddenPostgres says whether PostgreSQL doesn't let this user do that.
+func forbiddenPostgres(err error) bool {
+	var said *pgconn.PgError
+	return errors.As(err, &said) && said.Code == "42501"
+}
+
 func errReadOnly() error {
 	return access.Errorf(access.CodeUnavailable, "the database of the audit log is read-only")
 }

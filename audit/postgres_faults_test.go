@@ -295,9 +295,18 @@ func testUnavailable(t *testing.T) {
 	// Full: PostgreSQL says so in the middle of a transaction.
 	server.Exec(t, db, `CREATE FUNCTION public.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
 		CREATE TRIGGER full_disk BEFORE INSERT ON hallpass_audit.checkpoints FOR EACH ROW EXECUTE FUNCTION public.full()`)
+	if err := l.Writable(ctx); err != nil {
+		t.Errorf("before a write has found out: %v", err)
+	}
 	unavailable("no space left for the audit log")
+	if err := l.Writable(ctx); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "no space left for the audit log") {
+		t.Errorf("after it has: %v", err)
+	}
 	server.Exec(t, db, "DROP FUNCTION public.full CASCADE")
 	works()
+	if err := l.Writable(ctx); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
 	// Away: it says so soon, and comes back by itself.
 	server.Stop()
 	unavailable("PostgreSQL can't be reached")

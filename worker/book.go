@@ -28,9 +28,10 @@ type book struct {
 	log   recorder
 	slog  *slog.Logger
 
-	mu       sync.Mutex
-	recorded access.Digests
-	broken   string // the error that is in the audit log
+	mu         sync.Mutex
+	recorded   access.Digests
+	unrecorded string // why the latest isn't, as the log says
+	broken     string // the error that is in the audit log
 }
 
 // recorder is the part of audit.Log that a book needs.
@@ -56,9 +57,12 @@ func (b *book) Rulebook() *evidence.Rulebook {
 	defer cancel()
 	if d := r.Digests(); d != b.recorded {
 		if err := b.log.RecordRulebook(ctx, r); err != nil {
-			b.slog.Error("rulebook is not in the audit log; nothing can be decided by it until it is", "error", err)
+			if why := oneLine(err.Error()); why != b.unrecorded {
+				b.slog.Error("rulebook is not in the audit log; nothing can be decided by it until it is", "error", why, "hint", hintOf(err))
+				b.unrecorded = why
+			}
 		} else {
-			b.recorded = d
+			b.recorded, b.unrecorded = d, ""
 		}
 	}
 	b.note(ctx, b.files.Broken())

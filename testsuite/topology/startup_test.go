@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,8 +24,15 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"hallpass/testsuite/postgrestest"
 	"hallpass/testsuite/process"
 )
 
@@ -33,6 +41,7 @@ import (
 // its log and /ready do.
 func TestStartUpSaysWhatIsWrong(t *testing.T) {
 	w := furnish(t)
+	w.furnishVault()
 	w.temporal([]string{"history", "matching", "frontend", "worker"})
 	for _, role := range []string{"history", "matching", "frontend", "worker"} {
 		w.start(role)
@@ -49,6 +58,11 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 	w.start("once")
 	w.ready("once") // has made the audit log
 	w.programs["once"].process.Kill()
+	wrong := filepath.Join(t.TempDir(), "secret_id")
+	if err := os.WriteFile(wrong, []byte("not-the-secret-id"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	transit := "HALLPASS_ISSUERS_SSH_KEY=vault:transit/ca"
 
 	for _, tt := range []struct {
 		name  string
@@ -82,6 +96,11 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 			want: []string{`temporal has no namespace "holpass"`, "temporal operator namespace create --namespace holpass"}},
 		{name: "search attribute of another type", env: []string{"HALLPASS_TEMPORAL_NAMESPACE=taken"}, ends: true,
 			spoil: w.taken, want: []string{"search attribute HallpassState of namespace taken has type Int, and hallpass needs Keyword", "a namespace of its own"}},
+		{name: "search attributes are missing, and nobody may register them", ends: true,
+			env: []string{"HALLPASS_TEMPORAL_NAMESPACE=bare", "TEMPORAL_ADDRESS=" + w.denying("AddSearchAttributes")}, spoil: w.namespace("bare"),
+			want: []string{"register search attributes in namespace bare: Request unauthorized.",
+				"temporal operator search-attribute create --namespace bare --name HallpassApprovers --type KeywordList"}},
+		{name: "a build without a name", env: []string{"HALLPASS_TEMPORAL_DEPLOYMENT=hall.pass"}, ends: true, want: []string{"HALLPASS_TEMPORAL_DEPLOYMENT", "is no name of a deployment"}},
 
 		{name: "PostgreSQL elsewhere", env: []string{"HALLPASS_AUDIT_DATABASE=postgres://hallpass@127.0.0.1:1/audit"}, ends: true,
 			want: []string{"PostgreSQL can't be reached", "127.0.0.1:1"}},
@@ -94,11 +113,21 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 			want: []string{"audit log has schema version 99, this hallpass knows", "use the newer hallpass"}},
 		{name: "a changed schema", ends: true, spoil: w.audit("ALTER TABLE hallpass_audit.serials ADD COLUMN more int", "ALTER TABLE hallpass_audit.serials DROP COLUMN more"),
 			want: []string{"the tables of the audit log have been changed"}},
+		{name: "an old schema, and no right to bring it up to date", ends: true, spoil: w.old,
+			env:  []string{"HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], "//hallpass@", "//writer@", 1), "PGPASSFILE=", "PGPASSWORD=writer"},
+			want: []string{"the audit log is of schema version 2 and has to become 3, which this user of the database may not do", "start a worker once as the owner of its tables"}},
+		{name: "PostgreSQL full", env: []string{"HALLPASS_POLICY=" + w.long()}, spoil: w.full,
+			want: []string{"no space left for the audit log", "make room"}},
 		{name: "another key", env: []string{"HALLPASS_AUDIT_KEY=" + w.dir + "/ssh-ca/users"}, ends: true, want: []string{"audit"}},
 		{name: "no CA key", role: "issuer:ssh", env: []string{"HALLPASS_ISSUERS_SSH_KEY=file:" + w.dir + "/not-here"}, ends: true, want: []string{"not-here"}},
 		{name: "a KMS that isn't there", role: "issuer:ssh",
 			env:  []string{"HALLPASS_ISSUERS_SSH_KEY=vault:transit/ca", "HALLPASS_ISSUERS_VAULT_ADDRESS=https://127.0.0.1:1", "HALLPASS_ISSUERS_VAULT_SECRET_ID_FILE=" + w.dir + "/postgres/admin"},
 			want: []string{"vault at https://127.0.0.1:1 can't be reached"}},
+		{name: "a KMS that refuses the login", role: "issuer:ssh", env: []string{transit, "HALLPASS_ISSUERS_VAULT_SECRET_ID_FILE=" + wrong}, ends: true,
+			want: []string{"vault", "invalid role or secret ID"}},
+		{name: "a KMS that refuses the key", role: "issuer:ssh", env: []string{transit}, ends: true,
+			want: []string{"vault:transit/ca", "permission denied"}},
+		{name: "a KMS that is sealed", role: "issuer:ssh", env: []string{transit}, spoil: w.sealed, want: []string{"vault is sealed"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.spoil != nil {
@@ -154,22 +183,147 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// namespace makes one, without search attributes.
+func (w *world) namespace(name string) func(*testing.T) {
+	return func(t *testing.T) {
+		_, err := w.dial().WorkflowService().RegisterNamespace(t.Context(), &workflowservice.RegisterNamespaceRequest{
+			Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // taken makes a namespace in which somebody else has our search attributes.
 func (w *world) taken(t *testing.T) {
-	c := w.dial()
-	_, err := c.WorkflowService().RegisterNamespace(t.Context(), &workflowservice.RegisterNamespaceRequest{
-		Namespace: "taken", WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.namespace("taken")(t)
 	w.poll("the namespace", func() error {
-		_, err := c.OperatorService().AddSearchAttributes(t.Context(), &operatorservice.AddSearchAttributesRequest{
+		_, err := w.dial().OperatorService().AddSearchAttributes(t.Context(), &operatorservice.AddSearchAttributesRequest{
 			Namespace: "taken", SearchAttributes: map[string]enumspb.IndexedValueType{"HallpassState": enumspb.INDEXED_VALUE_TYPE_INT},
 		})
 		return err
 	})
 }
+
+// sealed seals Vault for a while.
+func (w *world) sealed(t *testing.T) {
+	w.vault.Seal(t)
+	t.Cleanup(func() { w.vault.Unseal(t) })
+}
+
+// old makes the audit log one of the version before, and a user who may write
+// to it as docs/operate.md says, and not change its tables.
+func (w *world) old(t *testing.T) {
+	w.audit(`CREATE ROLE writer LOGIN PASSWORD 'writer';
+		GRANT USAGE ON SCHEMA hallpass_audit TO writer;
+		GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA hallpass_audit TO writer;
+		GRANT UPDATE ON hallpass_audit.ledger, hallpass_audit.serials, hallpass_audit.krl, hallpass_audit.hosts TO writer`, `DROP OWNED BY writer; DROP ROLE writer`)(t)
+	index := w.pg.Value(t, "audit", "SELECT pg_get_indexdef('hallpass_audit.ledger_open'::regclass)")
+	w.audit("DROP INDEX hallpass_audit.ledger_open", index+"; ALTER INDEX hallpass_audit.ledger_open OWNER TO hallpass")(t)
+	w.schema("2")(t)
+}
+
+// long is a policy that takes room in the audit log.
+func (w *world) long() string {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.dir, "policy.yaml"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for range 2000 { // which can't be compressed
+		data = append(append(data, "# "+rand.Text()...), '\n')
+	}
+	path := filepath.Join(w.dir, "long.yaml")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// full has the audit log on a disk without room.
+func (w *world) full(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to mount a small disk")
+	}
+	dir, err := os.MkdirTemp("", "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	run := func(name string, args ...string) {
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+	}
+	run("mount", "-t", "tmpfs", "-o", "size=40m", "hallpass-test", dir)
+	t.Cleanup(func() { run("umount", dir) })
+	postgrestest.Give(t, dir)
+	alone := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'audit'"
+	w.pg.Exec(t, "postgres", "CREATE TABLESPACE small LOCATION '"+dir+"'")
+	w.pg.Exec(t, "postgres", alone)
+	w.pg.Exec(t, "postgres", "ALTER DATABASE audit SET TABLESPACE small")
+	t.Cleanup(func() {
+		w.pg.Exec(t, "audit", "DROP TABLE filler")
+		w.pg.Exec(t, "postgres", alone)
+		w.pg.Exec(t, "postgres", "ALTER DATABASE audit SET TABLESPACE pg_default")
+		w.pg.Exec(t, "postgres", "DROP TABLESPACE small")
+	})
+	w.pg.Exec(t, "audit", `CREATE TABLE filler (t text);
+		ALTER TABLE filler ALTER COLUMN t SET STORAGE PLAIN;
+		DO $$ BEGIN LOOP INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, 100); END LOOP; EXCEPTION WHEN disk_full THEN NULL; END $$`)
+}
+
+// denying is the address of something that passes on to Temporal what is said
+// to it, and says for Temporal that one method isn't allowed.
+func (w *world) denying(method string) string {
+	w.t.Helper()
+	pair, err := tls.LoadX509KeyPair(w.dir+"/temporal/temporal.pem", w.dir+"/temporal/temporal.key")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	to, err := grpc.NewClient(w.frontend, grpc.WithTransportCredentials(credentials.NewTLS(w.tls())))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13})), grpc.ForceServerCodecV2(raw{}),
+		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			name, _ := grpc.MethodFromServerStream(stream)
+			if strings.HasSuffix(name, "/"+method) {
+				return status.Error(codes.PermissionDenied, "Request unauthorized.")
+			}
+			var in, out []byte
+			if err := stream.RecvMsg(&in); err != nil {
+				return err
+			}
+			md, _ := metadata.FromIncomingContext(stream.Context())
+			if err := to.Invoke(metadata.NewOutgoingContext(stream.Context(), md), name, &in, &out, grpc.ForceCodecV2(raw{})); err != nil {
+				return err
+			}
+			return stream.SendMsg(&out)
+		}))
+	go func() { _ = s.Serve(l) }()
+	w.t.Cleanup(func() { s.Stop(); _ = to.Close() })
+	return l.Addr().String()
+}
+
+// raw passes messages on as they are.
+type raw struct{}
+
+func (raw) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
+}
+
+func (raw) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
+}
+
+func (raw) Name() string { return "raw" }
 
 // sql runs a statement as PostgreSQL's administrator, and another at the end
 // of the test.
