@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -26,6 +27,9 @@ import (
 
 // agentTimeout bounds one conversation with ssh-agent.
 const agentTimeout = 10 * time.Second
+
+// maxRefusal is how much is heard of what an agent says of itself, in bytes.
+const maxRefusal = 500
 
 // maxKeyFile is more than any OpenSSH key file needs.
 const maxKeyFile = 64 << 10
@@ -49,8 +53,11 @@ type OpenOptions struct {
 //
 //   - "file:PATH" is a private key file in OpenSSH's format, plain or
 //     encrypted, that only its owner can read.
-//   - "agent:SHA256:…" is a key that ssh-agent holds, by its fingerprint. The
-//     agent is asked anew for every signature, so it may be restarted.
+//   - "agent:SHA256:…" is a key that ssh-agent holds, or another program that
+//     speaks its protocol, such as hallpass-kms for keys in a cloud's KMS, by
+//     its fingerprint. The agent is asked anew for every signature, so it may be
+//     restarted. One that can't be reached, or says why it can't use the key, is
+//     access.CodeUnavailable: later it may.
 //   - "vault:MOUNT/KEY@VERSION" is a key in Vault's transit engine, which is
 //     asked for every signature. Without a version it is version 1.
 func Open(source string, o OpenOptions) (ssh.Signer, error) {
@@ -144,13 +151,16 @@ func openAgent(socket, fingerprint string) (ssh.Signer, error) {
 	err := s.talk(func(a agent.ExtendedAgent) error {
 		keys, err := a.List()
 		if err != nil {
-			return err
+			return access.Errorf(access.CodeUnavailable, "%v", err)
 		}
 		for _, k := range keys {
 			if ssh.FingerprintSHA256(k) == fingerprint {
 				s.key, err = ssh.ParsePublicKey(k.Marshal())
 				return err
 			}
+		}
+		if why := refusal(a); why != "" {
+			return access.Errorf(access.CodeUnavailable, "it doesn't hold the CA key %.80s: %s", fingerprint, why)
 		}
 		return fmt.Errorf("it doesn't hold the CA key %.80s; add it with ssh-add", fingerprint)
 	})
@@ -163,7 +173,7 @@ func openAgent(socket, fingerprint string) (ssh.Signer, error) {
 func (s *agentSigner) talk(do func(agent.ExtendedAgent) error) (err error) {
 	conn, err := net.DialTimeout("unix", s.socket, agentTimeout)
 	if err != nil {
-		return fmt.Errorf("ssh-agent at %s: %w", s.socket, err)
+		return access.Errorf(access.CodeUnavailable, "ssh-agent at %s: %v", s.socket, err)
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to lose
 	if err := conn.SetDeadline(time.Now().Add(agentTimeout)); err != nil {
@@ -194,10 +204,33 @@ func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm stri
 		return nil, errors.New("ssh-agent: SHA-1 signatures are not made")
 	}
 	err = s.talk(func(a agent.ExtendedAgent) error {
-		sig, err = a.SignWithFlags(s.key, data, flags)
+		if sig, err = a.SignWithFlags(s.key, data, flags); err != nil {
+			if why := refusal(a); why != "" {
+				err = errors.New(why)
+			}
+		}
 		return err
 	})
 	return sig, err
+}
+
+// refusal asks an agent why it has just refused something. hallpass-kms knows;
+// others don't, and the answer is "".
+func refusal(a agent.ExtendedAgent) string {
+	answer, err := a.Extension("refusal@hallpass", nil)
+	var said struct {
+		Text string `sshtype:"6"`
+	}
+	if err != nil || ssh.Unmarshal(answer, &said) != nil {
+		return ""
+	}
+	said.Text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, said.Text[:min(len(said.Text), maxRefusal)])
+	return strings.Join(strings.Fields(said.Text), " ")
 }
 
 // Create makes a key of type "ed25519" or "ecdsa-p256" and writes it to path,

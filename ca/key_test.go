@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"hallpass/access"
 )
 
 // run runs a program of OpenSSH and returns what it printed.
@@ -307,5 +313,95 @@ func TestAgent(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// mute is an agent that holds a key and doesn't sign with it, and says why.
+type mute struct {
+	agent.ExtendedAgent
+	why string
+}
+
+func (m mute) SignWithFlags(ssh.PublicKey, []byte, agent.SignatureFlags) (*ssh.Signature, error) {
+	return nil, errors.New("the protocol has no words for this")
+}
+
+func (m mute) Extension(name string, _ []byte) ([]byte, error) {
+	if name != "refusal@hallpass" {
+		return nil, agent.ErrExtensionUnsupported
+	}
+	return ssh.Marshal(struct {
+		Text string `sshtype:"6"`
+	}{m.why}), nil
+}
+
+// An agent's own words for what is wrong reach whoever asks why nothing is
+// signed, one line of them.
+func TestAgentSaysWhy(t *testing.T) {
+	dir, err := os.MkdirTemp("", "agent") // socket paths are at most 104 bytes long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ssh.NewPublicKey(private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := agent.NewKeyring().(agent.ExtendedAgent)
+	if err := held.Add(agent.AddedKey{PrivateKey: private}); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	o := OpenOptions{AgentSocket: socket}
+	source := "agent:" + ssh.FingerprintSHA256(public)
+	if _, err := Open(source, o); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), socket) {
+		t.Errorf("without an agent: %v", err)
+	}
+	answers := make(chan agent.Agent, 1)
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_ = agent.ServeAgent(<-answers, conn)
+			_ = conn.Close()
+		}
+	}()
+
+	answers <- mute{agent.NewKeyring().(agent.ExtendedAgent), "the KMS\n says\x1b no" + strings.Repeat("!", 1000)}
+	_, err = Open(source, o)
+	if access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), ": the KMS says no!") || strings.ContainsAny(err.Error(), "\n\x1b") || len(err.Error()) > 800 {
+		t.Errorf("without the key: %v", err)
+	}
+	answers <- held // it can't say why
+	signer, err := Open(source, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := New(signer, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers <- mute{held, "AccessDeniedException: not with this key"}
+	if err := authority.Try(); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "AccessDeniedException: not with this key") {
+		t.Errorf("a KMS that refuses: %v", err)
+	}
+	answers <- mute{held, ""}
+	if err := authority.Try(); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "failed to sign") {
+		t.Errorf("an agent that refuses without a word: %v", err)
+	}
+	answers <- held
+	if err := authority.Try(); err != nil {
+		t.Error(err)
 	}
 }

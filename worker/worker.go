@@ -265,7 +265,8 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	}, nil
 }
 
-// openCA opens the key of a CA. One in Vault is waited for while Vault is away.
+// openCA opens the key of a CA. One in Vault or an agent is waited for while that
+// is away.
 func (p *parts) openCA(ctx context.Context, what, source, passphraseFile string) (*ca.CA, error) {
 	o := ca.OpenOptions{AgentSocket: p.config.getenv("SSH_AUTH_SOCK")}
 	if passphraseFile != "" {
@@ -279,7 +280,8 @@ func (p *parts) openCA(ctx context.Context, what, source, passphraseFile string)
 		o.Vault = client
 	}
 	var signer ssh.Signer
-	err := keepTrying(ctx, p.log, "vault", func(context.Context) (err error) {
+	holder, _, _ := strings.Cut(source, ":")
+	err := keepTrying(ctx, p.log, holder, func(context.Context) (err error) {
 		if signer, err = ca.Open(source, o); vault.Away(err) {
 			err = access.Errorf(access.CodeUnavailable, "%v", err)
 		}

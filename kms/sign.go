@@ -1,0 +1,116 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// role is what a CA key is for. A key has one: what certifies users can't be
+// taken for what certifies hosts.
+type role struct {
+	name     string
+	certType uint32
+	keyID    string        // that its certificates' begin with
+	lifetime time.Duration // longest of its certificates, as in hallpass's package ca
+	lists    bool          // it signs key revocation lists
+}
+
+var (
+	users = role{name: "the SSH CA", certType: ssh.UserCert, keyID: "hallpass:", lifetime: 24 * time.Hour, lists: true}
+	hosts = role{name: "the CA of hosts", certType: ssh.HostCert, keyID: "hallpass-host:", lifetime: 30 * 24 * time.Hour}
+)
+
+// skew is how far clocks of different machines may differ, and how long before
+// its beginning hallpass makes a certificate valid.
+const skew = 5 * time.Minute
+
+// trial is what hallpass signs to see whether a key can be used.
+const trial = "hallpass: can this key be used?"
+
+// The envelope of SSHSIG (PROTOCOL.sshsig), and the namespace of lists.
+const (
+	sigMagic      = "SSHSIG"
+	listNamespace = "krl@hallpass"
+)
+
+// allowed says what the data is, if a CA key of this role may sign it: a
+// certificate that ends within its lifetime from now, the hash of a key
+// revocation list, or the line of a trial, which is not worth a word: "".
+func allowed(r role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
+	switch {
+	case string(data) == trial:
+		return "", nil
+	case bytes.HasPrefix(data, []byte(sigMagic)):
+		return allowedList(r, data[len(sigMagic):])
+	default:
+		return allowedCertificate(r, key, data, now)
+	}
+}
+
+func allowedList(r role, data []byte) (what string, err error) {
+	var signed struct {
+		Namespace, Reserved, Hash string
+		Sum                       []byte
+	}
+	if err := ssh.Unmarshal(data, &signed); err != nil {
+		return "", errors.New("the signature asked for can't be read")
+	}
+	what = fmt.Sprintf("signature for %.80q", signed.Namespace)
+	if signed.Namespace != listNamespace {
+		return what, fmt.Errorf("it signs for %s alone", listNamespace)
+	}
+	if !r.lists {
+		return what, fmt.Errorf("%s signs no key revocation lists", r.name)
+	}
+	if sizes := map[string]int{"sha256": 32, "sha512": 64}; signed.Reserved != "" || len(signed.Sum) == 0 || sizes[signed.Hash] != len(signed.Sum) {
+		return what, errors.New("it is not as PROTOCOL.sshsig says")
+	}
+	return fmt.Sprintf("key revocation list %x", signed.Sum[:8]), nil
+}
+
+// allowedCertificate looks at a certificate that lacks its signature.
+func allowedCertificate(r role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
+	placeholder := ssh.Marshal(struct{ Signature []byte }{ssh.Marshal(ssh.Signature{Format: "none", Blob: []byte{0}})})
+	parsed, err := ssh.ParsePublicKey(slices.Concat(data, placeholder))
+	cert, ok := parsed.(*ssh.Certificate)
+	if err != nil || !ok {
+		return "something else", errors.New("it signs certificates and key revocation lists alone")
+	}
+	what = fmt.Sprintf("certificate %d of %.120q", cert.Serial, cert.KeyId)
+	// What is judged is what is signed: there is one way to write it.
+	unsigned := *cert
+	unsigned.Signature = nil
+	if again := unsigned.Marshal(); !bytes.Equal(again[:len(again)-4], data) { // but for the length of the signature
+		return what, errors.New("the certificate is not written as x/crypto/ssh writes it")
+	}
+	latest := uint64(now.Add(r.lifetime + skew).Unix())
+	switch {
+	case !same(cert.SignatureKey, key):
+		return what, errors.New("the certificate names another CA")
+	case same(cert.Key, key):
+		return what, errors.New("the certificate is for the CA's own key")
+	case cert.CertType != r.certType:
+		return what, fmt.Errorf("%s signs no certificates of type %d", r.name, cert.CertType)
+	case !strings.HasPrefix(cert.KeyId, r.keyID):
+		return what, fmt.Errorf("the certificate's key id doesn't begin with %s", r.keyID)
+	case cert.Serial == 0:
+		return what, errors.New("the certificate's serial is 0, which can't be revoked")
+	case len(cert.ValidPrincipals) == 0 || slices.Contains(cert.ValidPrincipals, ""):
+		return what, errors.New("the certificate would be good for everything: it has no principals")
+	case r.certType == ssh.UserCert && slices.ContainsFunc(cert.ValidPrincipals, func(p string) bool { return !strings.Contains(p, "/") }):
+		return what, errors.New("a principal of the certificate is not of the form resource/login")
+	case cert.ValidBefore > latest:
+		return what, fmt.Errorf("the certificate would be valid for longer than %s from now", r.lifetime)
+	case cert.ValidBefore <= cert.ValidAfter:
+		return what, errors.New("the certificate would end before it begins")
+	}
+	return what, nil
+}
