@@ -4,6 +4,7 @@
 #   people    the same with a shell and ssh, to ask, approve and log in from
 #   setup     makes the secrets of docker-compose.yml
 #   host      an sshd with hallpass-host
+#   kms       the agent for CA keys in a cloud's KMS; PKCS#11 takes an image with the vendor's module
 #
 # docker build --target hallpass -t hallpass .
 
@@ -16,6 +17,19 @@ ARG VERSION=devel
 ENV CGO_ENABLED=0
 RUN go build -trimpath -tags disable_grpc_modules -ldflags "-s -w -X hallpass/cli.version=${VERSION}" -o /out/hallpass ./cmd/hallpass && \
     go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/hallpass-host ./cmd/hallpass-host
+
+FROM golang:1.26.8-bookworm AS build-kms
+WORKDIR /src/kms
+COPY kms/go.mod kms/go.sum ./
+RUN go mod download
+COPY kms .
+ARG VERSION=devel
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/hallpass-kms .
+
+FROM gcr.io/distroless/static-debian12:nonroot AS kms
+COPY --from=build-kms /out/hallpass-kms /usr/local/bin/hallpass-kms
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/hallpass-kms"]
 
 FROM gcr.io/distroless/static-debian12:nonroot AS hallpass
 COPY --from=build /out/hallpass /usr/local/bin/hallpass

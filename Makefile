@@ -17,9 +17,10 @@ LDFLAGS    := -s -w $(if $(VERSION),-X hallpass/cli.version=$(VERSION))
 HOSTFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
 BIN        := bin/hallpass
+KMS_BIN    := bin/hallpass-kms
 VAULT_BIN  := bin/vault-for-tests
 TOOLS      := bin/tools
-PROGRAMS   ?= hallpass hallpass-dev hallpass-host
+PROGRAMS   ?= hallpass hallpass-dev hallpass-host hallpass-kms
 PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 FUZZTIME   ?= 5s
 E2E        ?= .
@@ -57,6 +58,12 @@ vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it
 	@$(GO) -C testsuite/vault build -ldflags '-s -w' -o $(CURDIR)/$(VAULT_BIN) .
 	@ls -lh $(VAULT_BIN) | awk '{print $$NF ", " $$5}'
 
+.PHONY: kms
+kms: ## build bin/hallpass-kms, the agent for CA keys in a KMS, from a module of its own
+	$(call say,$(KMS_BIN) (the first time this takes some minutes))
+	@CGO_ENABLED=$(if $(filter linux,$(shell $(GO) env GOOS)),1,0) GOOS=linux $(GO) -C kms build -trimpath -ldflags '$(HOSTFLAGS)' -o $(CURDIR)/$(KMS_BIN) .
+	@ls -lh $(KMS_BIN) | awk '{print $$NF ", " $$5}'
+
 .PHONY: temporal
 temporal: ## build Temporal's server and its schema tool from its Go modules, for the test of the topology
 	$(call say,bin/temporal-server)
@@ -70,7 +77,7 @@ demo: deps build $(if $(VAULT),vault) ## tell the story of one access request, o
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build licences vault-tests e2e topology fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests e2e topology fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
@@ -92,14 +99,14 @@ fmt: ## fail on files that gofmt would change
 .PHONY: vet
 vet: ## go vet
 	$(call say,go vet (the first time Temporal is compiled for it: some minutes))
-	@$(GO) vet -tags $(TAGS) ./... && echo clean
+	@$(GO) vet -tags $(TAGS) ./... && GOOS=linux $(GO) -C kms vet . && echo clean
 
 .PHONY: lint
 lint: $(TOOLS)/.built ## staticcheck and golangci-lint
 	$(call say,staticcheck)
-	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && echo clean
+	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && cd kms && GOOS=linux ../$(TOOLS)/staticcheck . && echo clean
 	$(call say,golangci-lint)
-	@$(TOOLS)/golangci-lint run --allow-parallel-runners
+	@$(TOOLS)/golangci-lint run --allow-parallel-runners && cd kms && GOOS=linux ../$(TOOLS)/golangci-lint run --allow-parallel-runners
 
 .PHONY: workflowcheck
 workflowcheck: $(TOOLS)/.built ## prove that the workflows are deterministic
@@ -131,8 +138,13 @@ vault-tests: vault ## the tests that need a real Vault, with the race detector
 	$(call say,tests with a real Vault and a real PostgreSQL)
 	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
 
+.PHONY: kms-tests
+kms-tests: ## the agent for keys in a KMS, with SoftHSM, and with AWS, Google and Azure as their SDKs see them
+	$(call say,the agent for CA keys in a KMS)
+	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else CGO_ENABLED=1 $(GO) -C kms test -count=1 -shuffle=on .; fi
+
 .PHONY: e2e
-e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it; E2E=name runs one
+e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it, hallpass-kms once make kms has; E2E=name runs one
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
@@ -163,6 +175,7 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
 	$(call say,govulncheck)
 	@.ci/vulnerabilities $(TOOLS)/govulncheck -tags $(TAGS)
+	@.ci/vulnerabilities $(TOOLS)/govulncheck -C kms
 
 .PHONY: bench
 bench: build ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
@@ -190,16 +203,17 @@ programs: # of a release
 	$(call say,release $(VERSION))
 	@rm -rf dist && mkdir -p dist
 	@for p in $(PLATFORMS); do for program in $(PROGRAMS); do \
-		case $$program-$$p in hallpass-host-darwin/*) continue; esac; \
+		case $$program-$$p in hallpass-host-darwin/*|hallpass-kms-darwin/*) continue; esac; \
 		out=dist/$$(echo $$p | tr / -)/$$program; echo $$out; \
 		export GOOS=$${p%/*} GOARCH=$${p#*/}; \
 		case $$program in \
 		hallpass-host) $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $$out ./cmd/$$program;; \
+		hallpass-kms) $(GO) -C kms build -trimpath -ldflags '$(HOSTFLAGS)' -o $(CURDIR)/$$out .;; \
 		*) $(GO) build -trimpath $(BUILDFLAGS) -o $$out ./cmd/$$program;; \
 		esac || exit 1; \
 	done; done
 
-BINARIES ?= $(BIN) $(BIN)-dev $(BIN)-host
+BINARIES ?= $(BIN) $(BIN)-dev $(BIN)-host $(KMS_BIN)
 
 .PHONY: sbom
 sbom: $(TOOLS)/.built ## write a bill of materials (CycloneDX) beside each program
@@ -210,7 +224,7 @@ sbom: $(TOOLS)/.built ## write a bill of materials (CycloneDX) beside each progr
 	done
 
 .PHONY: licences
-licences: build sbom ## list the licences of all that is in the programs, and fail on one that nobody has looked at
+licences: build kms sbom ## list the licences of all that is in the programs, and fail on one that nobody has looked at
 	$(call say,licences)
 	@$(GO) run ./testsuite/licences $(BINARIES:%=%.cdx.json)
 

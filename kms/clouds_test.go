@@ -276,13 +276,13 @@ func (c *clouds) serve() (env []string) {
 			t.Error(err)
 			return
 		}
-		defer to.Close()
+		defer func() { _ = to.Close() }()
 		from, rest, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		defer from.Close()
+		defer func() { _ = from.Close() }()
 		_, _ = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
 		var both sync.WaitGroup
 		both.Go(func() { _, _ = io.Copy(to, rest); _ = to.Close() })

@@ -140,7 +140,7 @@ func (p *program) talk(f func(agent.ExtendedAgent)) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		p.t.Fatal(err)
 	}
@@ -190,16 +190,6 @@ func why(a agent.ExtendedAgent) string {
 		return err.Error()
 	}
 	return said.Text
-}
-
-// public parses the first key of a list.
-func public(t *testing.T, list []*agent.Key) ssh.PublicKey {
-	t.Helper()
-	key, err := ssh.ParsePublicKey(list[0].Marshal())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
 // signsCertificates has it sign a certificate as hallpass makes one, and looks

@@ -142,7 +142,7 @@ type house struct {
 //	metal [start]           make a host with PAM, ssh/metal in the catalog, that hallpass-host isn't on yet; start its sshd
 //	metal figures AGENTS N  measure N revocations of a connection to it, with the agents of so many hosts at work
 //
-// [root] says whether root runs the tests, which metal takes, and is an error where CI is set and it doesn't; [figures] whether HALLPASS_FIGURES is set; and $ME, the login; $TEMPORAL, the address of Temporal in hallpass dev; $HOST1 and $HOST2, the ports of the sshds behind web-1
+// [root] says whether root runs the tests, which metal takes, and is an error where CI is set and it doesn't; [figures] whether HALLPASS_FIGURES is set; and $ME, the login; $CASOCK, where hallpass dev finds an ssh-agent, if it is set before; $TEMPORAL, the address of Temporal in hallpass dev; $HOST1 and $HOST2, the ports of the sshds behind web-1
 // and web-2; $PORT, $UIPORT, $PORT2 and $UIPORT2, ports that are free; $SERVICE, the service for hosts. "ssh" is the real one with $HOME/.ssh/config as its
 // configuration (it would take the home from /etc/passwd).
 //
@@ -259,6 +259,7 @@ func TestByRoot(t *testing.T) {
 type world struct {
 	vault        *vaultHouse
 	bin, dir     string         // the program, and the folder of hallpass dev
+	agent        string         // socket of the ssh-agent with its CA; "": there is none
 	metal        *hosttest.Host // nil: there is none
 	port, uiPort string
 	env          *testscript.Env
@@ -351,8 +352,10 @@ func (h *house) setup(env *testscript.Env) error {
 		}
 	}
 	bin := filepath.Join(env.WorkDir, "bin")
-	if err := os.Symlink(h.bin, filepath.Join(bin, "hallpass")); err != nil {
-		return err
+	for _, program := range []string{"", "-kms"} { // the second may not have been built
+		if err := os.Symlink(h.bin+program, filepath.Join(bin, "hallpass"+program)); err != nil {
+			return err
+		}
 	}
 	for name, value := range map[string]string{
 		"PATH":            bin + string(os.PathListSeparator) + env.Getenv("PATH"),
@@ -422,6 +425,7 @@ func cmdDev(ts *testscript.TestScript, neg bool, args []string) {
 		if w.dev != nil {
 			ts.Fatalf("hallpass dev is running")
 		}
+		w.agent = ts.Getenv("CASOCK")
 		ts.Check(w.start())
 	case "stop":
 		ts.Check(w.dev.Process.Signal(os.Interrupt))
@@ -445,7 +449,7 @@ func (w *world) start() error {
 	}
 	defer func() { _ = log.Close() }() // the process has its own
 	cmd := exec.Command(w.bin, "dev", "--dir", w.dir, "--ready-file", ready)
-	cmd.Env = append(os.Environ(), "HOME="+w.dir, "SSH_AUTH_SOCK=")
+	cmd.Env = append(os.Environ(), "HOME="+w.dir, "SSH_AUTH_SOCK="+w.agent)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return err

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"hallpass/access"
 	"hallpass/codec"
@@ -313,4 +315,58 @@ func TestHealthAddressTaken(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
+}
+
+// refusing is an agent without a key that says why.
+type refusing struct{ agent.ExtendedAgent }
+
+func (refusing) Extension(string, []byte) ([]byte, error) {
+	return ssh.Marshal(struct {
+		Text string `sshtype:"6"`
+	}{"AccessDeniedException: not with this key"}), nil
+}
+
+// An issuer whose CA key is elsewhere waits for it, and is not ready; what keeps
+// the key says why.
+func TestHealthOfAnIssuerWithoutItsKey(t *testing.T) {
+	dir, err := os.MkdirTemp("", "agent") // socket paths are at most 104 bytes long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := dir + "/s"
+	_, c := furnishedConfig(t)
+	c.Health.Address, c.Issuers.SSH.Key = address(freePort(t)), "agent:SHA256:AAAA"
+	c.env = environ(map[string]string{"SSH_AUTH_SOCK": socket})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c, []string{RoleIssuerSSH}, quiet) }()
+	says := func(want string) {
+		t.Helper()
+		eventually(t, "it says "+want, func() bool {
+			status, body := get(t, c.Health.Address, "/ready")
+			return status == http.StatusServiceUnavailable && strings.Contains(body, want)
+		})
+	}
+	says("ssh-agent at " + socket + ": ")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = agent.ServeAgent(refusing{agent.NewKeyring().(agent.ExtendedAgent)}, conn)
+			_ = conn.Close()
+		}
+	}()
+	says("AccessDeniedException: not with this key")
+	cancel()
+	if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	_ = l.Close()
 }

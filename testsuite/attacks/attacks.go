@@ -59,6 +59,8 @@ var All = []Attack{
 		[]string{"evidence.TestJudgeUnderLocks", "grant.TestLockRacesIssue", "audit.TestIssuedUnderOtherLocks"}},
 	{"webhooks that reach inside: internal addresses, names that point there, redirects", 1, "refused when it connects, by the address",
 		[]string{"notify.TestPostRefusesInternalAddresses", "notify.TestPostAnswers"}},
+	{"whoever reaches the socket of the agent that has the CA's key in a KMS", 1, "it signs what a CA signs, with its own caps, and nothing else; other users are turned away",
+		[]string{"kms.TestAllowed", "kms.FuzzAllowed", "kms.TestRolesApart", "kms.TestSocketOfSystemd"}},
 	{"duration that overflows, is negative, or in another unit", 2, "refused, by the client, the parser and the CA",
 		[]string{"access.TestParseDuration", "access.FuzzParseDuration", "bad-input.txtar", "ca.TestPrepare"}},
 	{"clock of the issuer moved back and forth", 2, "a credential never lasts longer than its grant, counted from one moment",
@@ -97,6 +99,8 @@ var All = []Attack{
 		[]string{"signals.txtar", "workflows.TestHostileSignals", "workflows.TestFlood"}},
 	{"payloads like bombs: huge, deep, compressed, aliases in YAML", 6, "bounded before they are parsed; nothing is unpacked",
 		[]string{"testsuite/attacks.TestMessagesLikeBombs", "internal/yamlfile.TestParseRefuses", "policy.TestParseBounds", "catalog.TestParseBounds", "policy.TestExpensiveConditionDenies"}},
+	{"a KMS that refuses, is away, or signs with another version of the key", 6, "the issuer waits and says why; such a signature goes nowhere",
+		[]string{"kms.TestClouds", "ca.TestAgentSaysWhy", "worker.TestHealthOfAnIssuerWithoutItsKey"}},
 	{"path traversal in names", 6, "no name has a slash or begins with a dot",
 		[]string{"access.TestCheckNames", "access.TestCheckPath", "bad-input.txtar"}},
 }

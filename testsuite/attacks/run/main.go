@@ -112,7 +112,8 @@ func plan(chosen []attacks.Attack) []run {
 
 // test runs it and adds what came of each test.
 func (r run) test(ctx context.Context, results map[string]*result) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-timeout", "20m", "-run", r.pattern, r.pkg)
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-timeout", "20m", "-run", r.pattern, ".")
+	cmd.Dir = r.pkg // which may be a module of its own
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
