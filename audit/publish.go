@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -22,8 +24,15 @@ import (
 // cosign it. Whoever holds an old one finds out when the log is rewritten, so
 // it should be out of reach of whoever can change the database.
 type Place struct {
-	Name          string // file, or http(s) address that is read with GET and written with PUT
-	Authorization string // header to send with them; "" for none
+	// Name is a file, an http(s) address that is read with GET and written with
+	// PUT, or an object in S3 or what is compatible with it:
+	// "s3://BUCKET/KEY?region=REGION", for others than Amazon's with
+	// "&endpoint=https://HOST".
+	Name string
+
+	// Authorization is the header to send to an http(s) address, "" for none; for
+	// S3 it is "ID SECRET", or "ID SECRET TOKEN" where the key is a temporary one.
+	Authorization string
 }
 
 // publishTimeout is how long an HTTP place may take to answer.
@@ -32,6 +41,10 @@ const publishTimeout = 30 * time.Second
 // CheckPlace says what is wrong with the name of a place, if anything. What is
 // secret is not in the error.
 func CheckPlace(name string) error {
+	if isS3(name) {
+		_, err := parseS3(name)
+		return err
+	}
 	if !isHTTP(name) {
 		return nil
 	}
@@ -44,6 +57,18 @@ func CheckPlace(name string) error {
 			WithHint("put \"Basic …\" or \"Bearer …\" into the file audit.publish_authorization")
 	}
 	return nil
+}
+
+// checkSecrecy refuses to send a secret, or ask for a signature, where others
+// can listen.
+func checkSecrecy(u *url.URL) error {
+	if u.Scheme == "https" {
+		return nil
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && ip.IsLoopback() {
+		return nil
+	}
+	return access.Errorf(access.CodeMalformed, "the place for checkpoints is reached without TLS, and audit.publish_authorization would be shown on the way; use https")
 }
 
 func isHTTP(name string) bool {
@@ -99,12 +124,12 @@ func (r *Reader) Publish(ctx context.Context, p Place) (size int64, err error) {
 			return was.Size, nil
 		}
 	}
-	return tree.size, p.put(ctx, msg, tag)
+	return tree.size, p.put(ctx, msg, old != nil, tag)
 }
 
 // get reads what is published, nil if nothing is. The tag is for put.
 func (p Place) get(ctx context.Context) (msg []byte, tag string, err error) {
-	if !isHTTP(p.Name) {
+	if !isHTTP(p.Name) && !isS3(p.Name) {
 		msg, err := os.ReadFile(p.Name)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, "", nil
@@ -113,50 +138,76 @@ func (p Place) get(ctx context.Context) (msg []byte, tag string, err error) {
 		}
 		return msg, "", nil
 	}
-	answer, msg, err := p.http(ctx, http.MethodGet, nil, "")
+	answer, msg, err := p.http(ctx, http.MethodGet, nil, nil)
 	switch {
 	case err != nil:
 		return nil, "", err
 	case answer.StatusCode == http.StatusNotFound:
 		return nil, "", nil
 	case answer.StatusCode != http.StatusOK:
-		return nil, "", access.Errorf(access.CodeUnavailable, "read published checkpoint: %s answers %s", p.Name, answer.Status)
+		return nil, "", access.Errorf(access.CodeUnavailable, "read published checkpoint: %s answers %s%s", p.Name, answer.Status, reasonS3(p.Name, msg))
 	}
-	return msg, answer.Header.Get("ETag"), nil
+	if tag = answer.Header.Get("ETag"); tag == "" && isS3(p.Name) {
+		return nil, "", access.Errorf(access.CodeUnavailable, "read published checkpoint: %s has no ETag in its answer", p.Name)
+	}
+	return msg, tag, nil
 }
 
-// put publishes a checkpoint. An HTTP place that knows tags refuses it if another
-// process has published one since get; elsewhere a slow process may put an
-// older one in the place of a later one, until the next is published.
-func (p Place) put(ctx context.Context, msg []byte, tag string) error {
-	if !isHTTP(p.Name) {
+// put publishes a checkpoint in the place of what get has found. S3, and an HTTP
+// place that keeps to conditions (RFC 9110, section 13), refuse it if another
+// process has published one since then; elsewhere a slow process may put an older
+// one in the place of a later one, until the next is published.
+func (p Place) put(ctx context.Context, msg []byte, there bool, tag string) error {
+	if !isHTTP(p.Name) && !isS3(p.Name) {
 		return writeWhole(p.Name, msg)
 	}
-	answer, _, err := p.http(ctx, http.MethodPut, msg, tag)
+	header := http.Header{"Content-Type": {"text/plain; charset=utf-8"}}
+	switch {
+	case !there:
+		header.Set("If-None-Match", "*")
+	case tag != "":
+		header.Set("If-Match", tag)
+	}
+	answer, said, err := p.http(ctx, http.MethodPut, msg, header)
 	if err != nil {
 		return err
 	}
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		return access.Errorf(access.CodeUnavailable, "publish checkpoint: %s answers %s", p.Name, answer.Status)
+		return access.Errorf(access.CodeUnavailable, "publish checkpoint: %s answers %s%s", p.Name, answer.Status, reasonS3(p.Name, said))
 	}
 	return nil
 }
 
-func (p Place) http(ctx context.Context, method string, body []byte, tag string) (*http.Response, []byte, error) {
+func (p Place) http(ctx context.Context, method string, body []byte, header http.Header) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, p.Name, bytes.NewReader(body))
+	address := p.Name
+	var object s3
+	if isS3(p.Name) {
+		var err error
+		if object, err = parseS3(p.Name); err != nil {
+			return nil, nil, err
+		}
+		address = object.url
+	}
+	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return nil, nil, fmt.Errorf("publish checkpoint: %w", err)
 	}
-	if p.Authorization != "" {
-		request.Header.Set("Authorization", p.Authorization)
-	}
-	if method == http.MethodPut {
-		request.Header.Set("Content-Type", "text/plain; charset=utf-8")
-		if tag != "" {
-			request.Header.Set("If-Match", tag)
+	maps.Copy(request.Header, header)
+	if p.Authorization != "" || object.url != "" {
+		if err := checkSecrecy(request.URL); err != nil {
+			return nil, nil, err
 		}
+	}
+	if object.url != "" {
+		key, err := parseS3Key(p.Authorization)
+		if err != nil {
+			return nil, nil, err
+		}
+		key.sign(request, body, object.region, time.Now())
+	} else if p.Authorization != "" {
+		request.Header.Set("Authorization", p.Authorization)
 	}
 	// No redirects: they would take the header along, or turn a PUT into a GET.
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

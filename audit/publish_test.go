@@ -44,7 +44,7 @@ func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet:
 		w.Header().Set("ETag", tag)
 		_, _ = w.Write(s.data)
-	case r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != tag:
+	case r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != tag, r.Header.Get("If-None-Match") == "*" && s.data != nil:
 		w.WriteHeader(http.StatusPreconditionFailed)
 	default:
 		s.data, _ = io.ReadAll(r.Body)
@@ -165,10 +165,15 @@ func TestPublishFails(t *testing.T) {
 			t.Errorf("%s: %v, want %s %q", row.name, err, row.code, row.want)
 		}
 	}
-	// Who comes second doesn't replace a later one.
+	// Who comes second doesn't replace a later one, nor one where there was none.
 	s.data, s.status = nil, 0
-	if _, err := l.Publish(ctx, good); err != nil {
-		t.Fatal(err)
+	s.before = func() {
+		if size, err := l.Publish(ctx, good); err != nil || size != 0 {
+			t.Errorf("size %d, %v", size, err)
+		}
+	}
+	if _, err := l.Publish(ctx, good); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "412") {
+		t.Errorf("second where there was none: %v", err)
 	}
 	if _, err := l.Append(ctx, newer(1, 1)); err != nil {
 		t.Fatal(err)

@@ -208,9 +208,9 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Audit.Key }, file: absolute},
 		{path: "audit.public_key", env: "HALLPASS_AUDIT_PUBLIC_KEY", about: "file of the key that verifies it", value: "audit.pub",
 			at: func(c *Config) any { return &c.Audit.PublicKey }, file: absolute},
-		{path: "audit.publish", env: "HALLPASS_AUDIT_PUBLISH", about: "where its checkpoints are published: a file, or an http(s) address for PUT",
+		{path: "audit.publish", env: "HALLPASS_AUDIT_PUBLISH", about: "where its checkpoints are published: a file, an http(s) address for PUT, or s3://BUCKET/KEY?region=REGION",
 			at: func(c *Config) any { return &c.Audit.Publish }, check: audit.CheckPlace, file: absolutePlace},
-		{path: "audit.publish_authorization", env: "HALLPASS_AUDIT_PUBLISH_AUTHORIZATION", about: "file of the Authorization header for it",
+		{path: "audit.publish_authorization", env: "HALLPASS_AUDIT_PUBLISH_AUTHORIZATION", about: "file of the Authorization header for it, or of S3's access key",
 			at: func(c *Config) any { return &c.Audit.PublishAuthorization }, file: absolute},
 		{path: "issuers.ssh.key", env: "HALLPASS_ISSUERS_SSH_KEY", about: "the SSH CA: file:PATH, agent:SHA256:… or vault:MOUNT/KEY",
 			at: func(c *Config) any { return &c.Issuers.SSH.Key }, check: checkKeySource, file: absoluteSource},
@@ -555,7 +555,7 @@ func absoluteDatabase(value string, abs func(string) string) string {
 
 // absolutePlace is for checkpoints, whose place may be a file or not.
 func absolutePlace(value string, abs func(string) string) string {
-	if strings.HasPrefix(value, "http:") || strings.HasPrefix(value, "https:") {
+	if strings.HasPrefix(value, "http:") || strings.HasPrefix(value, "https:") || strings.HasPrefix(value, "s3:") {
 		return value
 	}
 	return abs(value)
