@@ -30,9 +30,9 @@ SCALE      ?= 1
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
 # Packages whose tests need a Vault server.
-VAULTED = ./vault ./testsuite/vaulttest/...
+VAULTED = ./vault ./testsuite/vaulttest/... ./testsuite/issuers
 # Of the light ones, those whose tests have no step of their own below.
-UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
+UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/testsuite/issuers hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
 
 comma := ,
 # A step's heading, on a terminal in bold.
@@ -63,6 +63,12 @@ kms: ## build bin/hallpass-kms, the agent for CA keys in a KMS, from a module of
 	$(call say,$(KMS_BIN) (the first time this takes some minutes))
 	@CGO_ENABLED=$(if $(filter linux,$(shell $(GO) env GOOS)),1,0) GOOS=linux $(GO) -C kms build -trimpath -ldflags '$(HOSTFLAGS)' -o $(CURDIR)/$(KMS_BIN) .
 	@ls -lh $(KMS_BIN) | awk '{print $$NF ", " $$5}'
+
+.PHONY: step-ca
+step-ca: ## build a step-ca to measure beside hallpass, from its Go module
+	$(call say,bin/step-ca-for-tests (the first time this takes some minutes))
+	@$(GO) -C testsuite/stepca build -ldflags '-s -w' -o $(CURDIR)/bin/step-ca-for-tests github.com/smallstep/certificates/cmd/step-ca
+	@ls -lh bin/step-ca-for-tests | awk '{print $$NF ", " $$5}'
 
 .PHONY: temporal
 temporal: ## build Temporal's server and its schema tool from its Go modules, for the test of the topology

@@ -123,6 +123,42 @@ func (b *bench) ca() error {
 	return nil
 }
 
+// issuers measures other CAs beside ours: Vault's SSH engine and step-ca, those of
+// them that are built.
+func (b *bench) issuers() error {
+	got, err := b.goBench("testsuite/issuers", "^BenchmarkIssuers$")
+	if err != nil {
+		return err
+	}
+	whole, err := b.goBench("grant", "^BenchmarkIssue$")
+	if err != nil {
+		return err
+	}
+	for _, key := range []string{"ed25519", "p256"} {
+		for _, flight := range []int{1, 16} {
+			name := func(who string) string { return fmt.Sprintf("%s, %s, %d in flight", key, who, flight) }
+			for _, who := range []string{"vault", "step-ca", "hallpass"} {
+				figures, ok := got[fmt.Sprintf("Issuers/%s/%s/flight=%d", key, who, flight)]
+				if !ok {
+					continue // it isn't built
+				}
+				label := map[string]string{"vault": "Vault's SSH engine", "step-ca": "step-ca", "hallpass": "hallpass's CA"}[who]
+				r := micro(name(label), figures)
+				r.Line, r.X = key+", "+label, float64(flight)
+				if who == "step-ca" {
+					r.Base = name("Vault's SSH engine")
+				} else if who == "hallpass" {
+					r.Base = name("step-ca")
+				}
+				b.add(r)
+			}
+		}
+	}
+	ns := whole["Issue"]["ns/op"]
+	b.add(row{Name: "hallpass's issuer: evidence, ledger and certificate, 1 in flight", PerSecond: 1e9 / ns, Also: map[string]float64{"µs each": ns / 1e3}})
+	return nil
+}
+
 func (b *bench) policy() error {
 	got, err := b.goBench("policy", "^BenchmarkDecide$")
 	if err != nil {

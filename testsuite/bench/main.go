@@ -35,6 +35,7 @@ var items = []struct {
 	run         func(*bench) error
 }{
 	{"ca", "Certificates and revocation lists", (*bench).ca},
+	{"issuers", "The same certificate from other CAs", (*bench).issuers},
 	{"policy", "Policy decisions", (*bench).policy},
 	{"evidence", "The check of the evidence", (*bench).evidence},
 	{"audit", "Audit events made durable", (*bench).audit},
