@@ -184,10 +184,12 @@ func (s *Server) Dial(ctx context.Context, namespace string) (client.Client, err
 // Dial connects to a namespace of the Temporal at an address.
 func Dial(ctx context.Context, address, namespace string) (client.Client, error) {
 	return client.DialContext(ctx, client.Options{
-		HostPort: address, Namespace: namespace, Identity: "devtest",
-		Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)),
+		HostPort: address, Namespace: namespace, Identity: "devtest", Logger: Quiet(),
 	})
 }
+
+// Quiet is a logger for Temporal's SDK that says nothing.
+func Quiet() sdklog.Logger { return sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)) }
 
 // Namespace makes a namespace that nobody serves yet, with the search attributes
 // that requests have, and connects to it.

@@ -58,6 +58,9 @@ func Start(cmd *exec.Cmd, ready func(line string) bool) (*Process, error) {
 // Pid is the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
+// Done is closed when the program and all that it started have ended.
+func (p *Process) Done() <-chan struct{} { return p.ended }
+
 // Output is all that the program has written so far.
 func (p *Process) Output() string { return p.output.String() }
 

@@ -1,0 +1,107 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"hallpass/testsuite/chaos/check"
+)
+
+// words are those of a list as in a directory.
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// command is a command of hallpass.
+func command(ctx context.Context, s *Stack, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.Program, args...)
+	cmd.Env = s.Env
+	return cmd
+}
+
+// Settings are the seed in HALLPASS_CHAOS_SEED, any if there is none, and how
+// long faults last, in HALLPASS_CHAOS_MINUTES.
+func Settings(t testing.TB) (seed uint64, lasts time.Duration) {
+	t.Helper()
+	seed, lasts = rand.Uint64N(1_000_000), 30*time.Second
+	if text := os.Getenv("HALLPASS_CHAOS_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("HALLPASS_CHAOS_SEED: %v", err)
+		}
+	}
+	if text := os.Getenv("HALLPASS_CHAOS_MINUTES"); text != "" {
+		minutes, err := strconv.ParseFloat(text, 64)
+		if err != nil || minutes <= 0 || minutes > 24*60 {
+			t.Fatalf("HALLPASS_CHAOS_MINUTES is %q, not the minutes of at most a day", text)
+		}
+		lasts = time.Duration(minutes * float64(time.Minute))
+	}
+	return seed, lasts
+}
+
+// Run plans, plays and checks: every violation fails the test.
+func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
+	t.Helper()
+	seed, lasts := Settings(t)
+	plan := Plan(seed, lasts, s.Scene())
+	t.Logf("make chaos SEED=%d MINUTES=%g: %s", seed, lasts.Minutes(), sum(plan))
+	var lines strings.Builder
+	for _, step := range plan {
+		lines.WriteString(step.String() + "\n")
+	}
+	keep := func(name string, data []byte) {
+		if err := os.WriteFile(filepath.Join(t.ArtifactDir(), name), data, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	keep("plan.jsonl", []byte(lines.String()))
+	seen := Play(t, s, plan, stop)
+	if n := len(seen.Exports); n > 0 {
+		keep("export.jsonl", seen.Exports[n-1])
+	}
+	keep("sshd.log", []byte(seen.HostLog))
+	found, err := check.Check(context.Background(), seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := 0
+	for _, l := range seen.Logins {
+		if l.Worked {
+			in++
+		}
+	}
+	t.Logf("seed %d: %d requests, %d certificates, %d logins of which %d worked, %d checkpoints: %d violations",
+		seed, len(seen.Asked), len(seen.Held), len(seen.Logins), in, len(seen.Checkpoints), len(found))
+	for _, v := range found {
+		t.Errorf("seed %d: %s", seed, v)
+	}
+	// What shows nothing proves nothing.
+	if len(seen.Asked) == 0 || len(seen.Held) == 0 || in == 0 || in == len(seen.Logins) || len(seen.Checkpoints) == 0 {
+		t.Error("too little happened to show anything")
+	}
+}
+
+// sum says how often a plan does what.
+func sum(plan []Step) string {
+	counts := map[string]int{}
+	var order []string
+	for _, s := range plan {
+		if counts[s.Do]++; counts[s.Do] == 1 {
+			order = append(order, s.Do)
+		}
+	}
+	var out []string
+	for _, do := range order {
+		out = append(out, fmt.Sprintf("%d %s", counts[do], do))
+	}
+	return strings.Join(out, ", ")
+}

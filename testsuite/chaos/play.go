@@ -1,0 +1,580 @@
+package chaos
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/statement"
+	"hallpass/testsuite/chaos/check"
+)
+
+const (
+	patience = 3 * time.Minute  // everything that has to come comes within this
+	insist   = 40 * time.Second // how long somebody tries to say something
+	look     = 700 * time.Millisecond
+)
+
+// Play carries out a plan on a stack that runs, waits until all is over, and
+// returns what was seen, for the checker. It stops the stack: stop keeps its
+// parts from being started again.
+func Play(t testing.TB, s *Stack, plan []Step, stop context.CancelFunc) check.Seen {
+	t.Helper()
+	p := &player{t: t, stack: s, asked: map[int]*asked{}, began: time.Now()}
+	p.seen.World = s.world()
+	for _, step := range plan {
+		if step.Do == ask {
+			p.asked[step.Request] = &asked{n: step.Request, step: step, taken: make(chan struct{}), over: make(chan struct{})}
+		}
+	}
+	p.host = newHost(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go p.host.follow(ctx)
+
+	p.began = time.Now()
+	var keep sync.WaitGroup
+	lasts := plan[len(plan)-1].At
+	keep.Go(func() { p.keepRecords(ctx, lasts) })
+	var steps sync.WaitGroup
+	for _, step := range plan {
+		if !wait(ctx, time.Until(p.began.Add(step.At))) {
+			break
+		}
+		steps.Go(func() { p.step(ctx, step) })
+	}
+	steps.Wait()
+	keep.Wait()
+	p.logf("all is said, and nothing is broken any more")
+	p.settle(ctx)
+	p.afterwards(ctx)
+	p.record(ctx, true)
+	cancel()
+	stop()
+	p.clear()
+	p.seen.HostLog = p.host.sshd.Log(t)
+	return p.seen
+}
+
+// player is a plan under way.
+type player struct {
+	t     testing.TB
+	stack *Stack
+	host  *host
+	began time.Time
+	asked map[int]*asked // by number
+
+	mu    sync.Mutex
+	seen  check.Seen
+	locks []access.Lock
+}
+
+// asked is one request.
+type asked struct {
+	n       int
+	step    Step
+	taken   chan struct{} // closed once Temporal has it, or nobody insists any more
+	over    chan struct{} // closed when it has ended
+	request access.Request
+	signed  access.Statement
+	key     ssh.Signer
+
+	id string // once it is taken; "" if it never was
+
+	mu   sync.Mutex
+	cert *ssh.Certificate
+}
+
+func (p *player) logf(format string, args ...any) {
+	p.t.Logf("%7.2fs %s", time.Since(p.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// wait waits, and says whether ctx goes on.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// poll asks until there is no error.
+func poll(ctx context.Context, what string, f func() error) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) || !wait(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("waited %s for %s: %w", patience, what, err)
+		}
+	}
+}
+
+// step does one step of the plan.
+func (p *player) step(ctx context.Context, s Step) {
+	switch s.Do {
+	case kill, pause, full, cut, stall, slow, clock:
+		p.fault(ctx, s)
+	case ask:
+		p.ask(ctx, p.asked[s.Request])
+	case login:
+		p.login(ctx, p.asked[s.Request])
+	case lock, unlock:
+		p.lock(ctx, s)
+	default:
+		p.say(ctx, s)
+	}
+}
+
+// fault breaks something, and mends it after its time.
+func (p *player) fault(ctx context.Context, s Step) {
+	p.logf("%s %s for %s", s.Do, s.On, s.Lasts.Round(time.Millisecond))
+	failed := func(err error) {
+		if err != nil && !errors.Is(err, syscall.ESRCH) && !errors.Is(err, os.ErrNotExist) {
+			p.t.Errorf("%s: %v", s, err)
+		}
+	}
+	part, link := p.stack.part(s.On), p.stack.link(s.On)
+	hold := func() { wait(ctx, s.Lasts) }
+	switch s.Do {
+	case kill:
+		part.kill(s.Lasts)
+	case pause:
+		pid := part.pid()
+		failed(syscall.Kill(pid, syscall.SIGSTOP))
+		hold()
+		failed(syscall.Kill(pid, syscall.SIGCONT))
+	case clock:
+		pid := part.pid()
+		p.logf("by %s", s.By)
+		failed(MoveClock(pid, s.By))
+		hold()
+		if pid == part.pid() { // else it has ended, and another began with the right time
+			failed(MoveClock(pid, 0))
+		}
+	case full:
+		failed(p.stack.Disk.Fill())
+		hold()
+		failed(p.stack.Disk.Empty())
+	case cut:
+		link.set(func() { link.cut = true })
+		hold()
+		link.set(func() { link.cut = false })
+	case stall:
+		link.set(func() { link.stalled = true })
+		hold()
+		link.set(func() { link.stalled = false })
+	case slow:
+		link.set(func() { link.delay = s.By })
+		hold()
+		link.set(func() { link.delay = 0 })
+	}
+}
+
+// insist tries to say something until it was heard, as people do. It says
+// whether it was.
+func (p *player) insist(ctx context.Context, f func(context.Context) error) bool {
+	for deadline := time.Now().Add(insist); ; {
+		try, cancel := context.WithTimeout(ctx, 6*time.Second)
+		err := f(try)
+		cancel()
+		if err == nil || refused(err) {
+			return true
+		}
+		if time.Now().After(deadline) || !wait(ctx, 300*time.Millisecond) {
+			return false
+		}
+	}
+}
+
+// refused says whether an error is an answer.
+func refused(err error) bool {
+	var application *temporal.ApplicationError
+	var notFound *serviceerror.NotFound // the workflow has ended
+	return errors.As(err, &application) || errors.As(err, &notFound)
+}
+
+// ask makes a request, and follows it.
+func (p *player) ask(ctx context.Context, a *asked) {
+	defer close(a.taken)
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err == nil {
+		a.key, err = ssh.NewSignerFromKey(private)
+	}
+	if err != nil {
+		p.t.Error(err)
+		return
+	}
+	who := a.step.Who
+	r := access.Request{
+		Header: p.stack.People.Header(who, access.TypeRequest), Resource: a.step.Resource, Login: p.stack.Login,
+		Duration: access.Seconds(a.step.Seconds), Reason: "chaos", PublicKey: statement.MarshalKey(a.key.PublicKey()),
+	}
+	if a.step.Extends != 0 {
+		<-p.asked[a.step.Extends].taken
+		if r.Extends = p.asked[a.step.Extends].request.ID; r.Extends == "" {
+			return
+		}
+	}
+	a.request = r
+	if a.signed, err = p.stack.People.Sign(who, r); err != nil {
+		p.t.Error(err)
+		return
+	}
+	taken := p.insist(ctx, func(ctx context.Context) error {
+		_, err := p.stack.Temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: access.WorkflowID(r.ID), TaskQueue: access.TaskQueue},
+			access.Workflow, access.Submission{Request: a.signed})
+		var started *serviceerror.WorkflowExecutionAlreadyStarted
+		if errors.As(err, &started) {
+			return nil
+		}
+		return err
+	})
+	if !taken {
+		p.logf("request %d was not taken", a.n)
+		return
+	}
+	a.id = r.ID
+	p.mu.Lock()
+	p.seen.Asked = append(p.seen.Asked, r.ID)
+	p.mu.Unlock()
+	go p.follow(ctx, a)
+}
+
+// follow looks at a request until it has ended, and takes what it gives.
+func (p *player) follow(ctx context.Context, a *asked) {
+	for wait(ctx, look) {
+		status, err := p.status(ctx, a)
+		if err != nil {
+			continue
+		}
+		if c := status.Credential; c != nil {
+			p.hold(a, c.Certificate)
+		}
+		if !status.State.Final() {
+			continue
+		}
+		if status.State == access.StateReleased || status.State == access.StateRevoked {
+			p.mu.Lock()
+			p.seen.Over = append(p.seen.Over, check.Over{Request: a.id, At: time.Now()})
+			p.mu.Unlock()
+		}
+		close(a.over)
+		return
+	}
+}
+
+func (p *player) status(ctx context.Context, a *asked) (out access.Status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 6*time.Second)
+	defer cancel()
+	value, err := p.stack.Temporal.QueryWorkflow(ctx, access.WorkflowID(a.id), "", access.QueryStatus)
+	if err == nil {
+		err = value.Get(&out)
+	}
+	return out, err
+}
+
+// hold takes a certificate.
+func (p *player) hold(a *asked, line string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cert != nil && string(ssh.MarshalAuthorizedKey(a.cert)) == line+"\n" {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.seen.Held, func(h check.Held) bool { return h.Certificate == line }) {
+		return
+	}
+	p.seen.Held = append(p.seen.Held, check.Held{Request: a.id, Certificate: line, At: time.Now()})
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	cert, ok := key.(*ssh.Certificate)
+	if err != nil || !ok {
+		p.t.Errorf("request %s was given what is no certificate: %q", a.id, line)
+		return
+	}
+	a.cert = cert
+}
+
+// say signs a decision or the end of a request, and delivers it.
+func (p *player) say(ctx context.Context, s Step) {
+	a, about := p.asked[s.Request], p.asked[s.Request]
+	if s.About != 0 {
+		about = p.asked[s.About]
+	}
+	<-a.taken
+	select {
+	case <-about.taken:
+	case <-ctx.Done():
+		return
+	}
+	if a.id == "" || about.id == "" {
+		return // there is nothing to talk about
+	}
+	key := s.Who
+	if s.Key != "" {
+		key = s.Key
+	}
+	var payload any
+	message := s.Do
+	switch s.Do {
+	case approve, deny:
+		message = access.MessageDecision
+		payload = access.Decision{
+			Header: p.stack.People.Header(s.Who, access.TypeDecision), Request: about.id, RequestHash: about.signed.Hash(),
+			Verdict: access.Verdict(s.Do), Duration: access.Seconds(s.Seconds),
+		}
+	default:
+		payload = access.Stop{
+			Header: p.stack.People.Header(s.Who, access.Type(s.Do)), Request: about.id, RequestHash: about.signed.Hash(), Reason: "chaos",
+		}
+	}
+	st, err := p.stack.People.Sign(key, payload)
+	if err != nil {
+		p.t.Error(err)
+		return
+	}
+	p.insist(ctx, func(ctx context.Context) error {
+		if s.Signal {
+			return p.stack.Temporal.SignalWorkflow(ctx, access.WorkflowID(a.id), "", message, st)
+		}
+		return p.update(ctx, access.WorkflowID(a.id), message, st)
+	})
+}
+
+func (p *player) update(ctx context.Context, id, message string, st access.Statement) error {
+	h, err := p.stack.Temporal.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+		WorkflowID: id, UpdateName: message, Args: []any{st}, WaitForStage: client.WorkflowUpdateStageCompleted,
+	})
+	if err != nil {
+		return err
+	}
+	return h.Get(ctx, nil)
+}
+
+// lock locks, or lifts the last lock on the same.
+func (p *player) lock(ctx context.Context, s Step) {
+	l := access.Lock{
+		Header: p.stack.People.Header(s.Who, access.TypeLock), Action: access.ActionLock, Kind: access.LockResource, Name: s.Resource, Reason: "chaos",
+	}
+	if s.User != "" {
+		l.Kind, l.Name = access.LockUser, s.User
+	}
+	until := l.Time.Add(time.Duration(s.Seconds) * time.Second)
+	p.mu.Lock()
+	if s.Do == lock {
+		l.Until = &until
+		p.locks = append(p.locks, l)
+	} else {
+		for _, earlier := range p.locks {
+			if earlier.Kind == l.Kind && earlier.Name == l.Name {
+				l.Lock = earlier.ID
+			}
+		}
+		l.Action = access.ActionUnlock
+	}
+	p.mu.Unlock()
+	st, err := p.stack.People.Sign(s.Who, l)
+	if err != nil {
+		p.t.Error(err)
+		return
+	}
+	p.insist(ctx, func(ctx context.Context) error {
+		_, err := p.stack.Temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: access.LockWorkflowID(l.ID), TaskQueue: access.TaskQueue},
+			access.WorkflowLock, access.Locking{Statement: st})
+		var started *serviceerror.WorkflowExecutionAlreadyStarted
+		if errors.As(err, &started) {
+			return nil
+		}
+		return err
+	})
+}
+
+// login tries a request's certificate, if there is one.
+func (p *player) login(_ context.Context, a *asked) {
+	a.mu.Lock()
+	cert := a.cert
+	a.mu.Unlock()
+	if cert == nil {
+		return
+	}
+	l := check.Login{Request: a.id, List: p.host.list(), Began: time.Now()}
+	var err error
+	if l.Worked, err = p.host.login(a.key, cert); err != nil {
+		p.logf("login on request %d: %v", a.n, err)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.Logins = append(p.seen.Logins, l)
+}
+
+// keepRecords keeps checkpoints and exports of the log, now and then.
+func (p *player) keepRecords(ctx context.Context, lasts time.Duration) {
+	for wait(ctx, min(lasts/4, 20*time.Second)) && time.Since(p.began) < lasts {
+		p.record(ctx, false)
+	}
+}
+
+// record has the log exported and checkpointed; at last it has to work, and is
+// verified.
+func (p *player) record(ctx context.Context, last bool) {
+	note, err := p.hallpass(ctx, "audit", "checkpoint")
+	if err == nil {
+		p.mu.Lock()
+		p.seen.Checkpoints = append(p.seen.Checkpoints, note)
+		p.mu.Unlock()
+		var export []byte
+		if export, err = p.hallpass(ctx, "audit", "export"); err == nil {
+			p.mu.Lock()
+			p.seen.Exports = append(p.seen.Exports, export)
+			p.mu.Unlock()
+		}
+	}
+	if !last {
+		if err != nil {
+			p.logf("no export: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		p.t.Errorf("the last export: %v", err)
+	}
+	commands := [][]string{{"audit", "verify"}}
+	for i, note := range p.seen.Checkpoints {
+		path := filepath.Join(p.t.ArtifactDir(), fmt.Sprintf("checkpoint-%d", i+1))
+		if err := os.WriteFile(path, note, 0o600); err != nil {
+			p.t.Error(err)
+		}
+		commands = append(commands, []string{"audit", "verify", "--since", path})
+	}
+	for _, command := range commands {
+		if _, err := p.hallpass(ctx, command...); err != nil {
+			p.seen.Unverified = append(p.seen.Unverified, err.Error())
+		}
+	}
+}
+
+// hallpass runs a command.
+func (p *player) hallpass(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var out, errs strings.Builder
+	cmd := command(ctx, p.stack, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("hallpass %s: %w: %s%s", strings.Join(args, " "), err, out.String(), errs.String())
+	}
+	return []byte(out.String()), nil
+}
+
+// settle waits until every request has ended.
+func (p *player) settle(ctx context.Context) {
+	deadline := time.After(patience)
+	for _, a := range p.asked {
+		if a.id == "" {
+			continue
+		}
+		select {
+		case <-a.over:
+		case <-deadline:
+			p.logf("not all have ended")
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// afterwards tries every certificate again: a host that has the list of now
+// lets nobody in.
+func (p *player) afterwards(ctx context.Context) {
+	if err := poll(ctx, "the last list", func() error { return p.host.fetch(ctx) }); err != nil {
+		p.t.Error(err)
+	}
+	var group sync.WaitGroup
+	seats := make(chan struct{}, 3)
+	for _, a := range p.asked {
+		seats <- struct{}{}
+		group.Go(func() {
+			p.login(ctx, a)
+			<-seats
+		})
+	}
+	group.Wait()
+}
+
+// clear stops the stack, and looks for what is left.
+func (p *player) clear() {
+	left := func(format string, args ...any) { p.seen.Left = append(p.seen.Left, fmt.Sprintf(format, args...)) }
+	count := func(query string) (int64, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		n, err := p.stack.Temporal.CountWorkflow(ctx, &workflowservice.CountWorkflowExecutionsRequest{Namespace: p.stack.Namespace, Query: query})
+		return n.GetCount(), err
+	}
+	types := fmt.Sprintf("WorkflowType IN (%q, %q)", access.Workflow, access.WorkflowLock)
+	err := poll(context.Background(), "all workflows to end", func() error {
+		n, err := count(types + ` AND ExecutionStatus = "Running"`)
+		if err == nil && n > 0 {
+			err = fmt.Errorf("%d run", n)
+		}
+		return err
+	})
+	if err != nil {
+		left("%v", err)
+	}
+	for _, status := range []enums.WorkflowExecutionStatus{
+		enums.WORKFLOW_EXECUTION_STATUS_FAILED, enums.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+		enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT, enums.WORKFLOW_EXECUTION_STATUS_CANCELED,
+	} {
+		if n, err := count(fmt.Sprintf("%s AND ExecutionStatus = %q", types, status)); err != nil || n > 0 {
+			left("%d workflows are %s (%v)", n, status, err)
+		}
+	}
+	for _, part := range p.stack.Parts {
+		if err := part.Stop(); err != nil {
+			left("%v", err)
+		}
+		if err := syscall.Kill(part.pid(), 0); err == nil {
+			left("%s still runs as process %d", part.Name, part.pid())
+		}
+	}
+	for _, dir := range p.stack.Folders {
+		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() && unfinished(d.Name()) {
+				left("file %s", path)
+			}
+			return err
+		})
+		if err != nil {
+			left("%v", err)
+		}
+	}
+}
+
+// unfinished is a file that somebody meant to give its name.
+func unfinished(name string) bool {
+	return strings.HasSuffix(name, ".new") || strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name, "-journal")
+}
