@@ -22,7 +22,7 @@ func Mount(dir string) (*Disk, error) {
 	return d, nil
 }
 
-func options(size uint64) string { return fmt.Sprintf("size=%d,mode=0755", size) }
+func options(size uint64) string { return fmt.Sprintf("size=%d,mode=0700", size) }
 
 // Fill leaves no room but for what is there.
 func (d *Disk) Fill() error {

@@ -132,7 +132,8 @@ func Start(t testing.TB, c Config) *Server {
 		_ = ln.Close()
 		running.Wait()
 		if t.Failed() {
-			t.Logf("log of sshd:\n%s", s.Log(t))
+			lines := strings.SplitAfter(s.Log(t), "\n")
+			t.Logf("log of sshd, its end:\n%s", strings.Join(lines[max(0, len(lines)-100):], ""))
 		}
 	})
 	return s

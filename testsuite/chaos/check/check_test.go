@@ -143,7 +143,7 @@ func newStory(t *testing.T) *story {
 			{Request: s.request.ID, Began: s.noon.Add(time.Hour), List: s.noon.Add(time.Hour)},
 		},
 		Over:    []check.Over{{Request: s.request.ID, At: s.noon.Add(7 * time.Second)}},
-		HostLog: "Connection from 127.0.0.1\n" + s.accepted(1),
+		HostLog: "Connection from 127.0.0.1\nAccepted certificate ID \"hallpass:x:y\" (serial 7) signed by ED25519 CA SHA256:def via ca.pub\n" + s.accepted(1),
 	}
 	return s
 }
@@ -330,6 +330,23 @@ func TestViolationsAreFound(t *testing.T) {
 				t.Errorf("want %q with %q, got %v", c.rule, c.what, found)
 			}
 		})
+	}
+}
+
+// A request that was refused as a statement has no other end; another statement
+// that was refused is none.
+func TestRefusedRequest(t *testing.T) {
+	s := newStory(t)
+	third, signed := s.ask()
+	s.seen.Asked = append(s.seen.Asked, third.ID)
+	s.events = append(s.events, s.event("statement.refused", map[string]any{"request": third.ID, "statement": s.decide("bob", "bob", access.Approve)}))
+	if found := s.check(); len(found) != 1 || found[0].Rule != check.Ends {
+		t.Errorf("%v", found)
+	}
+	s.seen.Exports = nil
+	s.events = append(s.events, s.event("statement.refused", map[string]any{"request": third.ID, "statement": signed}))
+	if found := s.check(); len(found) != 0 {
+		t.Error(found)
 	}
 }
 
