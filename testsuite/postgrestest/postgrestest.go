@@ -148,11 +148,21 @@ func (s *Server) Stop() { s.process.Signal(os.Interrupt) }
 // same port.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	s.process.Kill()
-	if err := s.start(t); err != nil {
+	if err := s.Again(t); err != nil {
 		t.Fatal(err)
 	}
 }
+
+// Again is Restart that says why it failed, for goroutines other than the
+// test's.
+func (s *Server) Again(t testing.TB) error {
+	t.Helper()
+	s.process.Kill()
+	return s.start(t)
+}
+
+// Process is the one that was started last.
+func (s *Server) Process() *process.Process { return s.process }
 
 // DSN is the address of a database for a user, as pgx, lib/pq and psql take
 // it.

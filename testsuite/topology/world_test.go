@@ -58,6 +58,7 @@ type world struct {
 	frontend string // address
 	service  string // address
 	env      map[string]string
+	beside   func(name string) []string // environment of one process of hallpass; nil: nothing of its own
 	programs map[string]*program
 	vault    *vaulttest.Server         // nil: there is none
 	hosts    map[string]*hosttest.Host // by name
@@ -154,7 +155,11 @@ func (w *world) run(only ...string) {
 		if len(only) > 0 && !slices.Contains(only, name) {
 			continue
 		}
-		w.hallpass(name, role)
+		var beside []string
+		if w.beside != nil {
+			beside = w.beside(name)
+		}
+		w.hallpass(name, role, beside...)
 		w.start(name)
 	}
 	for name := range w.programs {

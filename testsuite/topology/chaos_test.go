@@ -1,0 +1,115 @@
+package topology
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.temporal.io/sdk/client"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/testsuite/chaos"
+	"hallpass/testsuite/devtest"
+	"hallpass/testsuite/process"
+	"hallpass/testsuite/sshdtest"
+)
+
+// TestChaos plays a planned worst day on the topology: each process killed and
+// stopped, the database restarted, the ways between the parts cut, and the
+// issuers' clocks moved.
+func TestChaos(t *testing.T) {
+	if os.Getenv("HALLPASS_CHAOS_MINUTES") == "" {
+		t.Skip("HALLPASS_CHAOS_MINUTES is not set; make chaos sets it")
+	}
+	w := furnish(t)
+	s := &chaos.Stack{Login: sshdtest.User(t), Program: filepath.Join(w.bin, "hallpass"), Namespace: namespace, Folders: []string{w.dir}}
+	people := t.TempDir()
+	var err error
+	if s.People, err = devtest.Furnish(people, map[string]string{"policy.yaml": chaos.Policy(), "catalog.yaml": chaos.Catalog(s.Login)}, chaos.Groups()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"policy.yaml", "catalog.yaml"} {
+		w.copy(filepath.Join(people, name), filepath.Join(w.dir, name))
+	}
+	w.copy(filepath.Join(people, "directory.yaml"), filepath.Join(w.dir, "public/directory.yaml"))
+
+	link := func(name, to string) *chaos.Link {
+		l, err := chaos.NewLink(name, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		s.Links = append(s.Links, l)
+		return l
+	}
+	database := "127.0.0.1:" + strconv.Itoa(w.pg.Port)
+	// What each worker reaches Temporal and the audit log by.
+	w.beside = func(name string) []string {
+		if name == "service" {
+			return nil
+		}
+		temporal, log := link(name+" to temporal", w.frontend), link(name+" to postgres", database)
+		return []string{"TEMPORAL_ADDRESS=" + temporal.Address(), "HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], database, log.Address(), 1)}
+	}
+	hosts, clients := link("hosts", w.service), link("people", w.frontend)
+	w.run()
+
+	for _, name := range []string{"history", "matching", "frontend", "workflows-1", "workflows-2", "issuer-1", "issuer-2", "service"} {
+		p := w.programs[name]
+		first := p.process
+		s.Parts = append(s.Parts, &chaos.Part{Name: name, Pause: true, Clock: strings.HasPrefix(name, "issuer"), Start: func() (chaos.Running, error) {
+			if now := first; now != nil {
+				first = nil
+				return now, nil
+			}
+			next, err := process.Start(p.command(), func(line string) bool { return strings.Contains(line, p.began) })
+			if err != nil {
+				return nil, err
+			}
+			p.process = next
+			return next, nil
+		}})
+	}
+	running := true
+	s.Parts = append(s.Parts, &chaos.Part{Name: "postgres", Start: func() (chaos.Running, error) {
+		if running {
+			running = false
+			return w.pg.Process(), nil
+		}
+		if err := w.pg.Again(t); err != nil {
+			return nil, err
+		}
+		return w.pg.Process(), nil
+	}})
+	ctx, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	for _, p := range s.Parts {
+		if err := p.Keep(ctx, t.Logf); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	s.Env = append(os.Environ(), "HOME="+w.dir)
+	for name, value := range w.env {
+		s.Env = append(s.Env, name+"="+value)
+	}
+	s.Service, s.ServedBy = hosts.Address(), filepath.Join(w.dir, "service-ca/ca.pem")
+	line, err := os.ReadFile(filepath.Join(w.dir, "ssh-ca/users.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.CA, _, _, _, err = ssh.ParseAuthorizedKey(line); err != nil {
+		t.Fatal(err)
+	}
+	s.Temporal, err = client.NewLazyClient(client.Options{
+		HostPort: clients.Address(), Namespace: namespace, Logger: devtest.Quiet(), ConnectionOptions: client.ConnectionOptions{TLS: w.tls()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Temporal.Close)
+	chaos.Run(t, s, stop)
+}
