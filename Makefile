@@ -26,6 +26,9 @@ FUZZTIME   ?= 5s
 E2E        ?= .
 REQUESTS   ?= 500
 SCALE      ?= 1
+# Of make chaos: the length of each of its plays; no SEED: any.
+MINUTES    ?= 2
+STACKS     ?= embedded processes
 
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
@@ -83,14 +86,14 @@ demo: deps build $(if $(VAULT),vault) ## tell the story of one access request, o
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests e2e topology fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests e2e topology chaos fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
 	@start=$$(date +%s); took=; \
 	for step in $(STEPS); do \
 		began=$$(date +%s); \
-		$(MAKE) --no-print-directory REQUESTS=60 $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
+		$(MAKE) --no-print-directory REQUESTS=60 SEED=1 MINUTES=0.5 STACKS=embedded $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
 		took="$$took $$step $$(($$(date +%s)-began)) s,"; \
 	done; \
 	total=$$(($$(date +%s)-start)); \
@@ -166,6 +169,16 @@ topology: temporal vault ## Temporal's roles, PostgreSQL, Vault, hallpass's role
 attack: build ## carry out the known attacks and say what held; ONLY=name; TABLE=1 writes the table in the threat model
 	$(call say,attacks)
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) run -tags $(TAGS) ./testsuite/attacks/run $(if $(TABLE),-table) -only '$(ONLY)'
+
+.PHONY: chaos
+chaos: build $(if $(filter processes,$(STACKS)),temporal) ## work and faults as a SEED plans them, for MINUTES, on hallpass dev and on processes (STACKS), judged from outside
+	$(call say,chaos$(comma) on $(STACKS))
+	@export HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_CHAOS_SEED='$(SEED)' HALLPASS_CHAOS_MINUTES='$(MINUTES)'; mkdir -p bin/chaos; \
+	for stack in $(STACKS); do \
+		case $$stack in embedded) play='TestEmbedded ./testsuite/chaos';; processes) play='TestChaos ./testsuite/topology';; \
+		*) echo "STACKS is embedded, processes, or both: not $$stack"; exit 1;; esac; \
+		$(GO) test -tags $(TAGS) -count=1 -timeout 0 -v -artifacts -outputdir $(CURDIR)/bin/chaos -run $$play | grep -Ev '^=== (RUN|CONT|NAME|PAUSE)' || exit 1; \
+	done
 
 .PHONY: histories
 histories: build ## record the workflow histories anew, one per ending

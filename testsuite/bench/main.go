@@ -44,6 +44,7 @@ var items = []struct {
 	{"life", "Whole lives of requests", (*bench).life},
 	{"start", "Starting, and commands as processes", (*bench).start},
 	{"revoke", "From the revocation to the closed session", (*bench).revoke},
+	{"flood", "A revocation under a flood", (*bench).flood},
 	{"grants", "Running grants", (*bench).grants},
 }
 

@@ -98,9 +98,14 @@ func Plan(seed uint64, lasts time.Duration, s Scene) []Step {
 	for at := p.between(3*time.Second, 9*time.Second); at < lasts; at += p.between(6*time.Second, 14*time.Second) {
 		p.lock(at)
 	}
-	// Two at a time: processes, and all else.
-	p.faults(p.processes())
-	p.faults(p.surroundings())
+	// Two at a time: processes, and all else. Where all is one process, it gets
+	// the time to begin again.
+	rest := 7 * time.Second
+	if len(s.Parts) == 1 {
+		rest = 20 * time.Second
+	}
+	p.faults(p.processes(), rest)
+	p.faults(p.surroundings(), 7*time.Second)
 	slices.SortStableFunc(p.steps, func(a, b Step) int { return int(a.At - b.At) })
 	return p.steps
 }
@@ -233,8 +238,8 @@ func (p *planner) lock(at time.Duration) {
 	}
 }
 
-// faults plans one after the other, until all are undone.
-func (p *planner) faults(kinds []func() Step) {
+// faults plans one after the other, with a rest between, until all are undone.
+func (p *planner) faults(kinds []func() Step, rest time.Duration) {
 	if len(kinds) == 0 {
 		return
 	}
@@ -245,7 +250,7 @@ func (p *planner) faults(kinds []func() Step) {
 			return
 		}
 		p.add(s)
-		at += p.between(2*time.Second, 7*time.Second)
+		at += p.between(2*time.Second, rest)
 	}
 }
 
