@@ -22,7 +22,7 @@ VAULT_BIN  := bin/vault-for-tests
 TOOLS      := bin/tools
 PROGRAMS   ?= hallpass hallpass-dev hallpass-host hallpass-kms
 PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
-FUZZTIME   ?= 5s
+FUZZTIME   ?= 3s
 E2E        ?= .
 REQUESTS   ?= 500
 SCALE      ?= 1
@@ -186,7 +186,7 @@ histories: build ## record the workflow histories anew, one per ending
 	@$(GO) run ./testsuite/histories/record -hallpass $(BIN)
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (5s)
+fuzz: ## every fuzz target for FUZZTIME (3s)
 	$(call say,fuzzing)
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 

@@ -359,53 +359,67 @@ func TestDecideAgainstModel(t *testing.T) {
 	}
 	effects := map[access.Effect]int{}
 	for seed := range rounds {
-		r := rng{rand.New(rand.NewPCG(uint64(seed), 1))}
-		var rules []modelRule
-		for i := range 1 + r.IntN(8) {
-			rules = append(rules, r.rule(fmt.Sprintf("r%02d", i)))
-		}
-		text := func() string {
-			var b strings.Builder
-			b.WriteString("rules:\n")
-			for _, m := range rules {
-				b.WriteString(m.yaml())
-			}
-			return b.String()
-		}
-		p := mustParse(t, text())
-		r.Shuffle(len(rules), func(i, j int) { rules[i], rules[j] = rules[j], rules[i] })
-		shuffled := mustParse(t, text())
-		for round := range 40 {
-			in := r.input()
-			want := modelDecide(rules, in)
-			got := p.Decide(in)
-			effects[got.Effect]++
-			if diff := gocmp.Diff(want, got, cmpopts.IgnoreFields(access.Ruling{}, "Why", "Digests")); diff != "" {
-				t.Fatalf("seed %d: %+v\n%s\n%s\n%s", seed, in, text(), got.Why, diff)
-			}
-			if diff := gocmp.Diff(got, shuffled.Decide(in), cmpopts.IgnoreFields(access.Ruling{}, "Digests")); diff != "" {
-				t.Fatalf("seed %d: another order of rules decides otherwise:\n%s", seed, diff)
-			}
-			if round%20 > 0 {
-				continue
-			}
-			ex, err := p.Explain(in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := gocmp.Diff(got, ex.Ruling); diff != "" {
-				t.Fatalf("seed %d: Explain rules otherwise:\n%s", seed, diff)
-			}
-			for _, f := range ex.Rules {
-				if matched := slices.Contains(got.Rules, f.Rule); f.Matched && !matched && !strings.Contains(f.Why, "can't be evaluated") || !f.Matched && matched {
-					t.Fatalf("seed %d: Explain says of %s: %+v", seed, f.Rule, f)
-				}
-			}
-		}
+		decideAgainstModel(t, uint64(seed), 1, effects)
 	}
 	for _, e := range []access.Effect{access.EffectAllow, access.EffectAsk, access.EffectDeny} {
 		if effects[e] < rounds {
 			t.Errorf("only %d of the inputs gave %s: the generator proves little", effects[e], e)
+		}
+	}
+}
+
+// FuzzDecideAgainstModel is the same with rules and inputs that nobody has
+// tried before.
+func FuzzDecideAgainstModel(f *testing.F) {
+	f.Add(uint64(1), uint64(2))
+	f.Fuzz(func(t *testing.T, one, two uint64) { decideAgainstModel(t, one, two, map[access.Effect]int{}) })
+}
+
+// decideAgainstModel makes rules and inputs of a seed, and counts what comes of
+// them.
+func decideAgainstModel(t *testing.T, seed, stream uint64, effects map[access.Effect]int) {
+	t.Helper()
+	r := rng{rand.New(rand.NewPCG(seed, stream))}
+	var rules []modelRule
+	for i := range 1 + r.IntN(8) {
+		rules = append(rules, r.rule(fmt.Sprintf("r%02d", i)))
+	}
+	text := func() string {
+		var b strings.Builder
+		b.WriteString("rules:\n")
+		for _, m := range rules {
+			b.WriteString(m.yaml())
+		}
+		return b.String()
+	}
+	p := mustParse(t, text())
+	r.Shuffle(len(rules), func(i, j int) { rules[i], rules[j] = rules[j], rules[i] })
+	shuffled := mustParse(t, text())
+	for round := range 40 {
+		in := r.input()
+		want := modelDecide(rules, in)
+		got := p.Decide(in)
+		effects[got.Effect]++
+		if diff := gocmp.Diff(want, got, cmpopts.IgnoreFields(access.Ruling{}, "Why", "Digests")); diff != "" {
+			t.Fatalf("seed %d: %+v\n%s\n%s\n%s", seed, in, text(), got.Why, diff)
+		}
+		if diff := gocmp.Diff(got, shuffled.Decide(in), cmpopts.IgnoreFields(access.Ruling{}, "Digests")); diff != "" {
+			t.Fatalf("seed %d: another order of rules decides otherwise:\n%s", seed, diff)
+		}
+		if round%20 > 0 {
+			continue
+		}
+		ex, err := p.Explain(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := gocmp.Diff(got, ex.Ruling); diff != "" {
+			t.Fatalf("seed %d: Explain rules otherwise:\n%s", seed, diff)
+		}
+		for _, f := range ex.Rules {
+			if matched := slices.Contains(got.Rules, f.Rule); f.Matched && !matched && !strings.Contains(f.Why, "can't be evaluated") || !f.Matched && matched {
+				t.Fatalf("seed %d: Explain says of %s: %+v", seed, f.Rule, f)
+			}
 		}
 	}
 }

@@ -1,0 +1,61 @@
+package ca
+
+import (
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"hallpass/testsuite/sshdtest"
+)
+
+// FuzzIssueAgainstOpenSSH has ssh-keygen read certificates with what people and
+// policy put into them: what we issue, it reads in the same way.
+func FuzzIssueAgainstOpenSSH(f *testing.F) {
+	if _, err := exec.LookPath("ssh-keygen"); err != nil {
+		f.Skip("ssh-keygen is not installed")
+	}
+	f.Setenv("TZ", "UTC")
+	f.Add("alice", "web-1/deploy", `echo "a b" && uptime`, "10.0.0.0/8", uint64(42), uint32(3600))
+	f.Add("a.b-c_d", "db/root", "", "2001:db8::/32", ^uint64(0), uint32(1))
+	f.Add("bob", "x/y", "größer <than> 'ever' \\ $HOME", "", uint64(1), uint32(86400))
+	f.Add("bob", "x/y,z/y", "two\nlines", "0.0.0.0/0,::/0", uint64(0), uint32(0))
+	f.Fuzz(func(t *testing.T, requester, principal, command, source string, serial uint64, seconds uint32) {
+		authority, _ := newCA(t, newEd25519(t))
+		s := good(t)
+		s.Requester, s.Principals, s.Command, s.Serial = requester, []string{principal}, command, serial
+		s.NotAfter = s.NotBefore.Add(time.Duration(seconds) * time.Second)
+		if source != "" {
+			s.Options.SourceAddress = strings.Split(source, ",")
+		}
+		p, err := authority.Prepare(s)
+		if err != nil {
+			return
+		}
+		cert, err := authority.Issue(p)
+		if err != nil {
+			t.Fatalf("prepared, and not issued: %v", err)
+		}
+		var lines []string
+		for line := range strings.Lines(run(t, "ssh-keygen", "-L", "-f", sshdtest.WriteCert(t, cert))) {
+			lines = append(lines, strings.TrimRight(strings.TrimLeft(line, " "), "\n"))
+		}
+		want := []string{
+			fmt.Sprintf("Key ID: %q", "hallpass:"+requestID+":"+requester), fmt.Sprintf("Serial: %d", serial), principal,
+			"Valid: from " + time.Unix(int64(cert.ValidAfter), 0).UTC().Format("2006-01-02T15:04:05") + " to " + s.NotAfter.UTC().Format("2006-01-02T15:04:05"),
+		}
+		if command != "" {
+			want = append(want, "force-command "+command)
+		}
+		if source != "" {
+			want = append(want, "source-address "+source)
+		}
+		for _, w := range want {
+			if !slices.Contains(lines, w) {
+				t.Errorf("ssh-keygen doesn't read %q but\n%s", w, strings.Join(lines, "\n"))
+			}
+		}
+	})
+}
