@@ -25,6 +25,9 @@ const (
 	TypeCancel   Type = "cancel"   // the requester withdraws a request not yet granted
 	TypeReview   Type = "review"   // signs off an access that somebody took by break-glass
 	TypeLock     Type = "lock"     // locks a user, resource or host, or lifts a lock
+
+	// TypeDelegation lets somebody decide in another's place, or ends that.
+	TypeDelegation Type = "delegation"
 )
 
 // Namespace is the SSHSIG namespace that statements of this type are signed
@@ -97,6 +100,7 @@ type Decision struct {
 	Request     string  `json:"request"`            // the request's id
 	RequestHash string  `json:"request_hash"`       // SHA-256 of the request's payload, lower-case hex
 	Verdict     Verdict `json:"verdict"`            // approve or deny
+	For         string  `json:"for,omitempty"`      // in whose place, who has delegated that; absent: in the signer's own
 	Duration    Seconds `json:"duration,omitempty"` // approves at most this long; 0: as asked
 	Comment     string  `json:"comment,omitempty"`
 }
@@ -119,6 +123,11 @@ type Submission struct {
 type Evidence struct {
 	Request   Statement   `json:"request"`
 	Decisions []Statement `json:"decisions,omitempty"`
+
+	// Delegations are those that decisions in another's place rest on, as they
+	// are recorded with a credential. They are for those who judge it later: the
+	// issuer takes them from the record alone, and ignores what others send.
+	Delegations []Statement `json:"delegations,omitempty"`
 }
 
 // User is a person or pipeline that the directory knows.
@@ -326,10 +335,23 @@ func (s State) Final() bool {
 // Voice is one counted decision, as shown to people.
 type Voice struct {
 	Signer   string    `json:"signer"`
+	For      string    `json:"for,omitempty"` // in whose place
 	Verdict  Verdict   `json:"verdict"`
 	Duration Seconds   `json:"duration,omitempty"`
 	Comment  string    `json:"comment,omitempty"`
 	Time     time.Time `json:"time"`
+}
+
+// Who says whose word it is, for people.
+func (v Voice) Who() string { return Who(v.Signer, v.For) }
+
+// Who says whose word a decision is, for people: "bob", or "bob for alice
+// (delegated)".
+func Who(signer, giver string) string {
+	if giver == "" {
+		return signer
+	}
+	return signer + " for " + giver + " (delegated)"
 }
 
 // Standing is how a request stands in the light of its evidence.

@@ -3,13 +3,15 @@ package access
 // Names that Temporal and its operators see. All are part of the interface:
 // anything that can talk to Temporal can start, steer and read a request.
 const (
-	Workflow        = "AccessRequest"   // workflow type
-	WorkflowLock    = "Lock"            // workflow type: takes a Locking, returns a Locked
-	WorkflowLocks   = "Locks"           // workflow type: returns the locks in force
-	WorkflowReview  = "EmergencyReview" // workflow type: takes and returns a ReviewTask
-	WorkflowReviews = "Reviews"         // workflow type: returns the ReviewTasks that are open
-	WorkflowSweep   = "Sweep"           // workflow type: takes a Sweeping, returns a Swept
-	TaskQueue       = "hallpass"        // workflows and their local activities
+	Workflow            = "AccessRequest"   // workflow type
+	WorkflowLock        = "Lock"            // workflow type: takes a Locking, returns a Locked
+	WorkflowLocks       = "Locks"           // workflow type: returns the locks in force
+	WorkflowDelegate    = "Delegate"        // workflow type: takes a Delegating, returns a Delegated
+	WorkflowDelegations = "Delegations"     // workflow type: returns the delegations in force
+	WorkflowReview      = "EmergencyReview" // workflow type: takes and returns a ReviewTask
+	WorkflowReviews     = "Reviews"         // workflow type: returns the ReviewTasks that are open
+	WorkflowSweep       = "Sweep"           // workflow type: takes a Sweeping, returns a Swept
+	TaskQueue           = "hallpass"        // workflows and their local activities
 
 	// Messages: each a signal, and under the same name an update. Each
 	// carries one Statement of the type of the same name.
@@ -37,9 +39,10 @@ const (
 	SweepSchedule = "hallpass-sweep"
 	SweepNow      = "sweep-now"
 
-	workflowPrefix = "access-"
-	lockPrefix     = "lock-"
-	reviewPrefix   = "review-"
+	workflowPrefix   = "access-"
+	lockPrefix       = "lock-"
+	delegationPrefix = "delegation-"
+	reviewPrefix     = "review-"
 )
 
 // WorkflowID is the workflow id of a request.
@@ -47,6 +50,9 @@ func WorkflowID(request string) string { return workflowPrefix + request }
 
 // LockWorkflowID is the workflow id of a lock statement.
 func LockWorkflowID(statement string) string { return lockPrefix + statement }
+
+// DelegationWorkflowID is the workflow id of a delegation statement.
+func DelegationWorkflowID(statement string) string { return delegationPrefix + statement }
 
 // ReviewWorkflowID is the workflow id of the review of a request.
 func ReviewWorkflowID(request string) string { return reviewPrefix + request }

@@ -225,7 +225,7 @@ func (d *Directory) Members(group string) []string { return slices.Clone(d.membe
 // the touch of a FIDO key: package statement is stricter in both.
 func (d *Directory) AllowedSigners() []byte {
 	var namespaces []string
-	for _, t := range []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeLock, access.TypeHost} {
+	for _, t := range []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeLock, access.TypeDelegation, access.TypeHost} {
 		namespaces = append(namespaces, t.Namespace())
 	}
 	var b bytes.Buffer

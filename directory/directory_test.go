@@ -108,7 +108,7 @@ func TestDirectory(t *testing.T) {
 	if d.Digest() != "sha256:"+hex.EncodeToString(sum[:]) || string(d.Data()) != example {
 		t.Errorf("digest %s", d.Digest())
 	}
-	const namespaces = ` namespaces="request@hallpass,decision@hallpass,release@hallpass,revoke@hallpass,cancel@hallpass,review@hallpass,lock@hallpass,host@hallpass" `
+	const namespaces = ` namespaces="request@hallpass,decision@hallpass,release@hallpass,revoke@hallpass,cancel@hallpass,review@hallpass,lock@hallpass,delegation@hallpass,host@hallpass" `
 	signers := "alice" + namespaces + skKey(3) + "\nbob" + namespaces + edKey(1) + "\nbob" + namespaces + edKey(2) + "\n"
 	if diff := cmp.Diff(signers, string(d.AllowedSigners())); diff != "" {
 		t.Error(diff)

@@ -30,7 +30,7 @@ func ParseRequest(payload []byte) (access.Request, error) {
 		Header:    f.header(access.TypeRequest),
 		Resource:  f.text("resource", required, access.CheckResource),
 		Login:     f.text("login", optional, access.CheckLogin),
-		Actions:   f.names("actions"),
+		Actions:   f.names("actions", access.MaxActions),
 		Command:   f.text("command", optional, line("command", access.MaxCommand)),
 		Duration:  f.seconds("duration", required),
 		Start:     f.start(),
@@ -67,10 +67,14 @@ func ParseDecision(payload []byte) (access.Decision, error) {
 		RequestHash: f.text("request_hash", required, checkHash),
 		Verdict:     access.Verdict(f.text("verdict", required, checkVerdict)),
 		Duration:    f.seconds("duration", optional),
+		For:         f.text("for", optional, func(s string) error { return access.CheckName("for", s) }),
 		Comment:     f.text("comment", optional, line("comment", access.MaxReason)),
 	}
 	if d.Verdict == access.Deny && d.Duration != 0 {
 		f.fail("duration is only for approvals")
+	}
+	if d.For != "" && d.For == d.Signer {
+		f.fail("nobody is his own delegate: leave for out")
 	}
 	if err := f.end(); err != nil {
 		return access.Decision{}, err
@@ -144,6 +148,44 @@ func ParseLock(payload []byte) (access.Lock, error) {
 	return l, nil
 }
 
+// ParseDelegation reads the payload of a delegation strictly, without a
+// signature.
+func ParseDelegation(payload []byte) (access.Delegation, error) {
+	f := read(payload)
+	d := access.Delegation{
+		Header:     f.header(access.TypeDelegation),
+		Action:     access.Action(f.text("action", required, checkDelegates)),
+		To:         f.text("to", required, func(s string) error { return access.CheckName("to", s) }),
+		Groups:     f.names("groups", access.MaxGroups),
+		Delegation: f.text("delegation", optional, checkID),
+		Reason:     f.text("reason", optional, line("reason", access.MaxReason)),
+	}
+	if t := f.time("until", optional); !t.IsZero() {
+		d.Until = &t
+	}
+	switch revoke := d.Action == access.ActionRevoke; {
+	case revoke && d.Delegation == "":
+		f.fail("field %q is missing: which one is revoked", "delegation")
+	case revoke && (d.Until != nil || d.Groups != nil):
+		f.fail("until and groups are only for delegating")
+	case revoke:
+	case d.Delegation != "":
+		f.fail("delegation is only for revoking")
+	case d.Until == nil:
+		f.fail("field %q is missing: no delegation is for ever", "until")
+	case !d.Until.After(d.Time):
+		f.fail("until is not after the delegation itself")
+	case d.Until.After(d.Time.Add(access.MaxDelegation)):
+		f.fail("a delegation lasts %s at most", access.ShortDuration(access.MaxDelegation))
+	case d.To == d.Signer:
+		f.fail("nobody delegates to himself")
+	}
+	if err := f.end(); err != nil {
+		return access.Delegation{}, err
+	}
+	return d, nil
+}
+
 // parse reads a payload of any type for its errors alone.
 func parse(payload []byte, typ access.Type) (err error) {
 	switch typ {
@@ -155,6 +197,8 @@ func parse(payload []byte, typ access.Type) (err error) {
 		_, err = ParseReview(payload)
 	case access.TypeLock:
 		_, err = ParseLock(payload)
+	case access.TypeDelegation:
+		_, err = ParseDelegation(payload)
 	case access.TypeHost:
 		_, err = ParseJoin(payload)
 	case access.TypeRenew:
@@ -169,7 +213,7 @@ func parse(payload []byte, typ access.Type) (err error) {
 
 func checkType(typ access.Type) error {
 	switch typ {
-	case access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeLock,
+	case access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeLock, access.TypeDelegation,
 		access.TypeHost, access.TypeRenew, access.TypeSession:
 		return nil
 	}
@@ -365,13 +409,13 @@ func (f *fields) seconds(name string, required bool) access.Seconds {
 	return access.Seconds(v)
 }
 
-func (f *fields) names(name string) []string {
+func (f *fields) names(name string, most int) []string {
 	list, ok := take[[]string](f, name, optional, "a list")
 	if !ok {
 		return nil
 	}
-	if len(list) == 0 || len(list) > access.MaxActions {
-		f.fail("%s has %d entries, not 1 to %d", name, len(list), access.MaxActions)
+	if len(list) == 0 || len(list) > most {
+		f.fail("%s has %d entries, not 1 to %d", name, len(list), most)
 		return nil
 	}
 	for i, s := range list {
@@ -408,6 +452,13 @@ var (
 func checkAction(s string) error {
 	if a := access.Action(s); a != access.ActionLock && a != access.ActionUnlock {
 		return access.Errorf(access.CodeMalformed, "action %q is not lock or unlock", clip(s))
+	}
+	return nil
+}
+
+func checkDelegates(s string) error {
+	if a := access.Action(s); a != access.ActionDelegate && a != access.ActionRevoke {
+		return access.Errorf(access.CodeMalformed, "action %q is not delegate or revoke", clip(s))
 	}
 	return nil
 }

@@ -301,6 +301,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(baseStop().set("reason", `"\ud800"`).String()))
 	f.Add([]byte(baseLock().set("until", `"2026-05-04T03:02:02Z"`).String()))
 	f.Add([]byte(baseLock().set("action", `"unlock"`).set("lock", `"`+requestID+`"`).String()))
+	f.Add([]byte(baseDelegation().set("groups", `["sre"]`).String()))
 	f.Add([]byte(`{"type":"request","type":null,"a":[["x"]]}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		r, err := ParseRequest(payload)
@@ -309,6 +310,8 @@ func FuzzParse(f *testing.F) {
 		again(t, d, err, ParseDecision)
 		l, err := ParseLock(payload)
 		again(t, l, err, ParseLock)
+		g, err := ParseDelegation(payload)
+		again(t, g, err, ParseDelegation)
 		for _, typ := range []access.Type{access.TypeRelease, access.TypeRevoke, access.TypeCancel} {
 			p := func(b []byte) (access.Stop, error) { return ParseStop(b, typ) }
 			s, err := p(payload)

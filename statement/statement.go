@@ -1,10 +1,10 @@
 // Package statement signs and opens hallpass's messages: requests, decisions,
-// releases, revokes, cancels and locks. The format is specified in
+// releases, revokes, cancels, locks and delegations. The format is specified in
 // docs/spec/statement.md.
 //
 // A client that has something to say uses [FindSigner] and [Sign]. Whoever has
-// to act on a statement uses [OpenRequest], [OpenDecision], [OpenStop] or [OpenLock], which
-// verify first and parse afterwards, so that only bytes signed by a key of the
+// to act on a statement uses [OpenRequest], [OpenDecision], [OpenStop], [OpenLock]
+// or [OpenDelegation], which verify first and parse afterwards, so that only bytes signed by a key of the
 // directory ever reach the parser. [Verify] and the Parse functions are the two
 // halves by themselves, for tools that work offline.
 //
@@ -55,8 +55,8 @@ type Verified struct {
 	UserVerified bool          // a FIDO key that was unlocked by PIN or fingerprint
 }
 
-// Sign encodes payload, an access.Request, access.Decision, access.Stop, access.Lock
-// or one of those around hosts, once and signs these bytes. Everything that would make the statement refused
+// Sign encodes payload, an access.Request, access.Decision, access.Stop, access.Lock,
+// access.Delegation or one of those around hosts, once and signs these bytes. Everything that would make the statement refused
 // later is refused here, before the key is used; and what the key returned is
 // verified, so that a broken agent is noticed at home.
 func Sign(signer ssh.Signer, payload any) (access.Statement, error) {
@@ -222,9 +222,15 @@ func OpenLock(st access.Statement, keys Keys) (access.Lock, access.User, error) 
 	return open(st, access.TypeLock, keys, ParseLock)
 }
 
+// OpenDelegation verifies and parses a delegation statement and finds its
+// signer.
+func OpenDelegation(st access.Statement, keys Keys) (access.Delegation, access.User, error) {
+	return open(st, access.TypeDelegation, keys, ParseDelegation)
+}
+
 // open goes from the outside in: signature, owner, payload, name. Bytes that
 // nobody of the directory has signed are never parsed.
-func open[T access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Join](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
+func open[T access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Delegation | access.Join](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
 	var none T
 	v, err := Verify(st, typ)
 	if err != nil {
@@ -254,7 +260,7 @@ func open[T access.Request | access.Decision | access.Stop | access.Review | acc
 // nobody's. What the payload says doesn't matter, and isn't read: this is for
 // the record of what Open refuses, and nothing may be done on it.
 func Author(st access.Statement, keys Keys) (access.User, bool) {
-	for _, typ := range []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview} {
+	for _, typ := range []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeDelegation} {
 		if v, err := Verify(st, typ); err == nil {
 			return keys.Owner(v.Key)
 		}
@@ -274,6 +280,8 @@ func header(payload any) (access.Header, bool) {
 	case access.Review:
 		return p.Header, true
 	case access.Lock:
+		return p.Header, true
+	case access.Delegation:
 		return p.Header, true
 	case access.Join:
 		return p.Header, true
