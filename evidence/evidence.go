@@ -11,6 +11,9 @@
 //     of the request that its signer saw.
 //   - A decision by somebody who has left, lost his key or his group since,
 //     counts no more.
+//   - Whoever decides in another's place does so by a delegation that holds when
+//     he signs and when it is judged; the two are one person, whose decision
+//     counts once; and nobody does for who asks.
 //   - Nothing is granted under a lock ([Rulebook.Under]), and who is locked
 //     has no say.
 //   - More evidence never widens a grant: decisions can only shorten it.
@@ -92,8 +95,8 @@ func (r *Rulebook) Judge(ev access.Evidence, now time.Time, lim Limits) (access.
 }
 
 // Settle is Judge, and says what of the evidence the standing rests on: the
-// request and the decisions that count, in their order. What was dropped isn't
-// in it. Anybody can make a decision that is dropped, in anybody's name, so a
+// request and the decisions that count, in their order, with the delegations
+// that some of them rest on. What was dropped isn't in it. Anybody can make a decision that is dropped, in anybody's name, so a
 // record of who approved must not be made of ev.
 func (r *Rulebook) Settle(ev access.Evidence, now time.Time, lim Limits) (access.Standing, access.Evidence, error) {
 	fail := func(err error) (access.Standing, access.Evidence, error) {
@@ -120,6 +123,7 @@ func (r *Rulebook) Settle(ev access.Evidence, now time.Time, lim Limits) (access
 	if err != nil {
 		return fail(err)
 	}
+	counts.Delegations = c.given
 	return standing, counts, nil
 }
 
@@ -147,8 +151,14 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 		return fail(err)
 	}
 	if len(standing.Voices) != len(before.Voices)+1 {
+		if i := slices.IndexFunc(before.Voices, func(v access.Voice) bool { return sameSay(v, d) }); i >= 0 {
+			return fail(decided(before.Voices[i].Who(), d.Request))
+		}
 		if lock, locked := r.lockOn(d.Signer, access.Resource{}, now); locked {
 			return fail(access.Errorf(access.CodeForbidden, "%s, so his word doesn't count", lock.Why()))
+		}
+		if n := len(standing.Dropped); d.For != "" && n > 0 {
+			return fail(access.Errorf(access.CodeForbidden, "%s", standing.Dropped[n-1]).WithHint("hallpass delegations"))
 		}
 		// The signature is good and the signer is known, so what dropped
 		// the decision is that he has no say in this, or not yet.
@@ -278,9 +288,10 @@ type check struct {
 	book     *Rulebook
 	now      time.Time
 	lim      Limits
-	hash     string          // of the request's payload
-	heard    map[string]bool // signers
-	asked    time.Time       // what waiting counts from
+	hash     string             // of the request's payload
+	heard    map[string]string  // whose say was used, and who used it
+	given    []access.Statement // delegations that decisions which count rest on
+	asked    time.Time          // what waiting counts from
 	approved []policy.Voter
 	denied   []policy.Voter
 	ended    string    // why the denials end it, "" while they don't
@@ -335,7 +346,7 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 		last = *req.Start
 	}
 	return &check{
-		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]bool{}, asked: asked, last: last,
+		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]string{}, asked: asked, last: last,
 		lock: lock, locked: locked,
 		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource, Extends: lim.Extends},
 	}, nil
@@ -446,6 +457,8 @@ func (c *check) hear(st access.Statement) error {
 		return mismatch(access.TypeDecision)
 	case d.Signer == req.Signer:
 		return selfDecision()
+	case d.For == req.Signer:
+		return access.Errorf(access.CodeForbidden, "nobody decides in the place of %s, who asks", req.Signer)
 	}
 	if err := checkTime("decision", d.Time, req.Time, c.now); err != nil {
 		return err
@@ -471,20 +484,48 @@ func (c *check) hear(st access.Statement) error {
 	if lock, locked := c.book.lockOn(owner.Name, access.Resource{}, c.now); locked {
 		return c.drop(d, lock.Why())
 	}
-	if c.heard[owner.Name] {
-		return access.Errorf(access.CodeDuplicate, "%s has decided on this request already", owner.Name).
-			WithHint("to take an approval back: hallpass revoke %s", req.ID)
+	voice := access.Voice{Signer: owner.Name, For: d.For, Verdict: d.Verdict, Duration: d.Duration, Comment: d.Comment, Time: d.Time}
+	if c.heard[owner.Name] == owner.Name {
+		return decided(owner.Name, req.ID)
 	}
-	c.heard[owner.Name] = true
+	// Of two people with one say the first counts. That is no error: which of
+	// them still counts can change until it is judged again.
+	say := []string{owner.Name}
+	if d.For != "" {
+		say = append(say, d.For)
+	}
+	for _, name := range say {
+		if who := c.heard[name]; who != "" {
+			return c.drop(d, who+" has decided already")
+		}
+	}
+	var given []access.Statement
+	if d.For != "" {
+		var why string
+		if owner.Groups, given, why = c.instead(d); why != "" {
+			return c.drop(d, why)
+		}
+	}
 	// It has to have waited by both clocks, the signer's and ours.
 	voter := policy.Voter{User: owner, Waited: min(d.Time.Sub(c.asked), c.now.Sub(c.asked))}
 	if needs := c.standing.Ruling.Needs; !policy.Eligible(needs, voter) {
-		if first, ok := firstAsked(needs, owner); ok {
-			return c.drop(d, "the signer's groups are not asked before "+c.asked.Add(first).Format(time.RFC3339))
+		groups, none := "the signer's groups", "the signer is in none"
+		if d.For != "" {
+			groups, none = "the groups that "+d.For+" has delegated", d.For+" has delegated none"
 		}
-		return c.drop(d, "the signer is in none of the groups that decide on it")
+		if first, ok := firstAsked(needs, owner); ok {
+			return c.drop(d, groups+" are not asked before "+c.asked.Add(first).Format(time.RFC3339))
+		}
+		return c.drop(d, none+" of the groups that decide on it")
 	}
-	voice := access.Voice{Signer: owner.Name, Verdict: d.Verdict, Duration: d.Duration, Comment: d.Comment, Time: d.Time}
+	for _, name := range say {
+		c.heard[name] = voice.Who()
+	}
+	for _, st := range given {
+		if !slices.Contains(c.given, st) {
+			c.given = append(c.given, st)
+		}
+	}
 	c.standing.Voices = append(c.standing.Voices, voice)
 	if d.Time.After(c.last) {
 		c.last = d.Time
@@ -492,7 +533,7 @@ func (c *check) hear(st access.Statement) error {
 	if d.Verdict == access.Deny {
 		c.denied = append(c.denied, voter)
 		if c.ended == "" && policy.Denied(c.standing.Ruling.Needs, c.denied) {
-			c.ended = "denied by " + strings.Join(names(c.denied), ", ")
+			c.ended = "denied by " + c.who(access.Deny)
 			if d.Comment != "" {
 				c.ended += ": " + d.Comment
 			}
@@ -501,6 +542,27 @@ func (c *check) hear(st access.Statement) error {
 	}
 	c.approved = append(c.approved, voter)
 	return nil
+}
+
+// who lists for people whose words of a kind count, in order.
+func (c *check) who(said access.Verdict) string {
+	var out []string
+	for _, v := range c.standing.Voices {
+		if v.Verdict == said {
+			out = append(out, v.Who())
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// sameSay says whether a decision would use a say that a voice has used.
+func sameSay(v access.Voice, d access.Decision) bool {
+	return v.Signer == d.Signer || v.For == d.Signer || d.For != "" && (v.Signer == d.For || v.For == d.For)
+}
+
+func decided(who, request string) error {
+	return access.Errorf(access.CodeDuplicate, "%s has decided on this request already", who).
+		WithHint("to take an approval back: hallpass revoke %s", request)
 }
 
 // firstAsked is the first step of the escalation that lets u decide, if there
@@ -525,7 +587,7 @@ func (c *check) owner(key ssh.PublicKey) (access.User, error) {
 }
 
 func (c *check) drop(d access.Decision, why string) error {
-	c.standing.Dropped = append(c.standing.Dropped, fmt.Sprintf("%s by %s doesn't count: %s", d.Verdict, d.Signer, why))
+	c.standing.Dropped = append(c.standing.Dropped, fmt.Sprintf("%s by %s doesn't count: %s", d.Verdict, access.Who(d.Signer, d.For), why))
 	return nil
 }
 
@@ -554,7 +616,7 @@ func (c *check) close() (access.Standing, error) {
 	default:
 		s.Effect, s.Why, s.Duration = access.EffectAllow, ruling.Why, s.Request.Duration
 		if len(ruling.Needs) > 0 {
-			s.Why = "approved by " + strings.Join(names(c.approved), ", ")
+			s.Why = "approved by " + c.who(access.Approve)
 		}
 		for _, v := range s.Voices {
 			if v.Duration != 0 {
@@ -596,12 +658,4 @@ func choice(of []string) string {
 		return ""
 	}
 	return "; there is " + strings.Join(of, ", ")
-}
-
-func names(voters []policy.Voter) []string {
-	var out []string
-	for _, u := range voters {
-		out = append(out, u.Name)
-	}
-	return out
 }

@@ -64,10 +64,9 @@ func (r *Rulebook) CheckLock(st access.Statement, now time.Time) (access.Lock, a
 	if err != nil {
 		return fail(err)
 	}
-	lockers := r.Policy.Lockers()
-	if !slices.ContainsFunc(user.Groups, func(g string) bool { return slices.Contains(lockers, g) }) {
+	if !r.mayLock(user) {
 		err := access.Errorf(access.CodeForbidden, "%s is in none of the groups that may lock and unlock", user.Name)
-		if len(lockers) == 0 {
+		if len(r.Policy.Lockers()) == 0 {
 			err = err.WithHint("the policy names them: locks: {groups: [security]}")
 		}
 		return fail(err)
@@ -94,6 +93,11 @@ func (r *Rulebook) CheckLock(st access.Statement, now time.Time) (access.Lock, a
 		return fail(access.Errorf(access.CodeStale, "the unlock is older than %s", access.ShortDuration(access.EvidenceAge)).WithHint("sign it again"))
 	}
 	return lock, user, nil
+}
+
+func (r *Rulebook) mayLock(u access.User) bool {
+	lockers := r.Policy.Lockers()
+	return slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(lockers, g) })
 }
 
 // CheckLocked checks that a lock ends a request: it has to be one of those in

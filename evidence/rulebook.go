@@ -8,14 +8,16 @@ import (
 )
 
 // Rulebook is what evidence is judged by: one version of each of the three
-// files, and, in a rulebook made by Under, the locks. It never changes.
+// files, and, in a rulebook made by Under, Through or With, the locks, the
+// delegations or what look-ups said. It never changes.
 type Rulebook struct {
 	Policy    *policy.Policy
 	Directory *directory.Directory
 	Catalog   *catalog.Catalog
 
-	locks Locks
-	facts access.Facts
+	locks       Locks
+	delegations Delegations
+	facts       access.Facts
 }
 
 // Source is a file's name, as errors shall show it, and its bytes.
