@@ -182,9 +182,10 @@ func (l *Log) Close() error {
 // Reader is an audit log that can only be looked at. It is safe for concurrent
 // use, and sees what others write meanwhile.
 type Reader struct {
-	db       *database
-	verifier note.Verifier
-	locks    lockCache
+	db          *database
+	verifier    note.Verifier
+	locks       lockCache
+	delegations delegationCache
 }
 
 // OpenReader opens the log for reading: the SQLite file at a path, or the

@@ -79,7 +79,7 @@ func (r *Reader) ReviewTask(ctx context.Context, request string) (task access.Re
 	}
 	task.Request = request
 	var voters []policy.Voter
-	var day lockCache
+	var day heard
 	for rec, err := range r.Events(ctx, Query{Request: request}) {
 		if err != nil {
 			return task, false, err

@@ -37,6 +37,8 @@ const (
 	ReviewDone         = "review.done"         // Why: everybody has who had to
 	LockSet            = "lock.set"            // Statement: a user, resource or host is locked from here on
 	LockLifted         = "lock.lifted"         // Statement: a lock is no more
+	DelegationGiven    = "delegation.given"    // Statement: somebody may decide in another's place from here on
+	DelegationRevoked  = "delegation.revoked"  // Statement: he may no more
 )
 
 // Types lists all event types.
@@ -48,7 +50,7 @@ func Types() []string {
 		RequestDenied, RequestTimedOut, RequestCancelled,
 		GrantExtended, GrantExpired, GrantReleased, GrantRevoked,
 		EmergencyGranted, ReviewOpened, ReviewSigned, ReviewOverdue, ReviewDone,
-		LockSet, LockLifted,
+		LockSet, LockLifted, DelegationGiven, DelegationRevoked,
 	}, append(hostTypes(), sweepTypes()...)...)
 }
 
@@ -78,7 +80,7 @@ func ledgered(typ string) bool {
 			return true
 		}
 	}
-	return typ == CredentialPrepared || typ == CredentialIssued || typ == LockSet || typ == LockLifted ||
+	return typ == CredentialPrepared || typ == CredentialIssued || typ == LockSet || typ == LockLifted || typ == DelegationGiven || typ == DelegationRevoked ||
 		typ == GrantExtended || typ == EmergencyGranted || typ == ReviewOpened || typ == HostEnrolled || typ == HostCertified || typ == SweepOrphan || typ == SweepStray
 }
 

@@ -100,7 +100,7 @@ func grantOf(index int64, e *Event) (Grant, error) {
 			return Grant{}, fmt.Errorf("a decision in it can't be read: %w", err)
 		}
 		if d.Verdict == access.Approve {
-			g.ApprovedBy = append(g.ApprovedBy, d.Signer)
+			g.ApprovedBy = append(g.ApprovedBy, access.Who(d.Signer, d.For))
 		}
 	}
 	return g, nil

@@ -167,7 +167,7 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 // credential was recorded first: hand out that one (Entry); CodeMismatch if it
 // isn't the credential of the reserved handle, or not of this evidence;
 // CodeUnavailable if it was judged under other locks (Event.Locks) than there
-// are now: judge again.
+// are now, or rests on a delegation that was revoked since: judge again.
 func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error {
 	id := cred.Handle.Request
 	if e.Type == "" {
@@ -210,6 +210,9 @@ func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error
 			return none, nil
 		}
 		if err := t.underLocks(e.Locks); err != nil {
+			return none, err
+		}
+		if err := t.standing(e.Evidence.Delegations); err != nil {
 			return none, err
 		}
 		if _, err := t.append(e); err != nil {

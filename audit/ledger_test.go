@@ -274,7 +274,7 @@ func TestEventsWithTheLedgerOnly(t *testing.T) {
 		want := access.Code("")
 		switch typ {
 		case CredentialPrepared, CredentialIssued, RequestDenied, RequestTimedOut, RequestCancelled, GrantExpired, GrantReleased, GrantRevoked, LockSet, LockLifted, HostEnrolled, HostCertified, SweepOrphan, SweepStray,
-			EmergencyGranted, ReviewOpened, GrantExtended:
+			EmergencyGranted, ReviewOpened, GrantExtended, DelegationGiven, DelegationRevoked:
 			want = access.CodeMalformed
 		case RulebookChanged:
 			continue // has a method of its own

@@ -69,9 +69,47 @@ const lockSteps = "events INDEXED BY events_step WHERE request = '' AND step >= 
 type lockCache struct {
 	mu    sync.Mutex
 	locks Locks
-	next  int64 // the events from here on haven't been read
-	day   access.Digests
-	book  *evidence.Rulebook // of that day
+	heard
+}
+
+// heard is how far statements that are about no request have been read.
+type heard struct {
+	next int64 // the events from here on haven't been
+	day  access.Digests
+	book *evidence.Rulebook // of that day
+}
+
+// read gives each new event of some steps, such as lockSteps, to take, with the
+// rulebook of its day.
+func (h *heard) read(ctx context.Context, q querier, what, steps string, take func(*evidence.Rulebook, *Event) error) error {
+	rows, err := q.QueryContext(ctx, "SELECT idx, leaf FROM "+steps+" AND idx >= ? ORDER BY idx", h.next)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", what, explain(err))
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var index int64
+		var leaf []byte
+		if err := rows.Scan(&index, &leaf); err != nil {
+			return fmt.Errorf("read %s: %w", what, explain(err))
+		}
+		e, err := ParseEvent(leaf)
+		if err != nil {
+			return broken("event %d: %v", index, err)
+		}
+		book, err := h.bookOf(ctx, q, &e)
+		if err != nil {
+			return err
+		}
+		if err := take(book, &e); err != nil {
+			return broken("event %d: %v", index, err)
+		}
+		h.next = index + 1
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", what, explain(err))
+	}
+	return nil
 }
 
 // Locks reads what is locked. It reads only what is new since it was last
@@ -83,50 +121,30 @@ func (r *Reader) Locks(ctx context.Context) (Locks, error) {
 	c := &r.locks
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rows, err := r.db.QueryContext(ctx, "SELECT idx, leaf FROM "+lockSteps+" AND idx >= ? ORDER BY idx", c.next)
+	err := c.read(ctx, r.db, "locks", lockSteps, func(book *evidence.Rulebook, e *Event) error {
+		_, err := c.locks.hear(book, e)
+		return err
+	})
 	if err != nil {
-		return Locks{}, fmt.Errorf("read locks: %w", explain(err))
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var index int64
-		var leaf []byte
-		if err := rows.Scan(&index, &leaf); err != nil {
-			return Locks{}, fmt.Errorf("read locks: %w", explain(err))
-		}
-		e, err := ParseEvent(leaf)
-		if err != nil {
-			return Locks{}, broken("event %d: %v", index, err)
-		}
-		book, err := c.bookOf(ctx, r.db, &e)
-		if err != nil {
-			return Locks{}, err
-		}
-		if _, err := c.locks.hear(book, &e); err != nil {
-			return Locks{}, broken("event %d: %v", index, err)
-		}
-		c.next = index + 1
-	}
-	if err := rows.Err(); err != nil {
-		return Locks{}, fmt.Errorf("read locks: %w", explain(err))
+		return Locks{}, err
 	}
 	return c.locks, nil
 }
 
 // bookOf is the rulebook that an event cites.
-func (c *lockCache) bookOf(ctx context.Context, q querier, e *Event) (*evidence.Rulebook, error) {
+func (h *heard) bookOf(ctx context.Context, q querier, e *Event) (*evidence.Rulebook, error) {
 	if e.Digests == nil {
-		return nil, broken("the lock %s cites no files", clip(e.Step))
+		return nil, broken("the event %s cites no files", clip(e.Step))
 	}
-	if c.book != nil && c.day == *e.Digests {
-		return c.book, nil
+	if h.book != nil && h.day == *e.Digests {
+		return h.book, nil
 	}
 	var files [3][]byte
 	for i, f := range each(e.Digests) {
 		var leaf []byte
 		err := q.QueryRowContext(ctx, "SELECT leaf FROM events WHERE request = '' AND step = ? AND step <> ''", fileStep(f.name, f.digest)).Scan(&leaf)
 		if err != nil {
-			return nil, fmt.Errorf("read locks: the %s of the day: %w", f.name, explain(err))
+			return nil, fmt.Errorf("read the %s of the day: %w", f.name, explain(err))
 		}
 		event, err := ParseEvent(leaf)
 		if err != nil || event.File == nil || digestOf(event.File.Content) != f.digest {
@@ -136,9 +154,9 @@ func (c *lockCache) bookOf(ctx context.Context, q querier, e *Event) (*evidence.
 	}
 	book, err := evidence.NewRulebook(files[0], files[1], files[2])
 	if err != nil {
-		return nil, fmt.Errorf("read locks: the files of the day: %w", err)
+		return nil, fmt.Errorf("read the files of the day: %w", err)
 	}
-	c.day, c.book = *e.Digests, book
+	h.day, h.book = *e.Digests, book
 	return book, nil
 }
 

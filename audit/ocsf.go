@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -137,6 +138,8 @@ var ocsfKinds = map[string]ocsfKind{
 	ReviewDone:         {ocsfEntity, 3, "Update", ocsfInformational, false, "review"},
 	LockSet:            {ocsfEntity, ocsfOther, "Lock", ocsfHigh, false, ""},
 	LockLifted:         {ocsfEntity, ocsfOther, "Unlock", ocsfMedium, false, ""},
+	DelegationGiven:    {ocsfEntity, 1, "Create", ocsfMedium, false, "delegation"},
+	DelegationRevoked:  {ocsfEntity, 4, "Delete", ocsfInformational, false, "delegation"},
 	HostEnrolled:       {ocsfEntity, 1, "Create", ocsfLow, false, "host"},
 	HostCertified:      {ocsfEntity, 3, "Update", ocsfInformational, false, "host"},
 	SessionOpened:      {ocsfAuthentication, 1, "Logon", ocsfInformational, false, ""},
@@ -284,6 +287,11 @@ func (o *ocsfEvent) entity(rec Record, typ string) {
 				o.ActivityID = 9
 			}
 			return
+		}
+	}
+	if e.Type == DelegationGiven || e.Type == DelegationRevoked {
+		if d, err := statement.ParseDelegation(payloadOf(rec)); err == nil {
+			one.UID, one.Name, o.Comment = cmp.Or(d.Delegation, d.ID), "to "+d.To, d.Reason
 		}
 	}
 	if one.UID == "" && one.Name == "" {

@@ -29,6 +29,8 @@ type replay struct {
 	serials  map[serial]int64 // where it was given
 	locks    Locks
 	said     map[string]access.Lock // all that were set, by their statement's hash
+	given    delegations
+	ever     map[[2]string]bool // giver and delegate of all that ever were
 	hosts    hosts
 	counts   counted
 	partial  bool // a proof: the events of one request alone
@@ -64,7 +66,7 @@ type story struct {
 
 func newReplay(r *Report) *replay {
 	return &replay{
-		report: r, files: map[string]string{}, requests: map[string]*story{}, serials: map[serial]int64{}, said: map[string]access.Lock{}, hosts: hosts{},
+		report: r, files: map[string]string{}, requests: map[string]*story{}, serials: map[serial]int64{}, said: map[string]access.Lock{}, ever: map[[2]string]bool{}, hosts: hosts{},
 		opened: opened{
 			policies: map[string]*policy.Policy{}, directories: map[string]*directory.Directory{}, catalogs: map[string]*catalog.Catalog{},
 		},
@@ -167,6 +169,9 @@ func (p *replay) judge(index int64, e *Event) error {
 	}
 	if e.Type == LockSet || e.Type == LockLifted {
 		return p.locked(e)
+	}
+	if e.Type == DelegationGiven || e.Type == DelegationRevoked {
+		return p.delegated(e)
 	}
 	if about, err := p.hosts.judge(p, e); about {
 		return err
@@ -288,6 +293,47 @@ func (p *replay) locked(e *Event) error {
 	return nil
 }
 
+// delegated takes in a delegation statement, under the locks there were.
+func (p *replay) delegated(e *Event) error {
+	book, err := p.rulebook(p.digests(e))
+	if err != nil {
+		return err
+	}
+	d, err := p.given.hear(book.Under(p.locks.Held), e)
+	if err != nil {
+		return err
+	}
+	p.report.Statements++
+	if d.Action == access.ActionDelegate {
+		p.ever[[2]string{d.Signer, d.To}] = true
+	}
+	return nil
+}
+
+// restingOn are the delegations that a credential's evidence has with it: all
+// of them on record before it, and revoked by nobody. A proof, which is about
+// one request, has only what is in the evidence.
+func (p *replay) restingOn(book *evidence.Rulebook, ev *access.Evidence) (evidence.Delegations, error) {
+	if !p.partial {
+		on := p.given.held.Of(ev.Delegations)
+		if len(on) != len(ev.Delegations) {
+			return nil, fmt.Errorf("it rests on a delegation that is not in the log before it, or was revoked")
+		}
+		return on, nil
+	}
+	var on evidence.Delegations
+	for _, st := range ev.Delegations {
+		d, _, err := statement.OpenDelegation(st, book.Directory)
+		if err != nil {
+			return nil, fmt.Errorf("the delegation that it rests on: %w", err)
+		}
+		if d.Action == access.ActionDelegate {
+			on = append(on, evidence.Delegated{Delegation: d, Statement: st})
+		}
+	}
+	return on, nil
+}
+
 // endedByLock checks that a lock which ended a request was set before, and is
 // on that request. It may have been lifted between being heard and the end.
 func (p *replay) endedByLock(e *Event, request access.Statement) error {
@@ -375,6 +421,10 @@ func (p *replay) decision(e *Event, s *story) error {
 		return fmt.Errorf("the decision is %s's, not %s's", user.Name, clip(e.Actor))
 	case user.Name == s.requester:
 		return fmt.Errorf("%s decides on a request of his own", user.Name)
+	case d.For != "" && d.For == s.requester:
+		return fmt.Errorf("%s decides in the place of %s, who asks", user.Name, d.For)
+	case d.For != "" && !p.partial && !p.ever[[2]string{d.For, user.Name}]:
+		return fmt.Errorf("%s decides in the place of %s, who has delegated nothing to him before it", user.Name, d.For)
 	}
 	return nil
 }
@@ -463,11 +513,15 @@ func (p *replay) issued(e *Event, s *story) error {
 	if e.Ruling != nil {
 		book = book.With(e.Ruling.Context) // what it was judged by
 	}
-	standing, err := book.Under(p.locks.Held).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extending(e, s)})
+	given, err := p.restingOn(book, e.Evidence)
+	if err != nil {
+		return err
+	}
+	standing, err := book.Under(p.locks.Held).Through(given).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extending(e, s)})
 	if err != nil {
 		return fmt.Errorf("the evidence doesn't hold: %w", err)
 	}
-	p.report.Statements += 1 + int64(len(e.Evidence.Decisions))
+	p.report.Statements += 1 + int64(len(e.Evidence.Decisions)+len(given))
 	if standing.Effect != access.EffectAllow {
 		return fmt.Errorf("by the rules of the day it was not allowed (%s): %s", standing.Effect, standing.Why)
 	}

@@ -28,6 +28,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/evidence"
 )
 
 // Order is what a Kind is asked to fulfil. It has been judged and is allowed.
@@ -84,7 +85,8 @@ type Ledger interface {
 	// Issued writes down the credential with its evidence. It fails with
 	// CodeEnded if the request has ended, with CodeDuplicate if another
 	// credential of the handle was first, and with CodeUnavailable if anything
-	// was locked or unlocked since the locks that e.Locks counts.
+	// was locked or unlocked since the locks that e.Locks counts, or a delegation
+	// revoked that the evidence rests on.
 	Issued(ctx context.Context, cred access.Credential, e audit.Event) error
 	// End bars a request for ever and returns its entry.
 	End(ctx context.Context, end audit.End) (audit.Entry, error)
@@ -99,6 +101,8 @@ type Ledger interface {
 	Denials(ctx context.Context, request string) ([]access.Statement, error)
 	// Locks says what is locked, as of now.
 	Locks(ctx context.Context) (audit.Locks, error)
+	// Delegations says what is delegated, as of now.
+	Delegations(ctx context.Context) (evidence.Delegations, error)
 	// Append records an event, once per request and step.
 	Append(ctx context.Context, e audit.Event) (int64, error)
 	// LiveHandles says which credentials are those of open grants of a kind.

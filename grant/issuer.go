@@ -80,8 +80,14 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 	if book == nil {
 		return access.Credential{}, access.Errorf(access.CodeUnavailable, "the issuer has no policy, directory and catalog")
 	}
+	// What whoever carries the evidence says is delegated counts for nothing.
+	ev.Delegations = nil
+	given, err := i.Ledger.Delegations(ctx)
+	if err != nil {
+		return access.Credential{}, access.Errorf(access.CodeUnavailable, "find out what is delegated: %v", err)
+	}
 	now := i.now()
-	ev, standing, counts, err := i.settle(ctx, book.Under(locks.Held).Informed(ctx, i.Lookups, ev.Request, now), ev, now)
+	ev, standing, counts, err := i.settle(ctx, book.Under(locks.Held).Through(given).Informed(ctx, i.Lookups, ev.Request, now), ev, now)
 	if err == nil {
 		var cred access.Credential
 		// Only what counts is recorded with a credential.
