@@ -61,6 +61,10 @@ type Recorder interface {
 	Lock(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.Lock, error)
 	// Locks says what is locked.
 	Locks(ctx context.Context) (audit.Locks, error)
+	// Delegate judges a delegation statement and records it, once.
+	Delegate(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.Delegation, error)
+	// Delegations says what is delegated.
+	Delegations(ctx context.Context) (evidence.Delegations, error)
 	// Live lists requests that haven't ended.
 	Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]audit.Live, error)
 	// OpenGrants lists the handles of those that the ledger has.
@@ -246,7 +250,7 @@ func denier(voices []access.Voice) string {
 // then on nobody who carries the evidence can leave that word out: neither a
 // worker that forgets it nor an operator who resets the workflow to before it.
 func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error) {
-	book, _, err := a.locked(ctx)
+	book, err := a.delegated(ctx)
 	if err != nil {
 		return HearOutput{}, err
 	}
@@ -302,6 +306,16 @@ func (a *Activities) locked(ctx context.Context) (*evidence.Rulebook, bool, erro
 	return a.Rulebook().Under(locks.Held), len(locks.Held) > 0, nil
 }
 
+// delegated is locked, with the delegations of this moment.
+func (a *Activities) delegated(ctx context.Context) (*evidence.Rulebook, error) {
+	book, _, err := a.locked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	given, err := a.Log.Delegations(ctx)
+	return book.Through(given), again(err)
+}
+
 // waiting are the limits that a request which may have waited is judged by.
 func (a *Activities) waiting(ctx context.Context, ev access.Evidence) (evidence.Limits, error) {
 	limits, err := a.extending(ctx, ev.Request, a.Limits)
@@ -352,7 +366,7 @@ type EscalateOutput struct {
 // Escalate records who is asked from now on, once for each step. Whether the
 // step was reached is judged again with each decision: this only tells.
 func (a *Activities) Escalate(ctx context.Context, in EscalateInput) (EscalateOutput, error) {
-	book, _, err := a.locked(ctx)
+	book, err := a.delegated(ctx)
 	if err != nil {
 		return EscalateOutput{}, err
 	}

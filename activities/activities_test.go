@@ -107,6 +107,12 @@ func (n *notes) Lock(context.Context, *evidence.Rulebook, access.Statement, time
 
 func (n *notes) Locks(context.Context) (audit.Locks, error) { return audit.Locks{}, n.err }
 
+func (n *notes) Delegate(context.Context, *evidence.Rulebook, access.Statement, time.Time) (access.Delegation, error) {
+	return access.Delegation{}, n.err
+}
+
+func (n *notes) Delegations(context.Context) (evidence.Delegations, error) { return nil, n.err }
+
 func (n *notes) Live(context.Context, string, []string, string, int) ([]audit.Live, error) {
 	return nil, n.err
 }

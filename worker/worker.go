@@ -125,6 +125,8 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 			{access.Workflow, workflows.AccessRequest, workflow.VersioningBehaviorPinned},
 			{access.WorkflowLock, workflows.Lock, workflow.VersioningBehaviorPinned},
 			{access.WorkflowLocks, workflows.Locks, workflow.VersioningBehaviorPinned},
+			{access.WorkflowDelegate, workflows.Delegate, workflow.VersioningBehaviorPinned},
+			{access.WorkflowDelegations, workflows.Delegations, workflow.VersioningBehaviorPinned},
 			{access.WorkflowReview, workflows.EmergencyReview, workflow.VersioningBehaviorAutoUpgrade},
 			{access.WorkflowReviews, workflows.Reviews, workflow.VersioningBehaviorPinned},
 			{access.WorkflowSweep, workflows.Sweep, workflow.VersioningBehaviorPinned},

@@ -36,7 +36,7 @@ func (r *request) show(ctx workflow.Context) {
 			attrRequester.ValueSet(r.status.Standing.Request.Signer),
 			attrResource.ValueSet(r.status.Standing.Request.Resource))
 	}
-	if names := r.approvers(); len(names) > 0 {
+	if names := r.approvers(func(v access.Voice) string { return v.Signer }); len(names) > 0 {
 		attributes = append(attributes, attrApprovers.ValueSet(names))
 	}
 	if r.status.Ends != nil {
@@ -68,7 +68,7 @@ func (r *request) details() string {
 		if voice.Verdict == access.Deny {
 			said = "denied"
 		}
-		line("%s by %s at %s", said, voice.Signer, clock(voice.Time))
+		line("%s by %s at %s", said, voice.Who(), clock(voice.Time))
 	}
 	switch r.status.State {
 	case access.StatePending:
@@ -113,12 +113,13 @@ func (r *request) what() string {
 	return fmt.Sprintf("%s%s for %s, %s", request.Resource, as, request.Signer, request.Duration)
 }
 
-// approvers are the people whose approvals count, in the order they gave them.
-func (r *request) approvers() []string {
+// approvers are the people whose approvals count, in the order they gave them,
+// each as name says.
+func (r *request) approvers(name func(access.Voice) string) []string {
 	var names []string
 	for _, voice := range r.status.Standing.Voices {
 		if voice.Verdict == access.Approve {
-			names = append(names, voice.Signer)
+			names = append(names, name(voice))
 		}
 	}
 	return names
