@@ -49,7 +49,7 @@ func leaves(s access.Status, req access.Request, mine access.Seconds) string {
 	left, by := req.Duration, ""
 	for _, v := range s.Standing.Voices {
 		if v.Verdict == access.Approve && v.Duration != 0 && v.Duration < left {
-			left, by = v.Duration, v.Signer
+			left, by = v.Duration, v.Who()
 		}
 	}
 	if mine != 0 && mine < left {

@@ -47,6 +47,10 @@ type backend interface {
 	Reviews(ctx context.Context) ([]access.ReviewTask, error)
 	// Locks lists the locks in force.
 	Locks(ctx context.Context) (evidence.Locks, error)
+	// Delegate delivers a delegation, or what revokes one.
+	Delegate(ctx context.Context, st access.Statement, d access.Delegation) (access.Delegated, error)
+	// Delegations lists those in force.
+	Delegations(ctx context.Context) (evidence.Delegations, error)
 	// Sweep sweeps once and returns when that is done, or joins a sweep that
 	// somebody else has asked for. An error with a result means that it goes
 	// on, and that this is what it has done so far.

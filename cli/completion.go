@@ -41,6 +41,18 @@ func (a *app) completed(command, flag string) []string {
 		return a.knownResources(func(r access.Resource) []string { return r.Actions })
 	case "--template":
 		return formNames()
+	case "--to":
+		return a.knownUsers()
+	case "--in-place-of":
+		return a.knownDelegations(func(d access.Delegation) string { return d.Signer })
+	case "--revoke":
+		return a.knownDelegations(func(d access.Delegation) string { return d.ID })
+	case "--group":
+		if command == "hallpass delegate" {
+			me, _ := a.whoami()
+			return me.Groups
+		}
+		return nil
 	case "--as", "-l":
 		return a.knownResources(func(r access.Resource) []string { return r.Logins })
 	case "":
@@ -117,6 +129,16 @@ func (a *app) knownLocks() []string {
 			ids = append(ids, h.Lock.ID)
 		}
 		return ids
+	})
+}
+
+func (a *app) knownDelegations(word func(access.Delegation) string) []string {
+	return a.listed(func(ctx context.Context, b backend) (words []string) {
+		given, _ := b.Delegations(ctx)
+		for _, g := range given {
+			words = append(words, word(g.Delegation))
+		}
+		return words
 	})
 }
 

@@ -64,6 +64,7 @@ func (a *app) decisionCommand(v access.Verdict, c *cli.Command) *cli.Command {
 		"deliver it: temporal workflow signal --workflow-id access-ID --name decision --input …"
 	c.Flags = append(c.Flags,
 		&cli.StringFlag{Name: "comment", Aliases: []string{"m"}, Usage: "`words` for requester and auditors to read"},
+		&cli.StringFlag{Name: "in-place-of", Usage: "`USER` who has delegated that to you", DefaultText: "where your own say wouldn't count, who has"},
 		&cli.BoolFlag{Name: "print", Usage: printHelp},
 	)
 	c.Action = func(c *cli.Context) error {
@@ -71,7 +72,7 @@ func (a *app) decisionCommand(v access.Verdict, c *cli.Command) *cli.Command {
 		if err != nil {
 			return err
 		}
-		d := access.Decision{Verdict: v, Comment: c.String("comment")}
+		d := access.Decision{Verdict: v, Comment: c.String("comment"), For: c.String("in-place-of")}
 		if c.IsSet("for") {
 			long, err := access.ParseDuration(c.String("for"))
 			if err != nil {
@@ -114,6 +115,12 @@ func (a *app) say(b backend, s access.Status, req access.Request, d access.Decis
 		return err
 	}
 	defer func() { _ = me.signer.Close() }()
+	if d.For == "" {
+		d.For, _ = a.sayIn(b, s, req, me.user)
+	}
+	if d.For != "" {
+		a.err.Printf("In the place of %s, who has delegated it to you.\n", d.For)
+	}
 	d.Header = a.header(access.TypeDecision, me)
 	d.Request, d.RequestHash = req.ID, s.Evidence.Request.Hash()
 	if err := parses(d, func(p []byte) error { _, err := statement.ParseDecision(p); return err }); err != nil {
@@ -134,6 +141,9 @@ func (a *app) say(b backend, s access.Status, req access.Request, d access.Decis
 	said := "Approved"
 	if d.Verdict == access.Deny {
 		said = "Denied"
+	}
+	if d.For != "" {
+		said += " in the place of " + d.For
 	}
 	return a.printAnswer(after, said)
 }

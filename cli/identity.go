@@ -181,7 +181,7 @@ func (a *app) people(s access.Standing, set access.Set) string {
 	var names []string
 	for _, group := range set.Groups {
 		for _, m := range dir.Members(group) {
-			spoken := slices.ContainsFunc(s.Voices, func(v access.Voice) bool { return v.Signer == m })
+			spoken := slices.ContainsFunc(s.Voices, func(v access.Voice) bool { return v.Signer == m || v.For == m })
 			if m != s.Request.Signer && !spoken && !slices.Contains(names, m) {
 				names = append(names, m)
 			}

@@ -105,7 +105,8 @@ func (a *app) listText(p *printer, found []summary) {
 // waiting is a request that waits for approvals, as pending lists it.
 type waiting struct {
 	ID        string         `json:"id"`
-	Mine      bool           `json:"mine"` // the user's decision would count
+	Mine      bool           `json:"mine"`          // the user's decision would count
+	For       string         `json:"for,omitempty"` // with mine: in whose place
 	Requester string         `json:"requester"`
 	Resource  string         `json:"resource"`
 	Login     string         `json:"login,omitempty"`
@@ -187,11 +188,11 @@ func (a *app) pending(b backend, f filter, me access.User, told map[string]bool)
 			told[one.ID] = true
 			continue
 		}
-		spoken := slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == me.Name })
+		place, mine := a.sayIn(b, s, req, me)
 		all = append(all, waiting{
 			ID: s.ID, Requester: req.Signer, Resource: req.Resource, Login: req.Login, Actions: req.Actions, Duration: req.Duration,
 			Mode: req.Mode, Extends: req.Extends, Reason: req.Reason, Ticket: req.Ticket, Missing: s.Standing.Missing, Deadline: s.Deadline,
-			Mine: me.Name != "" && me.Name != req.Signer && !spoken && policy.Eligible(s.Standing.Ruling.Needs, policy.Voter{User: me, Waited: a.now().Sub(req.Time)}),
+			Mine: mine, For: place,
 		})
 	}
 	slices.SortStableFunc(all, func(x, y waiting) int {
@@ -204,6 +205,14 @@ func (a *app) pending(b backend, f filter, me access.User, told map[string]bool)
 		return 1
 	})
 	return all, nil
+}
+
+// delegatedBy says in whose place the user decides, "" if in his own.
+func delegatedBy(giver string) string {
+	if giver == "" {
+		return ""
+	}
+	return giver + " (delegated)"
 }
 
 func (a *app) pendingText(p *printer, all []waiting) {
@@ -228,7 +237,7 @@ func (a *app) pendingText(p *printer, all []waiting) {
 			until = relative(*w.Deadline, now)
 		}
 		p.Printf("%s  %s %s %s%s for %s%s\n", short[w.ID], p.bold(w.Requester), wants(w.Mode), p.bold(w.Resource), asWhat(w.Login, w.Actions), w.Duration, longer(w.Extends))
-		p.fields("reason", w.Reason, "ticket", w.Ticket, "needs", policy.Describe(w.Missing), "times out", until)
+		p.fields("reason", w.Reason, "ticket", w.Ticket, "needs", policy.Describe(w.Missing), "times out", until, "yours for", delegatedBy(w.For))
 		if w.Mine {
 			p.Printf("  hallpass approve %s\n", short[w.ID])
 		}

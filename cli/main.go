@@ -25,6 +25,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"hallpass/access"
 	"hallpass/worker"
 )
 
@@ -48,6 +49,11 @@ type app struct {
 	after   func(time.Duration) <-chan time.Time
 	signals func() <-chan os.Signal // nil: they aren't ours to take
 	server  worker.StartServer      // nil: dev can't start one here
+
+	given struct { // who decides in whose place, as it was looked up last
+		at   time.Time
+		list []access.User
+	}
 
 	serverIn string   // the program where it can
 	args     []string // of this run
@@ -74,11 +80,13 @@ func (a *app) commands() []*cli.Command {
 		a.revokeCommand(),
 		a.reviewCommand(),
 		a.reviewsCommand(),
+		a.delegateCommand(),
 		a.lockCommand(),
 		a.unlockCommand(),
 		a.listCommand(),
 		a.showCommand(),
 		a.locksCommand(),
+		a.delegationsCommand(),
 		a.sessionsCommand(),
 		a.auditCommand(),
 		a.reportCommand(),

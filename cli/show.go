@@ -194,7 +194,7 @@ func (a *app) showText(p *printer, s shown) {
 			narrowed = "at most " + decision.Duration.String()
 		}
 		verb := map[access.Verdict]string{access.Approve: "approved", access.Deny: "denied"}[decision.Verdict]
-		p.Printf("\n%s %s\n", p.bold(decision.Signer), verb)
+		p.Printf("\n%s %s\n", p.bold(access.Who(decision.Signer, decision.For)), verb)
 		p.fields("when", p.at(decision.Time, now), "duration", narrowed, "comment", decision.Comment,
 			"signed by", s.Statements[i+1].By)
 	}

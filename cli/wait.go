@@ -137,7 +137,7 @@ func approvers(voices []access.Voice) string {
 	var names []string
 	for _, v := range voices {
 		if v.Verdict == access.Approve {
-			names = append(names, v.Signer)
+			names = append(names, v.Who())
 		}
 	}
 	return strings.Join(names, ", ")

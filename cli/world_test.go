@@ -265,6 +265,7 @@ type service struct {
 	sent     int
 	broken   map[string]bool // ended from outside
 	locks    evidence.Locks
+	given    evidence.Delegations
 	mute     bool                  // nobody answers for requests
 	refuse   func(id string) error // what is sent to a request, if it says so
 	slow     bool                  // what is locked doesn't end, and no sweep does
@@ -294,7 +295,7 @@ func (s *service) Submit(_ context.Context, in access.Submission, req access.Req
 	if was := s.requests[req.Extends]; was != nil {
 		limits.Extends = &access.Extended{Request: req.Extends, Statement: was.Evidence.Request, Begin: *was.Granted, End: *was.Ends}
 	}
-	standing, err := s.book.Under(s.locks).Judge(st.Evidence, s.now(), limits)
+	standing, err := s.book.Under(s.locks).Through(s.given).Judge(st.Evidence, s.now(), limits)
 	if err != nil {
 		st.State, st.Why = access.StateDenied, err.Error()
 		return nil
@@ -444,7 +445,7 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 	}
 	now := s.now().UTC()
 	if message == access.MessageDecision {
-		standing, ev, err := s.book.Hear(r.Evidence, st, now, evidence.Limits{})
+		standing, ev, err := s.book.Under(s.locks).Through(s.given).Hear(r.Evidence, st, now, evidence.Limits{})
 		if err != nil {
 			return access.Status{}, err
 		}
@@ -528,6 +529,23 @@ func (s *service) Locks(context.Context) (evidence.Locks, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.locks.InForce(s.now()), nil
+}
+
+func (s *service) Delegate(_ context.Context, st access.Statement, _ access.Delegation) (access.Delegated, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, _, err := s.book.Under(s.locks).Through(s.given).CheckDelegation(st, s.now())
+	if err != nil {
+		return access.Delegated{}, err
+	}
+	s.given = s.given.After(d, st, s.now())
+	return access.Delegated{Delegation: d}, nil
+}
+
+func (s *service) Delegations(context.Context) (evidence.Delegations, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.given.InForce(s.now()), nil
 }
 
 func (s *service) Sweep(context.Context) (access.Swept, error) {
