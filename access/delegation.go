@@ -43,7 +43,10 @@ func (d Delegation) Why() string {
 	if d.Groups != nil {
 		why += " for " + strings.Join(d.Groups, ", ")
 	}
-	return why + " until " + d.Until.UTC().Format(time.RFC3339)
+	if d.Until != nil {
+		why += " until " + d.Until.UTC().Format(time.RFC3339)
+	}
+	return why
 }
 
 // Delegating is the input of the workflow Delegate.

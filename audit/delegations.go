@@ -150,12 +150,9 @@ func (l *Log) Delegate(ctx context.Context, book *evidence.Rulebook, st access.S
 
 // delegationWhy is the line about the statement that people read.
 func delegationWhy(d access.Delegation, given evidence.Delegations) string {
-	why := ""
-	if d.Action == access.ActionRevoke {
-		g, _ := given.Find(d.Delegation)
+	why := d.Why()
+	if g, ok := given.Find(d.Delegation); ok {
 		why = fmt.Sprintf("%s decides in the place of %s no more, by %s", d.To, g.Delegation.Signer, d.Signer)
-	} else {
-		why = d.Why()
 	}
 	if d.Reason != "" {
 		why += ": " + d.Reason

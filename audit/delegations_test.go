@@ -30,7 +30,9 @@ func (w *world) delegates(who, to string, change ...func(*access.Delegation)) (a
 
 func (w *world) revokes(who string, of access.Delegation) access.Statement {
 	w.t.Helper()
-	_, st := w.delegates(who, of.To, func(d *access.Delegation) { d.Action, d.Until, d.Delegation, d.Reason = access.ActionRevoke, nil, of.ID, "" })
+	_, st := w.delegates(who, of.To, func(d *access.Delegation) {
+		d.Action, d.Until, d.Delegation, d.Reason = access.ActionRevoke, nil, of.ID, ""
+	})
 	return st
 }
 

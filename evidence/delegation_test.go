@@ -185,7 +185,14 @@ func TestJudgeThroughDelegations(t *testing.T) {
 			dropped: []string{"approve by dave doesn't count: dave for bob (delegated) has decided already"}, voices: "dave"}},
 		{name: "a delegate with a say of his own, first", role: "mixed", given: given(t, give("bob", "dave")), words: func(r access.Statement) []access.Statement {
 			return []access.Statement{w.decide(r, "dave"), w.decide(r, "dave", instead("bob"))}
-		}, want: verdict{code: access.CodeDuplicate, why: "dave has decided on this request already"}},
+		}, want: verdict{effect: access.EffectAsk, why: "needs 1 approval from sre",
+			dropped: []string{"approve by dave for bob (delegated) doesn't count: dave has decided already"}, voices: "dave"}},
+		{name: "a say of his own that counts again", role: "two", given: given(t, first, give("carol", "dave")), words: func(r access.Statement) []access.Statement {
+			// Dave was not in sre when he spoke for carol, and is again.
+			return []access.Statement{w.decide(r, "dave"), w.decide(r, "dave", instead("carol"))}
+		}, book: func(w *world) { w.groups["dave"] = []string{"sre"} },
+			want: verdict{effect: access.EffectAsk, why: "needs 1 approval from sre",
+				dropped: []string{"approve by dave for carol (delegated) doesn't count: dave has decided already"}, voices: "dave"}},
 		{name: "two people with two says", role: "two", given: given(t, first), words: func(r access.Statement) []access.Statement {
 			return []access.Statement{w.decide(r, "mallory", instead("bob")), w.decide(r, "carol")}
 		}, want: verdict{effect: access.EffectAllow, why: "approved by mallory for bob (delegated), carol", duration: time.Hour, voices: "mallory carol"}},
