@@ -550,6 +550,41 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// Ten thousand approvals by one who may approve, each well signed: one counts, and
+// the request, which takes two people, ends as it would have without the others.
+func TestTenThousandApprovals(t *testing.T) {
+	w := newWorld(t)
+	w.ask("ssh/crown-1", nil)
+	for i := range 100 {
+		w.at(time.Minute+time.Duration(i)*100*time.Millisecond, func() {
+			approval := w.decision("bob", access.Approve)
+			for range 100 {
+				w.env.SignalWorkflow(access.MessageDecision, approval)
+			}
+		})
+	}
+	w.at(2*time.Minute, func() {
+		if s := w.status(); s.State != access.StatePending || len(s.Standing.Voices) != 1 || len(s.Evidence.Decisions) != 1 {
+			t.Errorf("after the flood: %s, %+v", s.State, s.Standing.Voices)
+		}
+	})
+	got := w.run(access.StateTimedOut)
+	w.ended(access.StateTimedOut)
+	if got.Refused != 9999 {
+		t.Errorf("%d were refused, want 9999", got.Refused)
+	}
+	if heard := w.count("local Hear"); heard != 1000 {
+		t.Errorf("%d were heard, want 1000", heard)
+	}
+	// What was heard is on record, once: one that counts, and each as refused.
+	if accepted, refused := w.recorded(audit.DecisionAccepted), w.recorded(audit.StatementRefused); accepted != 1 || refused != 10 {
+		t.Errorf("%d accepted and %d refused on record", accepted, refused)
+	}
+	if w.kind.opened != 0 {
+		t.Error("it was issued")
+	}
+}
+
 // A workflow that isn't named after the request ends, and leaves the request
 // itself alone.
 func TestWrongWorkflowID(t *testing.T) {
