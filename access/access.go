@@ -10,6 +10,7 @@ package access
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 )
 
@@ -323,6 +324,9 @@ func States() []State {
 	}
 }
 
+// Known says whether there is such a state.
+func (s State) Known() bool { return slices.Contains(States(), s) }
+
 // Final says whether nothing comes after this state.
 func (s State) Final() bool {
 	switch s {
@@ -398,6 +402,11 @@ type Status struct {
 	Refused    int         `json:"refused,omitempty"` // messages that were refused
 	Escalated  []Asking    `json:"escalated,omitempty"`
 	Past       *Past       `json:"past,omitempty"` // where somebody has to decide
+}
+
+// TooLate refuses what is said to a request that has ended.
+func TooLate(s Status) *Error {
+	return Errorf(CodeEnded, "request %s is %s: nothing can be said to it any more", s.ID, s.State)
 }
 
 // Past is what is on record of a requester's earlier requests, for people to

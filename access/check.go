@@ -219,3 +219,8 @@ func ParseDuration(s string) (time.Duration, error) {
 	}
 	return days + d, nil
 }
+
+// IsIDPrefix says whether s can be the beginning of a statement's id.
+func IsIDPrefix(s string) bool {
+	return s != "" && len(s) <= 36 && strings.Trim(s, "0123456789abcdef-") == ""
+}

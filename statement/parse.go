@@ -205,6 +205,8 @@ func parse(payload []byte, typ access.Type) (err error) {
 		_, err = ParseRenewal(payload)
 	case access.TypeSession:
 		_, err = ParseSession(payload)
+	case access.TypeRead:
+		_, err = ParseRead(payload)
 	default:
 		_, err = ParseStop(payload, typ)
 	}
@@ -214,7 +216,7 @@ func parse(payload []byte, typ access.Type) (err error) {
 func checkType(typ access.Type) error {
 	switch typ {
 	case access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeReview, access.TypeLock, access.TypeDelegation,
-		access.TypeHost, access.TypeRenew, access.TypeSession:
+		access.TypeHost, access.TypeRenew, access.TypeSession, access.TypeRead:
 		return nil
 	}
 	return access.Errorf(access.CodeMalformed, "type %q is not one of ours", clip(string(typ)))

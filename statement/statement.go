@@ -230,7 +230,7 @@ func OpenDelegation(st access.Statement, keys Keys) (access.Delegation, access.U
 
 // open goes from the outside in: signature, owner, payload, name. Bytes that
 // nobody of the directory has signed are never parsed.
-func open[T access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Delegation | access.Join](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
+func open[T access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Delegation | access.Join | access.Read](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
 	var none T
 	v, err := Verify(st, typ)
 	if err != nil {
@@ -289,12 +289,17 @@ func header(payload any) (access.Header, bool) {
 		return p.Header, true
 	case access.Session:
 		return p.Header, true
+	case access.Read:
+		return p.Header, true
 	}
 	return access.Header{}, false
 }
 
 // NewID makes the id of a statement: a UUIDv7 (RFC 9562) in lower case.
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// CheckID says whether s is the id of a statement, as NewID makes them.
+func CheckID(s string) error { return checkID(s) }
 
 // Time is t as statements carry it: UTC, whole seconds.
 func Time(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }

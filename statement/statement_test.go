@@ -74,7 +74,7 @@ func TestOpenEveryType(t *testing.T) {
 func TestTypesDontMix(t *testing.T) {
 	s := newSigner(t, "ed25519")
 	keys := owned("alice", s.PublicKey())
-	types := []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel}
+	types := []access.Type{access.TypeRequest, access.TypeDecision, access.TypeRelease, access.TypeRevoke, access.TypeCancel, access.TypeRead}
 	for _, signedAs := range types {
 		for _, openedAs := range types {
 			if signedAs == openedAs {
