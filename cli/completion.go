@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"hallpass/access"
+	"hallpass/transport"
 )
 
 // completeFlag ends a command line that a shell wants to have completed. The
@@ -105,7 +106,7 @@ const completionPatience = 2 * time.Second
 
 func (a *app) knownIDs(states ...access.State) []string {
 	return a.listed(func(ctx context.Context, b backend) (ids []string) {
-		found, _ := b.List(ctx, filter{States: states})
+		found, _ := b.List(ctx, transport.Filter{States: states})
 		for _, s := range found {
 			ids = append(ids, s.ID)
 		}
@@ -157,7 +158,7 @@ func (a *app) knownReviews() []string {
 func (a *app) listed(list func(context.Context, backend) []string) []string {
 	ctx, cancel := context.WithTimeout(a.ctx, completionPatience)
 	defer cancel()
-	a.ctx = ctx
+	a.ctx, a.completing = ctx, true
 	b, err := a.connect()
 	if err != nil {
 		return nil

@@ -98,7 +98,7 @@ func (a *app) decide(b backend, id string, d access.Decision, print bool) error 
 		return usagef("--for %s is longer than the %s that are asked for", d.Duration, req.Duration)
 	}
 	if s.State.Final() {
-		return tooLate(s)
+		return access.TooLate(s)
 	}
 	shown := a.out
 	if a.json || print {
@@ -245,14 +245,14 @@ func (a *app) printStatement(st access.Statement, id, message string) error {
 // showRequest shows what a decision is about, and more fields below it.
 func (a *app) showRequest(p *printer, s access.Status, req access.Request, more ...any) {
 	now := a.now()
-	p.Printf("%s %s %s", p.bold(req.Signer), wants(req.Mode), p.bold(req.Resource))
+	p.Printf("%s %s %s", p.bold(req.Signer), access.Wants(req.Mode), p.bold(req.Resource))
 	if req.Login != "" {
 		p.Printf(" as %s", p.bold(req.Login))
 	}
 	if len(req.Actions) > 0 {
 		p.Printf(" (%s)", p.bold(strings.Join(req.Actions, ", ")))
 	}
-	p.Printf(" for %s%s\n", p.bold(req.Duration.String()), longer(req.Extends))
+	p.Printf(" for %s%s\n", p.bold(req.Duration.String()), access.Longer(req.Extends))
 	p.fields(append(a.requestFields(p, s, req, now), more...)...)
 }
 

@@ -1,15 +1,12 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"go.temporal.io/sdk/client"
 
 	"hallpass/access"
 	"hallpass/evidence"
@@ -74,7 +71,7 @@ func (a *app) delegateCommand() *cli.Command {
 
 // findDelegation finds the one delegation in force whose id begins so.
 func (a *app) findDelegation(b backend, prefix string) (access.Delegation, error) {
-	if !idPrefix(prefix) {
+	if !access.IsIDPrefix(prefix) {
 		return access.Delegation{}, usagef("%s is not a delegation's id or the beginning of one", prefix).withHint("hallpass delegations shows them")
 	}
 	given, err := b.Delegations(a.ctx)
@@ -245,38 +242,4 @@ func (a *app) sayIn(b backend, s access.Status, req access.Request, me access.Us
 		}
 	}
 	return "", false
-}
-
-func (b *temporalBackend) Delegate(ctx context.Context, st access.Statement, d access.Delegation) (access.Delegated, error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	line := fmt.Sprintf("%s revokes the delegation to %s", d.Signer, d.To)
-	if d.Action == access.ActionDelegate {
-		line = d.Why() // no reason: it is never encrypted
-	}
-	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: access.DelegationWorkflowID(d.ID), TaskQueue: access.TaskQueue, StaticSummary: line,
-	}, access.WorkflowDelegate, access.Delegating{Statement: st})
-	var out access.Delegated
-	if err == nil {
-		err = run.Get(ctx, &out)
-	}
-	if err == nil && out.Refused != nil {
-		return out, out.Refused
-	}
-	return out, b.translate(ctx, err)
-}
-
-func (b *temporalBackend) Delegations(ctx context.Context) (evidence.Delegations, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "delegations-" + statement.NewID(), TaskQueue: access.TaskQueue, StaticSummary: "list what is delegated",
-		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
-	}, access.WorkflowDelegations)
-	var given evidence.Delegations
-	if err == nil {
-		err = run.Get(ctx, &given)
-	}
-	return given, b.translate(ctx, err)
 }

@@ -228,7 +228,7 @@ func (f *folder) underWay() []kept {
 
 // forget removes a request and its key.
 func (f *folder) forget(id string) error {
-	if !idPrefix(id) {
+	if !access.IsIDPrefix(id) {
 		return nil
 	}
 	return os.RemoveAll(filepath.Join(f.requests(), id))

@@ -40,6 +40,19 @@ func (a *app) identify() (*identity, error) {
 	o := statement.SignerOptions{
 		Key: cfg.Client.Key, Data: a.env(envKeyData), AgentSocket: a.env("SSH_AUTH_SOCK"), Home: home, Passphrase: a.passphrase,
 	}
+	opened := func() {}
+	if cfg.Client.Service != "" {
+		// There, a command signs what it asks by and what it says: nobody
+		// shall type a passphrase twice for one command.
+		o.Passphrase = func(path string) ([]byte, error) {
+			if phrase, ok := a.setup.phrases[path]; ok {
+				return phrase, nil
+			}
+			phrase, err := a.passphrase(path)
+			opened = func() { a.setup.phrases = map[string][]byte{path: phrase} }
+			return phrase, err
+		}
+	}
 	if o.Data != "" && a.env("HALLPASS_KEY") != "" {
 		return nil, usagef("both HALLPASS_KEY and %s name a signing key", envKeyData).withHint("unset one of them")
 	}
@@ -53,6 +66,7 @@ func (a *app) identify() (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find your signing key: %w", err)
 	}
+	opened()
 	if name == "" && dir != nil {
 		if owner, ok := dir.Owner(signer.PublicKey()); ok {
 			name = owner.Name
@@ -106,6 +120,21 @@ func (a *app) sign(me *identity, payload any) (access.Statement, error) {
 	return st, nil
 }
 
+// signRead signs what the service knows by whom it is asked. Nobody is asked for
+// anything at a Tab.
+func (a *app) signRead(r access.Read) (access.Statement, error) {
+	me, err := a.identify()
+	if err != nil {
+		return access.Statement{}, err
+	}
+	defer func() { _ = me.signer.Close() }()
+	if a.completing && strings.HasPrefix(me.signer.PublicKey().Type(), "sk-") {
+		return access.Statement{}, errNoTerminal
+	}
+	r.Header = a.header(access.TypeRead, me)
+	return a.sign(me, r)
+}
+
 // console is the user's terminal, beside whatever stdin and stdout are.
 type console interface {
 	io.ReadWriteCloser
@@ -127,6 +156,9 @@ func openConsole() (console, error) {
 var errNoTerminal = errors.New("there is no terminal to ask on")
 
 func (a *app) passphrase(path string) ([]byte, error) {
+	if a.completing {
+		return nil, errNoTerminal
+	}
 	tty, err := a.console()
 	if err != nil {
 		return nil, errNoTerminal

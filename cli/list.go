@@ -9,6 +9,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/policy"
+	"hallpass/transport"
 )
 
 func filterFlags() []cli.Flag {
@@ -19,8 +20,8 @@ func filterFlags() []cli.Flag {
 	}
 }
 
-func filterFrom(c *cli.Context) (filter, error) {
-	f := filter{Requester: c.String("requester"), Resource: c.String("resource"), Limit: c.Int("limit")}
+func filterFrom(c *cli.Context) (transport.Filter, error) {
+	f := transport.Filter{Requester: c.String("requester"), Resource: c.String("resource"), Limit: c.Int("limit")}
 	if f.Limit < 1 || f.Limit > 10000 {
 		return f, usagef("--limit is %d, not 1 to 10000", f.Limit)
 	}
@@ -66,7 +67,7 @@ func (a *app) listCommand() *cli.Command {
 					return err
 				}
 				if found == nil {
-					found = []summary{}
+					found = []transport.Summary{}
 				}
 				return a.print(found, func(p *printer) { a.listText(p, found) })
 			})
@@ -74,7 +75,7 @@ func (a *app) listCommand() *cli.Command {
 	}
 }
 
-func (a *app) listText(p *printer, found []summary) {
+func (a *app) listText(p *printer, found []transport.Summary) {
 	if len(found) == 0 {
 		a.err.Printf("Nothing found.\n")
 		return
@@ -157,7 +158,7 @@ func (a *app) pendingCommand() *cli.Command {
 // pending asks each request itself: what the list says may be older. Those that
 // can't be trusted are left out, which is said of each once: they are noted in
 // told.
-func (a *app) pending(b backend, f filter, me access.User, told map[string]bool) ([]waiting, error) {
+func (a *app) pending(b backend, f transport.Filter, me access.User, told map[string]bool) ([]waiting, error) {
 	found, err := b.List(a.ctx, f)
 	if err != nil {
 		return nil, err
@@ -236,7 +237,7 @@ func (a *app) pendingText(p *printer, all []waiting) {
 		if w.Deadline != nil {
 			until = relative(*w.Deadline, now)
 		}
-		p.Printf("%s  %s %s %s%s for %s%s\n", short[w.ID], p.bold(w.Requester), wants(w.Mode), p.bold(w.Resource), asWhat(w.Login, w.Actions), w.Duration, longer(w.Extends))
+		p.Printf("%s  %s %s %s%s for %s%s\n", short[w.ID], p.bold(w.Requester), access.Wants(w.Mode), p.bold(w.Resource), access.AsWhat(w.Login, w.Actions), w.Duration, access.Longer(w.Extends))
 		p.fields("reason", w.Reason, "ticket", w.Ticket, "needs", policy.Describe(w.Missing), "times out", until, "yours for", delegatedBy(w.For))
 		if w.Mine {
 			p.Printf("  hallpass approve %s\n", short[w.ID])

@@ -1,15 +1,11 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
-	"go.temporal.io/sdk/client"
 
 	"hallpass/access"
 	"hallpass/evidence"
@@ -122,7 +118,7 @@ func (a *app) unlockCommand() *cli.Command {
 
 // findLock finds the one lock in force whose id begins so.
 func (a *app) findLock(b backend, prefix string) (access.Lock, error) {
-	if !idPrefix(prefix) {
+	if !access.IsIDPrefix(prefix) {
 		return access.Lock{}, usagef("%s is not a lock's id or the beginning of one", prefix).withHint("hallpass locks shows them")
 	}
 	held, err := b.Locks(a.ctx)
@@ -275,54 +271,4 @@ func endedBy(st access.Statement, typ access.Type) (h access.Header, reason stri
 	}
 	stop, err := statement.ParseStop([]byte(st.Payload), typ)
 	return stop.Header, stop.Reason, err
-}
-
-// lockLine is what operators see of a lock in Temporal's lists. No reason: it
-// is never encrypted.
-func lockLine(l access.Lock) string {
-	line := fmt.Sprintf("%s %ss %s %s", l.Signer, l.Action, l.Kind, l.Name)
-	if l.Until != nil {
-		line += " until " + l.Until.UTC().Format(time.RFC3339)
-	}
-	return line
-}
-
-func (b *temporalBackend) Lock(ctx context.Context, st access.Statement, l access.Lock) (access.Locked, error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	id := access.LockWorkflowID(l.ID)
-	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: access.TaskQueue, StaticSummary: lockLine(l)},
-		access.WorkflowLock, access.Locking{Statement: st})
-	var out access.Locked
-	if err == nil {
-		err = run.Get(ctx, &out)
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = b.translate(context.WithoutCancel(ctx), ctx.Err())
-		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		defer cancel()
-		// Without an answer nobody knows whether it was recorded.
-		if value, qerr := b.client.QueryWorkflow(asking, id, "", access.QueryStatus); qerr == nil {
-			_ = value.Get(&out)
-		}
-		return out, err
-	}
-	if err == nil && out.Refused != nil {
-		return out, out.Refused
-	}
-	return out, b.translate(ctx, err)
-}
-
-func (b *temporalBackend) Locks(ctx context.Context) (evidence.Locks, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "locks-" + statement.NewID(), TaskQueue: access.TaskQueue, StaticSummary: "list what is locked",
-		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
-	}, access.WorkflowLocks)
-	var held evidence.Locks
-	if err == nil {
-		err = run.Get(ctx, &held)
-	}
-	return held, b.translate(ctx, err)
 }

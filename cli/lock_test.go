@@ -1,16 +1,10 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/mock"
-	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/mocks"
 
 	"hallpass/access"
 	"hallpass/statement"
@@ -142,39 +136,5 @@ func TestUnlockOfWhatNobodyLocked(t *testing.T) {
 	w.service.locks[0].Lock.Name, w.service.locks[0].Lock.ID = "alice", testID
 	if r := w.run("unlock " + testID); r.code != ExitRefused || !strings.Contains(r.stderr, "can't be trusted") {
 		t.Errorf("exit %d, %s", r.code, r.stderr)
-	}
-}
-
-type lockRun struct {
-	client.WorkflowRun
-	out access.Locked
-	err error
-}
-
-func (r lockRun) Get(_ context.Context, v any) error {
-	*v.(*access.Locked) = r.out
-	return r.err
-}
-
-// Operators of Temporal see who locks what, and not why.
-func TestLockTellsTemporalNothingPrivate(t *testing.T) {
-	until := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
-	l := access.Lock{Header: access.Header{ID: testID, Signer: "bob"}, Action: access.ActionLock, Kind: "user", Name: "alice", Reason: "SECRET", Until: &until}
-	for _, tt := range []struct {
-		run  lockRun
-		code access.Code
-	}{
-		{lockRun{out: access.Locked{Lock: l}}, ""},
-		{lockRun{out: access.Locked{Refused: access.Errorf(access.CodeForbidden, "no")}}, access.CodeForbidden},
-		{lockRun{err: errors.New("odd")}, ""},
-	} {
-		m := &mocks.Client{}
-		m.On("ExecuteWorkflow", mock.Anything, mock.MatchedBy(func(o client.StartWorkflowOptions) bool {
-			return o.ID == "lock-"+testID && o.TaskQueue == access.TaskQueue && o.StaticSummary == "bob locks user alice until 2026-11-20T10:00:00Z"
-		}), access.WorkflowLock, mock.Anything).Return(tt.run, nil)
-		out, err := (&temporalBackend{client: m}).Lock(context.Background(), access.Statement{}, l)
-		if access.CodeOf(err) != tt.code || (err == nil) != (tt.run.err == nil && tt.run.out.Refused == nil) || err == nil && out.Lock.ID != testID {
-			t.Errorf("%+v, %v", out, err)
-		}
 	}
 }

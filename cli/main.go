@@ -41,6 +41,8 @@ type app struct {
 	json   bool   // --output json
 	setup  setup
 
+	completing bool // at a Tab: nobody is asked for anything
+
 	// What reaches outside, replaced in tests.
 	dial    func(context.Context) (backend, error) // nil: as configured
 	sleep   func(context.Context, time.Duration) error

@@ -1,15 +1,12 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/client"
 
 	"hallpass/access"
 	"hallpass/audit"
@@ -58,7 +55,7 @@ func (a *app) reviewText(p *printer, t access.ReviewTask) {
 	if err != nil {
 		by = "NOT VERIFIED: " + err.Error()
 	}
-	p.Printf("%s  %s took %s%s for %s\n", t.Request, p.bold(t.Requester), p.bold(t.Resource), asWhat(req.Login, req.Actions), req.Duration)
+	p.Printf("%s  %s took %s%s for %s\n", t.Request, p.bold(t.Requester), p.bold(t.Resource), access.AsWhat(req.Login, req.Actions), req.Duration)
 	p.fields("reason", req.Reason, "ticket", req.Ticket, "command", req.Command, "taken", p.at(t.Granted, now),
 		"signed off by", approvers(t.Signed), "missing", policy.DescribeReview(t.Missing),
 		"due", due(p, t, now), "signed by", by)
@@ -147,7 +144,7 @@ func (a *app) reviewCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if !idPrefix(args[0]) {
+			if !access.IsIDPrefix(args[0]) {
 				return notAnID(args[0]).withHint("hallpass reviews")
 			}
 			return a.withBackend(func(b backend) error { return a.review(b, args[0], c.String("comment")) })
@@ -223,39 +220,4 @@ func (a *app) mentionReviews(b backend, me access.User) {
 		what = fmt.Sprintf("%d accesses by break-glass have", len(tasks))
 	}
 	a.err.Printf("%s to be signed off, %d by you: hallpass reviews\n", what, mine)
-}
-
-func (b *temporalBackend) Review(ctx context.Context, id, statementID string, st access.Statement) (access.ReviewTask, error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	// The workflow may be gone, and the review has to be done all the same.
-	start := b.client.NewWithStartWorkflowOperation(client.StartWorkflowOptions{
-		ID: access.ReviewWorkflowID(id), TaskQueue: access.TaskQueue, StaticSummary: "BREAK-GLASS to be signed off",
-		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-	}, access.WorkflowReview, access.ReviewTask{Request: id})
-	var task access.ReviewTask
-	handle, err := b.client.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
-		StartWorkflowOperation: start,
-		UpdateOptions: client.UpdateWorkflowOptions{
-			UpdateID: statementID, UpdateName: access.MessageReview, Args: []any{st}, WaitForStage: client.WorkflowUpdateStageCompleted,
-		},
-	})
-	if err == nil {
-		err = handle.Get(ctx, &task)
-	}
-	return task, b.translate(ctx, err)
-}
-
-func (b *temporalBackend) Reviews(ctx context.Context) ([]access.ReviewTask, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "reviews-" + statement.NewID(), TaskQueue: access.TaskQueue, StaticSummary: "list what has to be reviewed",
-		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
-	}, access.WorkflowReviews)
-	var tasks []access.ReviewTask
-	if err == nil {
-		err = run.Get(ctx, &tasks)
-	}
-	return tasks, b.translate(ctx, err)
 }

@@ -89,7 +89,7 @@ func (a *app) runCommand() *cli.Command {
 
 // idLike says whether s is a request's id, as far as hallpass ever shortens
 // them, rather than a host's name.
-func idLike(s string) bool { return idPrefix(strings.ToLower(s)) && len(s) > 8 && s[8] == '-' }
+func idLike(s string) bool { return access.IsIDPrefix(strings.ToLower(s)) && len(s) > 8 && s[8] == '-' }
 
 // errand is one command that is run with access of its own.
 type errand struct {

@@ -12,6 +12,7 @@ import (
 	"hallpass/catalog"
 	"hallpass/directory"
 	"hallpass/policy"
+	"hallpass/transport"
 	"hallpass/worker"
 )
 
@@ -22,6 +23,7 @@ type setup struct {
 	directory *directory.Directory
 	catalog   *catalog.Catalog
 	policy    *policy.Policy
+	phrases   map[string][]byte // that opened a key file; see identify
 }
 
 // settings is the configuration.
@@ -90,7 +92,8 @@ func (a *app) directoryOrNil() *directory.Directory {
 // dialTimeout is how long the service may take to answer the door.
 const dialTimeout = 5 * time.Second
 
-// connect reaches the service.
+// connect reaches the service: over HTTPS where client.service says so, else by
+// way of Temporal.
 func (a *app) connect() (backend, error) {
 	if a.dial != nil {
 		return a.dial(a.ctx)
@@ -98,6 +101,13 @@ func (a *app) connect() (backend, error) {
 	cfg, err := a.settings()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Client.Service != "" {
+		h, err := cfg.HTTPS(a.signRead, a.now)
+		if err != nil {
+			return nil, err
+		}
+		return h, nil
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, dialTimeout)
 	defer cancel()
@@ -109,10 +119,10 @@ func (a *app) connect() (backend, error) {
 		if access.CodeOf(err) != "" {
 			return nil, err
 		}
-		return nil, unreachable(cfg.Temporal.Address, err)
+		return nil, transport.Unreachable(cfg.Temporal.Address, err)
 	}
 	recall := func(ctx context.Context, id string) (access.Status, error) { return cfg.Recall(ctx, c, id) }
-	return &temporalBackend{client: c, address: cfg.Temporal.Address, recall: recall}, nil
+	return &transport.Temporal{Client: c, Address: cfg.Temporal.Address, Recall: recall}, nil
 }
 
 // withBackend connects for one call of do.

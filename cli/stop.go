@@ -56,7 +56,7 @@ func (a *app) stop(b backend, id string, typ access.Type, message, said, reason 
 		return err
 	}
 	if s.State.Final() {
-		return tooLate(s)
+		return access.TooLate(s)
 	}
 	me, err := a.identify()
 	if err != nil {

@@ -1,22 +1,12 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/urfave/cli/v2"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/sdk/client"
 
 	"hallpass/access"
 )
-
-// sweepWait is how long sweep waits. One that meets no issuer gives each kind
-// two minutes.
-const sweepWait = 5 * time.Minute
 
 func (a *app) sweepCommand() *cli.Command {
 	return &cli.Command{
@@ -75,35 +65,4 @@ func things(n int) string {
 		return "1 thing"
 	}
 	return fmt.Sprintf("%d things", n)
-}
-
-func (b *temporalBackend) Sweep(ctx context.Context) (out access.Swept, err error) {
-	ctx, cancel := context.WithTimeout(ctx, sweepWait)
-	defer cancel()
-	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: access.SweepNow, TaskQueue: access.TaskQueue, StaticSummary: "sweep up what has lost its workflow, now",
-		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-	}, access.WorkflowSweep, access.Sweeping{})
-	for err == nil {
-		// Asked again and again, because an answer may get lost on its way.
-		asking, cancel := context.WithTimeout(ctx, callTimeout)
-		err = run.Get(asking, &out)
-		var late *serviceerror.DeadlineExceeded // Temporal's clock may be the first to say so
-		timeout := errors.Is(asking.Err(), context.DeadlineExceeded) || errors.As(err, &late)
-		cancel()
-		if err == nil {
-			return out, nil
-		}
-		if timeout && ctx.Err() == nil {
-			err = nil
-		}
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		defer cancel()
-		if value, qerr := b.client.QueryWorkflow(asking, access.SweepNow, "", access.QueryStatus); qerr == nil {
-			_ = value.Get(&out)
-		}
-	}
-	return out, b.translate(context.WithoutCancel(ctx), err)
 }

@@ -9,6 +9,12 @@ import (
 
 func TestSweep(t *testing.T) {
 	w := newWorld(t)
+	if w.https != "" {
+		if r := w.run("sweep"); r.code != ExitRefused || !strings.Contains(r.stderr, "a sweep is for those who operate hallpass") {
+			t.Errorf("through the service: exit %d, %s", r.code, r.stderr)
+		}
+		w = w.directly()
+	}
 	if r := w.must("sweep"); r.stdout != "Looked at 0 open grants and 0 credentials: ended 0, revoked 0, stuck 0.\n" {
 		t.Errorf("%q", r.stdout)
 	}

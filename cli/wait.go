@@ -17,6 +17,7 @@ import (
 	"hallpass/access"
 	"hallpass/ca"
 	"hallpass/policy"
+	"hallpass/transport"
 )
 
 // How often a waiting command asks: quickly at first, for what is approved by
@@ -24,7 +25,8 @@ import (
 const (
 	firstPoll = 50 * time.Millisecond
 	lastPoll  = 2 * time.Second
-	patience  = time.Minute // how long the service may be gone while waiting
+	patience  = time.Minute      // how long the service may be gone while waiting
+	longPoll  = 10 * time.Second // how long one that can wait is asked to; what is left on the clock is shown anew then
 )
 
 // timeoutFlag is for the commands that wait.
@@ -55,8 +57,9 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 	defer show.clear()
 	var since time.Time // when the service was first gone
 	began := a.now()
+	look := b.Status
 	for delay := firstPoll; ; delay = min(delay*3/2, lastPoll) {
-		s, err := b.Status(a.ctx, id)
+		s, err := look(a.ctx, id)
 		now := a.now()
 		switch {
 		case err == nil:
@@ -76,13 +79,20 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 		default:
 			return access.Status{}, a.resumable(err, id)
 		}
+		wait := longPoll
 		if limit > 0 {
 			rest := limit - a.now().Sub(began)
 			if rest <= 0 {
 				return access.Status{}, failf(ExitGaveUp, "not granted within %s", access.ShortDuration(limit)).
 					withHint("the request goes on: hallpass wait %s, or hallpass cancel %s", id, id)
 			}
-			delay = min(delay, rest)
+			delay, wait = min(delay, rest), min(wait, rest)
+		}
+		look = b.Status
+		if w, ok := b.(waiter); ok && err == nil {
+			// Even if it answers at once, it isn't asked without a pause.
+			delay = min(delay, firstPoll)
+			look = func(ctx context.Context, id string) (access.Status, error) { return w.Next(ctx, id, wait) }
 		}
 		if err := a.sleep(a.ctx, delay); err != nil {
 			return access.Status{}, a.resumable(err, id)
@@ -199,7 +209,7 @@ func ended(s access.Status) error {
 	switch state {
 	case access.StateDenied:
 		f := failf(ExitDenied, "denied%s", adds("denied", s.Why)).withHint("hallpass show %s", s.ID)
-		if x := s.Standing.Extends; x != nil && idPrefix(x.By) && x.By != s.ID {
+		if x := s.Standing.Extends; x != nil && access.IsIDPrefix(x.By) && x.By != s.ID {
 			f = f.withHint("hallpass extend %s --for LONGER", x.By) // it goes on from there
 		}
 		return f
@@ -422,7 +432,7 @@ func (a *app) printPending(g granted, hint func()) error {
 // printGranted shows a grant and what to type.
 func (a *app) printGranted(g granted) error {
 	return a.print(g, func(p *printer) {
-		p.Printf("%s %s%s", p.state(g.State), g.Resource, asWhat(g.Login, g.Actions))
+		p.Printf("%s %s%s", p.state(g.State), g.Resource, access.AsWhat(g.Login, g.Actions))
 		if g.Ends != nil {
 			p.Printf(" until %s", p.at(*g.Ends, a.now()))
 		}
@@ -469,13 +479,13 @@ func (a *app) waitCommand() *cli.Command {
 // is known before the service lists it.
 func (a *app) find(b backend, id string) (string, error) {
 	id = strings.ToLower(id)
-	if !idPrefix(id) {
+	if !access.IsIDPrefix(id) {
 		return "", notAnID(id)
 	}
 	if len(id) == 36 {
 		return id, nil
 	}
-	found, err := b.List(a.ctx, filter{Prefix: id, Limit: 3})
+	found, err := b.List(a.ctx, transport.Filter{Prefix: id, Limit: 3})
 	if err != nil {
 		return "", err
 	}

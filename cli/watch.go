@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"hallpass/access"
+	"hallpass/transport"
 )
 
 // inboxPoll is how often an empty inbox is looked into again.
@@ -53,7 +54,7 @@ func (a *app) watchCommand() *cli.Command {
 // watch goes through the inbox until somebody says that it is enough. A
 // request that was left for later comes back when nothing else is there and
 // the command is started again.
-func (a *app) watch(b backend, f filter, me access.User, tty console) error {
+func (a *app) watch(b backend, f transport.Filter, me access.User, tty console) error {
 	done := map[string]bool{}
 	quiet := false
 	for {
@@ -87,7 +88,7 @@ func (a *app) watch(b backend, f filter, me access.User, tty console) error {
 
 // nextMine is the request in which the user has a say that has waited longest of
 // those that he hasn't seen, or "". Ids begin with the time.
-func (a *app) nextMine(b backend, f filter, me access.User, done map[string]bool) (string, error) {
+func (a *app) nextMine(b backend, f transport.Filter, me access.User, done map[string]bool) (string, error) {
 	all, err := a.pending(b, f, me, done)
 	if err != nil {
 		return "", err

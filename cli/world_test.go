@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,7 +24,11 @@ import (
 	"hallpass/catalog"
 	"hallpass/evidence"
 	"hallpass/policy"
+	httpsservice "hallpass/service"
 	"hallpass/statement"
+	"hallpass/testsuite/openapitest"
+	"hallpass/transport"
+	"hallpass/worker"
 )
 
 // world is a machine with a few people on it and a service behind it.
@@ -44,7 +50,10 @@ type world struct {
 	dialed  int
 	open    *service // reached before it went away
 	mu      sync.Mutex
+	https   string // address of the service, where the commands reach it over HTTPS; "" for Temporal's side
 }
+
+const testID = "01990000-0000-7000-8000-000000000000"
 
 // clock is moved by whoever sleeps by it.
 type clock struct {
@@ -129,7 +138,76 @@ func newWorld(t *testing.T) *world {
 	authority, err := ca.New(caSigner, w.now.Now)
 	check(t, err)
 	w.service = &service{book: book, ca: authority, now: w.now.Now, requests: map[string]*access.Status{}}
+	if overHTTPS() {
+		w.serve()
+	}
 	return w
+}
+
+// over is the variable that says by which transport the worlds of the tests are
+// reached; see TestOverHTTPS.
+const over = "HALLPASS_TEST_OVER"
+
+func overHTTPS() bool { return os.Getenv(over) == "https" }
+
+// serve puts the real service, with TLS, in front of the fake one.
+func (w *world) serve() {
+	w.t.Helper()
+	key, certificate := filepath.Join(w.dir, "service_ca.key"), filepath.Join(w.dir, "service_ca.pub.pem")
+	check(w.t, httpsservice.CreateAuthority(key, certificate))
+	authority, err := httpsservice.OpenAuthority(key, certificate, []string{"127.0.0.1"}, nil)
+	check(w.t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(w.t, err)
+	w.https = "https://" + l.Addr().String()
+	w.env["HALLPASS_SERVICE"], w.env["HALLPASS_SERVICE_CA"] = w.https, certificate
+	quiet := slog.New(slog.DiscardHandler)
+	handler := httpsservice.New(httpsservice.Options{
+		Rulebook: func() *evidence.Rulebook { return w.service.book },
+		Requests: func() (httpsservice.Requests, error) { return w.service, nil },
+		Audience: access.Audience(authority.Certificate().Raw), Log: quiet, Now: w.now.Now,
+		Sleep: func(ctx context.Context, d time.Duration) error {
+			w.now.advance(d)
+			w.service.tick()
+			return ctx.Err()
+		},
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	description, err := os.ReadFile(filepath.Join("..", "service", "openapi.yaml"))
+	check(w.t, err)
+	spec, err := openapitest.Parse(description)
+	check(w.t, err)
+	served := make(chan error, 1)
+	watched := spec.Watch(handler, func(err error) { w.t.Error(err) })
+	go func() { served <- httpsservice.Serve(ctx, l, authority.TLS(), watched, quiet) }()
+	w.t.Cleanup(func() {
+		stop()
+		check(w.t, <-served)
+	})
+}
+
+// directly is the world by Temporal's side.
+func (w *world) directly() *world {
+	w.https = ""
+	return w
+}
+
+// reach is the backend of one run of the program.
+func (w *world) reach(a *app) (backend, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dialed++
+	if w.service.gone && w.open == nil {
+		return nil, transport.Unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+	}
+	if w.https == "" {
+		return w.service, nil
+	}
+	cfg, err := worker.Load("", func(name string) string { return w.env[name] })
+	if err != nil {
+		return nil, err
+	}
+	return cfg.HTTPS(a.signRead, a.now)
 }
 
 func check(t *testing.T, err error) {
@@ -203,15 +281,6 @@ func (w *world) runArgs(ctx context.Context, args ...string) result {
 	a := &app{
 		ctx: ctx, stdin: strings.NewReader(""), env: env, now: w.now.Now, console: w.console,
 		out: newPrinter(&stdout, env), err: newPrinter(&stderr, env),
-		dial: func(context.Context) (backend, error) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.dialed++
-			if w.service.gone && w.open == nil {
-				return nil, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
-			}
-			return w.service, nil
-		},
 		sleep: func(ctx context.Context, d time.Duration) error {
 			w.now.advance(d)
 			w.service.tick()
@@ -222,6 +291,7 @@ func (w *world) runArgs(ctx context.Context, args ...string) result {
 			return nil
 		},
 	}
+	a.dial = func(context.Context) (backend, error) { return w.reach(a) }
 	a.err.tty, a.out.tty = w.tty, w.outTTY
 	if a.after = w.after; a.after == nil {
 		a.after = func(time.Duration) <-chan time.Time { return nil }
@@ -284,7 +354,7 @@ func (s *service) Submit(_ context.Context, in access.Submission, req access.Req
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stuck {
-		return unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+		return transport.Unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
 	}
 	if s.requests[req.ID] != nil {
 		return access.Errorf(access.CodeDuplicate, "request %s has been submitted before", req.ID)
@@ -389,7 +459,7 @@ func (s *service) Status(ctx context.Context, id string) (access.Status, error) 
 		return access.Status{}, ctx.Err()
 	}
 	if s.gone || s.mute {
-		return access.Status{}, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+		return access.Status{}, transport.Unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
 	}
 	st := s.requests[id]
 	if st == nil {
@@ -401,13 +471,13 @@ func (s *service) Status(ctx context.Context, id string) (access.Status, error) 
 	return *st, nil
 }
 
-func (s *service) List(_ context.Context, f filter) ([]summary, error) {
-	if _, err := f.query(); err != nil {
+func (s *service) List(_ context.Context, f transport.Filter) ([]transport.Summary, error) {
+	if _, err := f.Query(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var found []summary
+	var found []transport.Summary
 	for _, id := range slices.Backward(s.order) {
 		st := s.requests[id]
 		req := st.Standing.Request
@@ -415,7 +485,7 @@ func (s *service) List(_ context.Context, f filter) ([]summary, error) {
 			len(f.States) > 0 && !slices.Contains(f.States, st.State) {
 			continue
 		}
-		one := summary{ID: id, State: st.State, Requester: req.Signer, Resource: req.Resource, Asked: st.Asked, Expires: st.Ends, Ended: st.EndedAt}
+		one := transport.Summary{ID: id, State: st.State, Requester: req.Signer, Resource: req.Resource, Asked: st.Asked, Expires: st.Ends, Ended: st.EndedAt}
 		for _, v := range st.Standing.Voices {
 			one.Approvers = append(one.Approvers, v.Signer)
 		}
@@ -432,7 +502,7 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 	defer s.mu.Unlock()
 	s.sent++
 	if s.deaf {
-		return access.Status{}, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+		return access.Status{}, transport.Unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
 	}
 	r := s.requests[id]
 	if r == nil {
@@ -454,7 +524,7 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 		return *r, nil
 	}
 	if r.State.Final() {
-		return *r, tooLate(*r)
+		return *r, access.TooLate(*r)
 	}
 	stop, _, err := s.book.CheckStop(r.Evidence.Request, st, access.Type(message), now)
 	if err != nil {
@@ -520,7 +590,7 @@ func (s *service) Reviews(context.Context) ([]access.ReviewTask, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.blind {
-		return nil, unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+		return nil, transport.Unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
 	}
 	return slices.DeleteFunc(slices.Clone(s.reviews), func(t access.ReviewTask) bool { return t.Done }), nil
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // CheckRead checks by whom a read statement is: somebody whom today's directory
-// knows, for this service, and not over. Whether he is locked is another
-// question: see Locked.
+// knows, for this service, and not over. A lock doesn't keep anybody from
+// reading why he is locked.
 func (r *Rulebook) CheckRead(st access.Statement, audience string, now time.Time) (access.User, error) {
 	read, user, err := statement.OpenRead(st, r.Directory)
 	switch {
@@ -25,9 +25,4 @@ func (r *Rulebook) CheckRead(st access.Statement, audience string, now time.Time
 			WithHint("compare the clocks of the two machines")
 	}
 	return user, nil
-}
-
-// Locked finds the lock that a user is under.
-func (r *Rulebook) Locked(user string, now time.Time) (access.Lock, bool) {
-	return r.lockOn(user, access.Resource{}, now)
 }

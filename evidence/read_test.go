@@ -48,18 +48,3 @@ func TestCheckRead(t *testing.T) {
 		t.Errorf("after he left: %v", err)
 	}
 }
-
-func TestLocked(t *testing.T) {
-	now := asked.Add(2 * time.Minute)
-	book := newWorld(t).book()
-	if _, locked := book.Locked("alice", now); locked {
-		t.Error("locked by nobody")
-	}
-	book = book.Under(held(t, lock(t, access.LockResource, "ssh/web-1"), lock(t, access.LockUser, "alice")))
-	if _, locked := book.Locked("alice", now); !locked {
-		t.Error("not locked")
-	}
-	if _, locked := book.Locked("bob", now); locked {
-		t.Error("locked with alice")
-	}
-}

@@ -81,14 +81,17 @@ func (s *server) rulebook(ctx context.Context) (*evidence.Rulebook, error) {
 	return book.Under(locks.Held), nil
 }
 
+// joining is what a host sends to be taken in.
+type joining struct {
+	Token    string   `json:"token"`
+	HostKey  string   `json:"host_key"`
+	AgentKey string   `json:"agent_key"`
+	Names    []string `json:"names,omitempty"`
+}
+
 // enrol takes a host in by its join token.
 func (s *server) enrol(ctx context.Context, body []byte) (any, error) {
-	var in struct {
-		Token    string   `json:"token"`
-		HostKey  string   `json:"host_key"`
-		AgentKey string   `json:"agent_key"`
-		Names    []string `json:"names"`
-	}
+	var in joining
 	if err := read(body, &in); err != nil {
 		return nil, err
 	}
@@ -105,7 +108,7 @@ func (s *server) enrol(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	join, _, _, err := book.CheckJoin(st, time.Now())
+	join, _, _, err := book.CheckJoin(st, s.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +138,7 @@ func (s *server) renew(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := book.CheckRenewal(in.Statement, agent, time.Now()); err != nil {
+	if _, _, err := book.CheckRenewal(in.Statement, agent, s.Now()); err != nil {
 		return nil, err
 	}
 	return s.certify(ctx, renewal.ID, access.Enrolment{Statement: in.Statement, Names: in.Names})
@@ -167,15 +170,26 @@ type refused struct {
 	Message string      `json:"message"`
 }
 
+// reporting is what a host tells; each report by the id of its statement.
+type reporting struct {
+	Host    string   `json:"host"`
+	Reports []report `json:"reports"`
+}
+
+type report struct {
+	ID        string           `json:"id"`
+	Statement access.Statement `json:"statement"`
+}
+
+// reported is what became of the reports.
+type reported struct {
+	Accepted []string  `json:"accepted"` // ids
+	Refused  []refused `json:"refused"`
+}
+
 // sessions records the reports of a host.
 func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
-	var in struct {
-		Host    string `json:"host"`
-		Reports []struct {
-			ID        string           `json:"id"`
-			Statement access.Statement `json:"statement"`
-		} `json:"reports"`
-	}
+	var in reporting
 	if err := read(body, &in); err != nil {
 		return nil, err
 	}
@@ -185,11 +199,7 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	if _, err := s.host(ctx, in.Host); err != nil {
 		return nil, err
 	}
-	var out struct {
-		Accepted []string  `json:"accepted"`
-		Refused  []refused `json:"refused"`
-	}
-	out.Accepted, out.Refused = []string{}, []refused{}
+	out := reported{Accepted: []string{}, Refused: []refused{}}
 	on := s.on()
 	for _, r := range in.Reports {
 		err := s.report(ctx, in.Host, r.ID, r.Statement, on)

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,12 +80,21 @@ func krlQuery(r *http.Request) (after uint64, wait time.Duration, err error) {
 		}
 		after = max(after, v)
 	}
-	if s := q.Get("wait"); s != "" {
-		if wait, err = time.ParseDuration(s); err != nil || wait < 0 {
-			return 0, 0, access.Errorf(access.CodeMalformed, "wait is not a duration such as 25s")
-		}
+	wait, err = waitOf(q)
+	return after, wait, err
+}
+
+// waitOf is how long a client will wait.
+func waitOf(q url.Values) (time.Duration, error) {
+	s := q.Get("wait")
+	if s == "" {
+		return 0, nil
 	}
-	return after, min(wait, MaxWait), nil
+	wait, err := time.ParseDuration(s)
+	if err != nil || wait < 0 {
+		return 0, access.Errorf(access.CodeMalformed, "wait is not a duration such as 25s")
+	}
+	return min(wait, MaxWait), nil
 }
 
 // matches is the version in an entity tag of ours, weak or not, "" if it is

@@ -1,14 +1,17 @@
 // Package service is hallpass over HTTPS: what hosts need, so that they talk
-// to nothing else. docs/spec/service.md describes it for those who write
-// clients.
+// to nothing else, and what people need who have no access to Temporal.
+// docs/spec/service.md describes it for those who write clients, and
+// openapi.yaml for their tools.
 //
 // Use New for the handler and Serve to serve it. What is served holds no key
 // that could let anybody in: lists and certificates come signed from an
-// issuer, and what hosts report is signed by them. Whoever owns the service
-// can delay and withhold; hosts notice a list that gets old.
+// issuer, what hosts report is signed by them, and what people say is signed
+// and goes on to Temporal as it came, where it is judged. Whoever owns the
+// service can delay and withhold; hosts notice a list that gets old.
 //
 // Anybody may ask. So everything is bounded: the size of what is read, how
-// long it may take, how many wait at a time, how many connections there are.
+// long it may take, how many wait at a time, how many connections there are,
+// and how much one person may ask for.
 package service
 
 import (
@@ -27,7 +30,8 @@ import (
 const (
 	MaxBody        = 1 << 20 // bytes of a request's body
 	MaxWaiting     = 10_000  // long polls at a time
-	MaxPosts       = 64      // messages that are worked on at a time
+	MaxPosts       = 64      // messages of hosts that are worked on at a time
+	MaxCalls       = 512     // calls of people that are worked on, or wait, at a time
 	MaxConnections = 12_000
 	maxHeader      = 16 << 10
 )
@@ -44,31 +48,75 @@ type Options struct {
 	// CodeUnavailable if no issuer answers in time, which is worth a retry.
 	Certify func(ctx context.Context, id string, in access.Enrolment) (access.Enrolled, error)
 
-	Log *slog.Logger
+	// Requests is where what people say goes on to; an error while it isn't
+	// there.
+	Requests func() (Requests, error)
+	// Audience is what read statements for this service name: see
+	// access.Audience.
+	Audience string
+
+	Log   *slog.Logger
+	Now   func() time.Time                           // nil: time.Now
+	Sleep func(context.Context, time.Duration) error // between looks, while somebody waits; nil: sleeps
 }
 
 // New makes the handler of all that the service offers.
 func New(o Options) http.Handler {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Sleep == nil {
+		o.Sleep = sleep
+	}
 	s := &server{
 		Options: o,
 		krl:     &board{source: o.KRL, seats: make(chan struct{}, MaxWaiting)},
 		desks:   make(chan struct{}, MaxPosts),
+		calls:   make(chan struct{}, MaxCalls),
+		guests:  guests{now: o.Now, of: map[string]*guest{}},
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/krl", s.getKRL)
-	mux.HandleFunc("POST /v1/hosts", s.post(s.enrol))
-	mux.HandleFunc("POST /v1/hosts/renew", s.post(s.renew))
-	mux.HandleFunc("POST /v1/sessions", s.post(s.sessions))
+	for _, r := range s.routes() {
+		mux.HandleFunc(r.pattern, r.handler)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, access.Errorf(access.CodeNotFound, "there is nothing at this address"))
 	})
 	return http.MaxBytesHandler(mux, MaxBody)
 }
 
+// route is one line of what the service offers.
+type route struct {
+	pattern string
+	handler http.HandlerFunc
+}
+
+func (s *server) routes() []route {
+	return []route{
+		{"GET /v1/krl", s.getKRL},
+		{"POST /v1/hosts", s.post(s.enrol)},
+		{"POST /v1/hosts/renew", s.post(s.renew)},
+		{"POST /v1/sessions", s.post(s.sessions)},
+		{"POST /v1/requests", s.people(s.submit)},
+		{"GET /v1/requests", s.people(s.list)},
+		{"GET /v1/requests/{id}", s.people(s.status)},
+		{"POST /v1/requests/{id}/{message}", s.people(s.send)},
+		{"POST /v1/locks", s.people(s.lock)},
+		{"GET /v1/locks", s.people(s.locks)},
+		{"POST /v1/reviews", s.people(s.review)},
+		{"GET /v1/reviews", s.people(s.reviews)},
+		{"POST /v1/delegations", s.people(s.delegate)},
+		{"GET /v1/delegations", s.people(s.delegations)},
+		{"GET /openapi.yaml", getOpenAPI},
+	}
+}
+
 type server struct {
 	Options
-	krl   *board
-	desks chan struct{} // each has one message that is being worked on
+	krl    *board
+	desks  chan struct{} // each has one message that is being worked on
+	calls  chan struct{} // the same for people
+	guests guests
 }
 
 // status is the HTTP status that goes with a code.
@@ -78,7 +126,7 @@ func status(code access.Code) int {
 		return http.StatusBadRequest
 	case access.CodeUnverified:
 		return http.StatusUnauthorized
-	case access.CodeForbidden, access.CodeDenied:
+	case access.CodeForbidden, access.CodeDenied, access.CodeLimited:
 		return http.StatusForbidden
 	case access.CodeNotFound:
 		return http.StatusNotFound
@@ -104,7 +152,12 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	var e *access.Error
 	var long *http.MaxBytesError
+	var turned *turnedAway
 	switch {
+	case errors.As(err, &turned):
+		turned.header(w.Header())
+		answer(w, turned.status, turned.error)
+		return
 	case errors.As(err, &e):
 	case errors.As(err, &long):
 		e = access.Errorf(access.CodeMalformed, "the request is longer than %d bytes", long.Limit)

@@ -26,7 +26,7 @@ var floors = map[string]int{
 	"internal/yamlfile":   0,
 	"statement":           1, "directory": 1, "catalog": 1, "policy": 1, "ca": 1, "notify": 1, "lookup": 1, "sealed": 1, "vault": 1,
 	"evidence": 2, "audit": 2, "grant": 2,
-	"activities": 3, "service": 3, "codec": 3,
+	"activities": 3, "transport": 3, "service": 3, "codec": 3,
 	"workflows": 4,
 	"worker":    5, "cli": 5, "host": 5,
 	"cmd":       6,

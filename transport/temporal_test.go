@@ -1,10 +1,11 @@
-package cli
+package transport
 
 import (
 	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/mock"
@@ -35,7 +36,7 @@ func TestSubmitTellsTemporalNothingPrivate(t *testing.T) {
 		Header:   access.Header{ID: testID, Signer: "alice"},
 		Resource: "ssh/web-1", Login: "deploy", Duration: 1800, Reason: "SECRET", Ticket: "SECRET",
 	}
-	check(t, (&temporalBackend{client: m}).Submit(context.Background(), access.Submission{}, req))
+	check(t, (&Temporal{Client: m}).Submit(context.Background(), access.Submission{}, req))
 	if got.ID != "access-"+testID || got.TaskQueue != access.TaskQueue || got.StaticSummary != "alice wants ssh/web-1 as deploy for 30m" ||
 		got.WorkflowIDReusePolicy != enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE || !got.WorkflowExecutionErrorWhenAlreadyStarted {
 		t.Errorf("%+v", got)
@@ -51,7 +52,7 @@ func TestSubmitTellsTemporalNothingPrivate(t *testing.T) {
 }
 
 func TestTranslate(t *testing.T) {
-	b := &temporalBackend{address: "temporal.example:7233"}
+	b := &Temporal{Address: "temporal.example:7233"}
 	refusal := access.Errorf(access.CodeForbidden, "nobody decides on a request of his own").WithHint("ask bob")
 	for _, tt := range []struct {
 		name string
@@ -72,7 +73,7 @@ func TestTranslate(t *testing.T) {
 			t.Errorf("%s: %v (%s)", tt.name, err, access.CodeOf(err))
 		}
 	}
-	if hintOf(b.translate(context.Background(), activities.Fail(refusal))) != "ask bob" {
+	if hint(b.translate(context.Background(), activities.Fail(refusal))) != "ask bob" {
 		t.Error("the hint got lost")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,6 +84,21 @@ func TestTranslate(t *testing.T) {
 	if err := b.about(context.Background(), testID, serviceerror.NewNotFound("x")); access.CodeOf(err) != access.CodeNotFound {
 		t.Errorf("not found: %v", err)
 	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hint(err error) string {
+	var e *access.Error
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
 }
 
 func payload(t *testing.T, v any) *commonpb.Payload {
@@ -103,7 +119,7 @@ func TestStatusOfATerminatedWorkflow(t *testing.T) {
 	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
 		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateActive})},
 	}, nil)
-	s, err := (&temporalBackend{client: m}).Status(context.Background(), testID)
+	s, err := (&Temporal{Client: m}).Status(context.Background(), testID)
 	if access.CodeOf(err) != access.CodeEnded || s.State != access.StateActive || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("%v, %v", s.State, err)
 	}
@@ -116,7 +132,7 @@ func TestStatusOfAnotherRequest(t *testing.T) {
 	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
 		QueryResult: encoded{payload(t, access.Status{ID: strings.Replace(testID, "0199", "019a", 1), State: access.StatePending})},
 	}, nil)
-	s, err := (&temporalBackend{client: m}).Status(context.Background(), testID)
+	s, err := (&Temporal{Client: m}).Status(context.Background(), testID)
 	if access.CodeOf(err) != access.CodeMismatch || s.ID != "" {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -137,7 +153,7 @@ func TestSendToAnEndedRequest(t *testing.T) {
 	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
 		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateExpired})},
 	}, nil)
-	_, err := (&temporalBackend{client: m}).Send(context.Background(), testID, access.MessageDecision, "the-decision", access.Statement{})
+	_, err := (&Temporal{Client: m}).Send(context.Background(), testID, access.MessageDecision, "the-decision", access.Statement{})
 	if access.CodeOf(err) != access.CodeEnded || !strings.Contains(err.Error(), "is expired") {
 		t.Errorf("%v", err)
 	}
@@ -156,8 +172,8 @@ func TestListReadsSearchAttributes(t *testing.T) {
 			access.AttrState: payload(t, "active"), access.AttrApprovers: payload(t, []string{"bob"}),
 		}},
 	}}}, nil)
-	b := &temporalBackend{client: m}
-	got, err := b.List(context.Background(), filter{Prefix: "0199", Requester: "alice", Resource: "ssh/web-1", States: []access.State{"active", "pending"}})
+	b := &Temporal{Client: m}
+	got, err := b.List(context.Background(), Filter{Prefix: "0199", Requester: "alice", Resource: "ssh/web-1", States: []access.State{"active", "pending"}})
 	check(t, err)
 	if len(got) != 1 || got[0].ID != testID || got[0].Requester != "alice" || got[0].State != "active" || got[0].Approvers[0] != "bob" || got[0].Workflow != "terminated" {
 		t.Errorf("%+v", got)
@@ -167,9 +183,43 @@ func TestListReadsSearchAttributes(t *testing.T) {
 	if queries[0] != want {
 		t.Errorf("query %s", queries[0])
 	}
-	for _, f := range []filter{{Prefix: "' OR 1=1"}, {Requester: "a' OR 'b"}, {Resource: "ssh/x' OR '"}} {
+	for _, f := range []Filter{{Prefix: "' OR 1=1"}, {Requester: "a' OR 'b"}, {Resource: "ssh/x' OR '"}} {
 		if _, err := b.List(context.Background(), f); err == nil || len(queries) != 1 {
 			t.Errorf("%+v was sent", f)
+		}
+	}
+}
+
+type lockRun struct {
+	client.WorkflowRun
+	out access.Locked
+	err error
+}
+
+func (r lockRun) Get(_ context.Context, v any) error {
+	*v.(*access.Locked) = r.out
+	return r.err
+}
+
+// Operators of Temporal see who locks what, and not why.
+func TestLockTellsTemporalNothingPrivate(t *testing.T) {
+	until := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+	l := access.Lock{Header: access.Header{ID: testID, Signer: "bob"}, Action: access.ActionLock, Kind: "user", Name: "alice", Reason: "SECRET", Until: &until}
+	for _, tt := range []struct {
+		run  lockRun
+		code access.Code
+	}{
+		{lockRun{out: access.Locked{Lock: l}}, ""},
+		{lockRun{out: access.Locked{Refused: access.Errorf(access.CodeForbidden, "no")}}, access.CodeForbidden},
+		{lockRun{err: errors.New("odd")}, ""},
+	} {
+		m := &mocks.Client{}
+		m.On("ExecuteWorkflow", mock.Anything, mock.MatchedBy(func(o client.StartWorkflowOptions) bool {
+			return o.ID == "lock-"+testID && o.TaskQueue == access.TaskQueue && o.StaticSummary == "bob locks user alice until 2026-11-20T10:00:00Z"
+		}), access.WorkflowLock, mock.Anything).Return(tt.run, nil)
+		out, err := (&Temporal{Client: m}).Lock(context.Background(), access.Statement{}, l)
+		if access.CodeOf(err) != tt.code || (err == nil) != (tt.run.err == nil && tt.run.out.Refused == nil) || err == nil && out.Lock.ID != testID {
+			t.Errorf("%+v, %v", out, err)
 		}
 	}
 }

@@ -135,9 +135,26 @@ func (c *Config) Check(ctx context.Context) []Finding {
 		}
 		return client.Address() + ", by " + c.Issuers.Vault.Auth + "; to try it: hallpass vault check", nil
 	})
+	if c.Client.Service != "" {
+		detail, err := c.greets(ctx)
+		add("service", detail, err)
+		if c.Temporal.Address == "" {
+			return out
+		}
+	}
 	detail, err := c.answers(ctx)
 	add("temporal", detail, err)
 	return out
+}
+
+// greets says whether the service that people's commands use is there.
+func (c *Config) greets(ctx context.Context) (string, error) {
+	h, err := c.HTTPS(nil, nil)
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	return c.Client.Service + ", known by " + c.Service.CA, h.Hello(ctx)
 }
 
 // log looks at the audit log: that it is there, is one, and is this key's.

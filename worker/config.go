@@ -18,6 +18,7 @@ import (
 	"hallpass/audit"
 	"hallpass/ca"
 	"hallpass/internal/yamlfile"
+	"hallpass/transport"
 	"hallpass/vault"
 )
 
@@ -131,7 +132,8 @@ func (c SSHIssuer) TrustedKeys() ([]ssh.PublicKey, error) {
 	return keys, nil
 }
 
-// Service is where hosts find hallpass.
+// Service is where hosts find hallpass, and people who have no access to
+// Temporal.
 type Service struct {
 	Address string // host:port to listen on; "" if there is no service here
 	Names   string // host names and IP addresses that it is reached by, with commas between; beside those of Address and of this machine
@@ -164,6 +166,8 @@ type Vault struct {
 
 // Client is about the person at this machine.
 type Client struct {
+	Service string // https address of the service, to talk to instead of Temporal; "" for Temporal
+
 	User string // as the directory names them; "" for the owner of the signing key
 	Key  string // file or "SHA256:…" fingerprint of the signing key; "" to look for it
 }
@@ -246,11 +250,11 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Issuers.Vault.KeyFile }, file: absolute},
 		{path: "issuers.vault.token_file", env: "HALLPASS_ISSUERS_VAULT_TOKEN_FILE", about: "file that something else keeps a token in: token",
 			at: func(c *Config) any { return &c.Issuers.Vault.TokenFile }, file: absolute},
-		{path: "service.address", env: "HALLPASS_SERVICE_ADDRESS", about: "host:port to serve hosts at over HTTPS",
+		{path: "service.address", env: "HALLPASS_SERVICE_ADDRESS", about: "host:port to serve hosts and people at over HTTPS",
 			at: func(c *Config) any { return &c.Service.Address }, check: checkAddress},
 		{path: "service.names", env: "HALLPASS_SERVICE_NAMES", about: "names and IP addresses it is reached by, with commas between",
 			at: func(c *Config) any { return &c.Service.Names }, check: checkHosts},
-		{path: "service.ca", env: "HALLPASS_SERVICE_CA", about: "certificate that hosts know the service by", value: "service_ca.pub.pem",
+		{path: "service.ca", env: "HALLPASS_SERVICE_CA", about: "certificate that hosts and people know the service by", value: "service_ca.pub.pem",
 			at: func(c *Config) any { return &c.Service.CA }, file: absolute},
 		{path: "service.ca_key", env: "HALLPASS_SERVICE_CA_KEY", about: "file of its private key", value: "service_ca.key",
 			at: func(c *Config) any { return &c.Service.CAKey }, file: absolute},
@@ -272,6 +276,8 @@ func settings() []setting {
 			at: func(c *Config) any { return &c.Lookups }, file: absolute},
 		{path: "vault.address", env: "HALLPASS_VAULT_ADDRESS", about: "URL of Vault, for clients; empty: VAULT_ADDR",
 			at: func(c *Config) any { return &c.Vault.Address }, check: checkURL},
+		{path: "client.service", env: "HALLPASS_SERVICE", about: "https address of the service, for people's commands; empty: they talk to Temporal",
+			at: func(c *Config) any { return &c.Client.Service }, check: transport.CheckAddress},
 		{path: "client.user", env: "HALLPASS_USER", about: "your name in the directory; empty: whose key it is",
 			at: func(c *Config) any { return &c.Client.User }, check: func(s string) error { return access.CheckName("user", s) }},
 		{path: "client.key", env: "HALLPASS_KEY", about: "your signing key: file or SHA256:…; empty: found",
@@ -315,7 +321,7 @@ func (c *Config) Settings() []Setting {
 // An unknown, repeated or misspelt setting is an error with its place in the
 // file; so is a value that can't be right. Whether the files that it names
 // are there is seen when they are opened. With no file at all, it takes a
-// Temporal address in the environment to go on.
+// Temporal or service address in the environment to go on.
 func Load(path string, env func(string) string) (*Config, error) {
 	if path == "" {
 		places, err := Places(env)
@@ -335,7 +341,7 @@ func Load(path string, env func(string) string) (*Config, error) {
 				return nil, access.Errorf(access.CodeNotFound, "HALLPASS_CONFIG is %s, and there is no such file", place)
 			}
 		}
-		if path == "" && env("HALLPASS_TEMPORAL_ADDRESS") == "" && env("TEMPORAL_ADDRESS") == "" {
+		if path == "" && env("HALLPASS_TEMPORAL_ADDRESS") == "" && env("TEMPORAL_ADDRESS") == "" && env("HALLPASS_SERVICE") == "" {
 			return nil, access.Errorf(access.CodeNotFound, "no configuration at %s", strings.Join(places, " or ")).
 				WithHint("start everything on this machine with: hallpass dev")
 		}

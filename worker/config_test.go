@@ -82,7 +82,7 @@ health: {address: "127.0.0.1:9464"}
 notify: tell.yaml
 lookups: ask.yaml
 vault: {address: "https://vault.example.com:8200"}
-client: {user: alice, key: id}
+client: {service: "https://hallpass.example.com:7443", user: alice, key: id}
 `)
 	dir := filepath.Dir(path)
 	c, err := Load(path, environ(map[string]string{"HOME": "/home/alice"}))
@@ -134,6 +134,7 @@ client: {user: alice, key: id}
 		"limits.min_grant":             "5s",
 		"notify":                       dir + "/tell.yaml",
 		"lookups":                      dir + "/ask.yaml",
+		"client.service":               "https://hallpass.example.com:7443",
 		"client.user":                  "alice",
 		"client.key":                   dir + "/id",
 	}
@@ -186,7 +187,7 @@ func TestLoadEnvironmentOverrides(t *testing.T) {
 	t.Chdir(work)
 	value := map[string]string{
 		"temporal.address": "127.0.0.1:7300", "ui": "http://127.0.0.1:8300", "issuers.ssh.key": "agent:SHA256:abc", "issuers.ssh.host_key": "agent:SHA256:def",
-		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.user": "bob", "client.key": "SHA256:abc",
+		"limits.min_grant": "1s", "sweep.every": "30m", "sweep.grace": "2m", "temporal.namespace": "other", "client.service": "https://127.0.0.1:7443", "client.user": "bob", "client.key": "SHA256:abc",
 		"service.address": "0.0.0.0:7443", "service.names": "hallpass.example.com", "health.address": "127.0.0.1:9464",
 		"temporal.deployment": "hallpass", "temporal.build": "v1.2.3",
 		"vault.address": "https://127.0.0.1:8200", "issuers.vault.address": "https://127.0.0.1:8200", "issuers.vault.namespace": "a/b", "issuers.vault.token_role": "x", "issuers.vault.auth": "jwt",

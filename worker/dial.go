@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -26,6 +27,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/codec"
+	"hallpass/transport"
 )
 
 // attributes are the search attributes that requests carry.
@@ -51,6 +53,22 @@ func (c *Config) Dial(ctx context.Context) (client.Client, error) {
 		return nil, err
 	}
 	return traced{cl, flush}, nil
+}
+
+// HTTPS prepares to talk to the service that people's commands are configured
+// to use. sign is as in transport.HTTPSOptions, nil to say nothing but Hello.
+func (c *Config) HTTPS(sign func(access.Read) (access.Statement, error), now func() time.Time) (*transport.HTTPS, error) {
+	if err := c.needs("service.ca"); err != nil {
+		return nil, err
+	}
+	pem, err := os.ReadFile(c.Service.CA)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, access.Errorf(access.CodeNotFound, "there is no %s, which the service is known by", c.Service.CA).
+			WithHint("it is a copy of service_ca.pub.pem of the service; service.ca or HALLPASS_SERVICE_CA names it")
+	} else if err != nil {
+		return nil, fmt.Errorf("service.ca: %w", err)
+	}
+	return transport.NewHTTPS(transport.HTTPSOptions{Address: c.Client.Service, CA: pem, Sign: sign, Now: now})
 }
 
 // dial is Dial for workers: the SDK takes its own kind of client alone, so

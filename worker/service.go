@@ -22,6 +22,7 @@ import (
 	"hallpass/activities"
 	"hallpass/internal/certfile"
 	"hallpass/service"
+	"hallpass/transport"
 )
 
 // openService opens the service.
@@ -31,11 +32,14 @@ func openService(_ context.Context, p *parts) (work, error) {
 		return work{}, access.Errorf(access.CodeMalformed, "service.address is not configured, and the role %s needs it", RoleService).
 			WithHint("name it in hallpass.yaml or in HALLPASS_SERVICE_ADDRESS, such as 0.0.0.0:%d", DefaultServicePort)
 	}
-	shows, renewed, err := p.shows()
+	shows, renewed, audience, err := p.shows()
 	if err != nil {
 		return work{}, err
 	}
-	handler := service.New(service.Options{KRL: p.audit, Hosts: p.audit, Rulebook: p.book.Rulebook, Certify: p.certify, Log: p.log})
+	handler := service.New(service.Options{
+		KRL: p.audit, Hosts: p.audit, Rulebook: p.book.Rulebook, Certify: p.certify, Log: p.log,
+		Requests: p.requests, Audience: audience,
+	})
 	var listening atomic.Bool
 	p.health.add("service", func(context.Context) (string, error) {
 		if !listening.Load() {
@@ -59,7 +63,9 @@ func openService(_ context.Context, p *parts) (work, error) {
 		} else if err != nil {
 			return fmt.Errorf("listen on %s for the service: %w", c.Address, err)
 		}
-		p.log.Info("serving hosts", "address", "https://"+listener.Addr().String(), "ca", filepath.Base(c.CA))
+		if p.log.Info("serving hosts and people", "address", "https://"+listener.Addr().String(), "ca", filepath.Base(c.CA)); audience == "" {
+			p.log.Warn("people are turned away: service.ca is to be the certificate of the CA that service.cert is from", "ca", c.CA)
+		}
 		listening.Store(true)
 		defer listening.Store(false)
 		if renewed != nil {
@@ -75,32 +81,41 @@ func openService(_ context.Context, p *parts) (work, error) {
 
 // shows is what the service serves TLS with: the certificate of service.cert,
 // which something else renews, or one that its own CA makes. The CA is made
-// where there is none.
-func (p *parts) shows() (*tls.Config, *certfile.Pair, error) {
+// where there is none. The audience is that of read statements, "" where it
+// isn't known which CA people know a certificate from elsewhere by.
+func (p *parts) shows() (shows *tls.Config, renewed *certfile.Pair, audience string, err error) {
 	c := p.config.Service
 	if c.Cert != "" {
 		if err := p.config.needs("service.key"); err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
-		renewed, err := certfile.Open(c.Cert, c.Key, time.Now)
-		if err != nil {
-			return nil, nil, err
+		if renewed, err = certfile.Open(c.Cert, c.Key, time.Now); err != nil {
+			return nil, nil, "", err
 		}
-		return service.TLS(func() (*tls.Certificate, error) { return renewed.Certificate(), nil }), renewed, nil
+		if ca, err := os.ReadFile(c.CA); err == nil {
+			certificate, err := transport.ParseCA(ca)
+			if err != nil {
+				return nil, nil, "", err
+			}
+			audience = access.Audience(certificate.Raw)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, "", fmt.Errorf("service.ca: %w", err)
+		}
+		return service.TLS(func() (*tls.Certificate, error) { return renewed.Certificate(), nil }), renewed, audience, nil
 	}
 	if err := p.config.needs("service.ca", "service.ca_key"); err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	if _, err := os.Stat(c.CAKey); errors.Is(err, fs.ErrNotExist) {
 		if err := service.CreateAuthority(c.CAKey, c.CA); err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 	}
 	authority, err := service.OpenAuthority(c.CAKey, c.CA, p.config.serviceNames(), time.Now)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
-	return authority.TLS(), nil, nil
+	return authority.TLS(), nil, access.Audience(authority.Certificate().Raw), nil
 }
 
 // watchCertificate takes a renewed certificate until ctx ends. What is wrong
@@ -131,6 +146,16 @@ func (p *parts) watchCertificate(ctx context.Context, renewed *certfile.Pair) {
 		}
 		last = why
 	}
+}
+
+// requests is where what people say to the service goes on to.
+func (p *parts) requests() (service.Requests, error) {
+	cl := p.temporal.Load()
+	if cl == nil {
+		return nil, access.Errorf(access.CodeUnavailable, "the service has no connection to temporal")
+	}
+	recall := func(ctx context.Context, id string) (access.Status, error) { return p.config.Recall(ctx, *cl, id) }
+	return &transport.Temporal{Client: *cl, Address: p.config.Temporal.Address, Recall: recall}, nil
 }
 
 // certify has an issuer certify a host, in a workflow. While it runs it isn't

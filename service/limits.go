@@ -1,0 +1,61 @@
+package service
+
+import (
+	"math"
+	"sync"
+	"time"
+)
+
+// What one person may ask for. A command that waits makes about one call in ten
+// seconds; one that lists what is pending makes one for each.
+const (
+	callsPerSecond = 20.0
+	callsAtOnce    = 200 // after a pause
+	callsOpen      = 32  // that are worked on, or wait, at the same moment
+	listedPerCall  = 100 // a list of so many counts as one more call
+)
+
+// guests are those who have called, each with what he may still ask for. Only
+// who is in the directory is let in, so there are no more than it has users.
+type guests struct {
+	now func() time.Time
+
+	mu sync.Mutex
+	of map[string]*guest
+}
+
+// guest is one of them.
+type guest struct {
+	left float64
+	at   time.Time // when that was so
+	open int
+}
+
+// enter counts a call that costs as much as so many. It says how long to stay
+// away if that is too much, and otherwise returns what to call at the end.
+func (g *guests) enter(name string, cost float64) (leave func(), wait time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	one := g.of[name]
+	if one == nil {
+		one = &guest{left: callsAtOnce, at: now}
+		g.of[name] = one
+	}
+	one.left = min(callsAtOnce, one.left+max(0, now.Sub(one.at).Seconds())*callsPerSecond)
+	one.at = now
+	cost = min(cost, callsAtOnce)
+	if one.left < cost {
+		return nil, time.Duration(math.Ceil((cost-one.left)/callsPerSecond)) * time.Second
+	}
+	if one.open >= callsOpen {
+		return nil, time.Second
+	}
+	one.left -= cost
+	one.open++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		one.open--
+	}, 0
+}
