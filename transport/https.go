@@ -318,7 +318,7 @@ func (h *HTTPS) unreachable(ctx context.Context, err error) error {
 			WithHint("use one of them, or have this one added to service.names of the service")
 	case errors.As(err, &unknown):
 		return isnt
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return access.Errorf(access.CodeUnavailable, "what answers at %s doesn't speak HTTPS", h.url)
 	}
 	why := err

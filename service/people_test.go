@@ -1,0 +1,488 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/evidence"
+	"hallpass/statement"
+	"hallpass/testsuite/openapitest"
+	"hallpass/transport"
+)
+
+// hearing is what stands behind the service: it keeps what it is told.
+type hearing struct {
+	mu     sync.Mutex
+	heard  []string
+	status access.Status
+	err    error
+	asked  int
+	on     func(asked int) // before a status is answered
+}
+
+func (h *hearing) hear(format string, args ...any) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.heard = append(h.heard, fmt.Sprintf(format, args...))
+	return h.err
+}
+
+func (h *hearing) Submit(_ context.Context, in access.Submission, req access.Request) error {
+	return h.hear("submit %s %s", req.ID, in.Request.Hash())
+}
+
+func (h *hearing) Status(context.Context, string) (access.Status, error) {
+	h.mu.Lock()
+	h.asked++
+	on, asked := h.on, h.asked
+	h.mu.Unlock()
+	if on != nil {
+		on(asked)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.status, h.err
+}
+
+func (h *hearing) List(_ context.Context, f transport.Filter) ([]transport.Summary, error) {
+	return nil, h.hear("list %+v", f)
+}
+
+func (h *hearing) Send(_ context.Context, id, message, statementID string, st access.Statement) (access.Status, error) {
+	return access.Status{ID: id, State: access.StatePending}, h.hear("send %s %s %s %s", id, message, statementID, st.Hash())
+}
+
+func (h *hearing) Lock(_ context.Context, st access.Statement, l access.Lock) (access.Locked, error) {
+	return access.Locked{Lock: l}, h.hear("lock %s %s", l.ID, st.Hash())
+}
+
+func (h *hearing) Locks(context.Context) (evidence.Locks, error) { return nil, h.hear("locks") }
+
+func (h *hearing) Review(_ context.Context, id, statementID string, st access.Statement) (access.ReviewTask, error) {
+	return access.ReviewTask{Request: id}, h.hear("review %s %s %s", id, statementID, st.Hash())
+}
+
+func (h *hearing) Reviews(context.Context) ([]access.ReviewTask, error) {
+	return nil, h.hear("reviews")
+}
+
+// lobby is the service with people before it.
+type lobby struct {
+	*hearing
+	t       *testing.T
+	people  map[string]ssh.Signer
+	book    *evidence.Rulebook
+	handler http.Handler
+	now     time.Time
+	slept   time.Duration
+}
+
+var here = access.Audience([]byte("here"))
+
+func newLobby(t *testing.T) *lobby {
+	t.Helper()
+	l := &lobby{hearing: &hearing{}, t: t, people: map[string]ssh.Signer{}, now: time.Now().Truncate(time.Second)}
+	for _, name := range []string{"alice", "bob", "mallory"} {
+		l.people[name] = newKey(t)
+	}
+	l.employ("alice", "bob")
+	spec, err := openapitest.Parse(openAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.handler = spec.Watch(New(Options{
+		Log: quiet, Rulebook: func() *evidence.Rulebook { return l.book }, Audience: here,
+		Requests: func() (Requests, error) { return l.hearing, nil },
+		Now:      func() time.Time { return l.now },
+		Sleep: func(ctx context.Context, d time.Duration) error {
+			l.slept += d
+			return ctx.Err()
+		},
+	}), func(err error) { t.Error(err) })
+	return l
+}
+
+// employ makes these people, and nobody else, those of the directory.
+func (l *lobby) employ(names ...string) {
+	l.t.Helper()
+	directory := "users:\n"
+	for _, name := range names {
+		directory += "  " + name + ": {groups: [dev], keys: ['" + statement.MarshalKey(l.people[name].PublicKey()) + "']}\n"
+	}
+	policy := "rules:\n  - {name: all, when: 'true', max_duration: 1h, approvals: none}\n"
+	book, err := evidence.NewRulebook([]byte(policy), []byte(directory), []byte("resources:\n  ssh/web-1: {logins: [deploy]}\n"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.book = book
+}
+
+func (l *lobby) sign(who string, payload any) access.Statement {
+	l.t.Helper()
+	st, err := statement.Sign(l.people[who], payload)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return st
+}
+
+func (l *lobby) header(typ access.Type, who string) access.Header {
+	return access.Header{Type: typ, ID: statement.NewID(), Signer: who, Time: statement.Time(l.now)}
+}
+
+// read is a read statement as a token.
+func (l *lobby) read(who string, edit func(*access.Read)) string {
+	l.t.Helper()
+	r := access.Read{Header: l.header(access.TypeRead, who), Audience: here, Until: statement.Time(l.now.Add(10 * time.Minute))}
+	if edit != nil {
+		edit(&r)
+	}
+	return l.token(l.sign(who, r))
+}
+
+func (l *lobby) token(st access.Statement) string {
+	l.t.Helper()
+	token, err := statement.Token(st)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return token
+}
+
+type answered struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (l *lobby) call(method, path, authorization string, body any, headers ...string) answered {
+	l.t.Helper()
+	var data []byte
+	switch b := body.(type) {
+	case nil:
+	case string:
+		data = []byte(b)
+	default:
+		var err error
+		if data, err = json.Marshal(b); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	r, err := http.NewRequestWithContext(l.t.Context(), method, path, bytes.NewReader(data))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if authorization != "" {
+		r.Header.Set("Authorization", authorization)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := &memory{header: http.Header{}, status: 200}
+	l.handler.ServeHTTP(w, r)
+	return answered{w.status, w.header, w.body.String()}
+}
+
+// memory is a ResponseWriter.
+type memory struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (m *memory) Header() http.Header         { return m.header }
+func (m *memory) WriteHeader(status int)      { m.status = status }
+func (m *memory) Write(p []byte) (int, error) { return m.body.Write(p) }
+
+func (r answered) code() string {
+	var e access.Error
+	_ = json.Unmarshal([]byte(r.body), &e)
+	return string(e.Code)
+}
+
+// Whoever isn't in the directory, or can't show it for this service and now, is
+// told nothing and gets nothing through.
+func TestWhoMayCall(t *testing.T) {
+	l := newLobby(t)
+	l.status = access.Status{ID: statement.NewID(), State: access.StatePending}
+	good := l.read("alice", nil)
+	for _, tt := range []struct {
+		name, authorization string
+		status              int
+		code                string
+	}{
+		{"good", "Bearer " + good, 200, ""},
+		{"good, in lower case", "bearer " + good, 200, ""},
+		{"nothing", "", 401, "unverified"},
+		{"a password", "Basic YWxpY2U6eA==", 401, "unverified"},
+		{"rubbish", "Bearer rubbish", 401, "malformed"},
+		{"half of it", "Bearer " + good[:len(good)/2], 401, "malformed"},
+		{"nobody", "Bearer " + l.read("mallory", nil), 401, "unverified"},
+		{"somebody else's name", "Bearer " + l.token(l.sign("mallory", access.Read{
+			Header: l.header(access.TypeRead, "alice"), Audience: here, Until: statement.Time(l.now.Add(time.Minute)),
+		})), 401, "unverified"},
+		{"over", "Bearer " + l.read("alice", func(r *access.Read) {
+			r.Time, r.Until = r.Time.Add(-10*time.Minute), r.Time
+		}), 401, "stale"},
+		{"from the future", "Bearer " + l.read("alice", func(r *access.Read) {
+			r.Time, r.Until = r.Time.Add(time.Hour), r.Time.Add(time.Hour+time.Minute)
+		}), 401, "stale"},
+		{"of another service", "Bearer " + l.read("alice", func(r *access.Read) { r.Audience = access.Audience([]byte("there")) }), 401, "mismatch"},
+		{"another statement of hers", "Bearer " + l.token(l.sign("alice", access.Request{
+			Header: l.header(access.TypeRequest, "alice"), Resource: "ssh/web-1", Duration: 60,
+		})), 401, "unverified"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, path := range []string{"/v1/requests", "/v1/requests/" + l.status.ID, "/v1/locks", "/v1/reviews"} {
+				l.heard, l.asked = nil, 0
+				r := l.call(http.MethodGet, path, tt.authorization, nil)
+				if r.status != tt.status || r.code() != tt.code {
+					t.Errorf("%s: %d %s", path, r.status, r.body)
+				}
+				if (r.status == 401) != (r.header.Get("WWW-Authenticate") != "") || (r.status == 401) != (len(l.heard)+l.asked == 0) {
+					t.Errorf("%s: %v, heard %v", path, r.header, l.heard)
+				}
+			}
+			l.heard = nil
+			st := l.sign("alice", access.Request{Header: l.header(access.TypeRequest, "alice"), Resource: "ssh/web-1", Duration: 60})
+			if r := l.call(http.MethodPost, "/v1/requests", tt.authorization, st); (r.status == 201) != (tt.status == 200) || (r.status == 201) != (len(l.heard) == 1) {
+				t.Errorf("submit: %d %s, heard %v", r.status, r.body, l.heard)
+			}
+		})
+	}
+	l.employ("bob")
+	if r := l.call(http.MethodGet, "/v1/requests", "Bearer "+good, nil); r.status != 401 || r.code() != "unverified" {
+		t.Errorf("after she left: %d %s", r.status, r.body)
+	}
+}
+
+// What is said goes on byte for byte, to where it is meant for, and only by whom
+// it is.
+func TestWhatIsSaid(t *testing.T) {
+	l := newLobby(t)
+	bob := "Bearer " + l.read("bob", nil)
+	req := access.Request{Header: l.header(access.TypeRequest, "bob"), Resource: "ssh/web-1", Duration: 60}
+	request := l.sign("bob", req)
+	decision := access.Decision{Header: l.header(access.TypeDecision, "bob"), Request: req.ID, RequestHash: request.Hash(), Verdict: access.Deny}
+	deny := l.sign("bob", decision)
+	stop := access.Stop{Header: l.header(access.TypeRevoke, "bob"), Request: req.ID, RequestHash: request.Hash()}
+	revoke := l.sign("bob", stop)
+	lock := access.Lock{Header: l.header(access.TypeLock, "bob"), Action: access.ActionLock, Kind: access.LockUser, Name: "alice", Reason: "x"}
+	locked := l.sign("bob", lock)
+	look := access.Review{Header: l.header(access.TypeReview, "bob"), Request: req.ID, RequestHash: request.Hash()}
+	reviewed := l.sign("bob", look)
+	broken := deny
+	broken.Payload = strings.Replace(broken.Payload, `"deny"`, `"approve"`, 1)
+	foreign := l.sign("mallory", decision)
+	at := "/v1/requests/" + req.ID
+	for _, tt := range []struct {
+		name, path string
+		body       any
+		status     int
+		code       string
+		heard      string
+	}{
+		{"a request", "/v1/requests", request, 201, "", "submit " + req.ID + " " + request.Hash()},
+		{"a decision", at + "/decision", deny, 200, "", "send " + req.ID + " decision " + decision.ID + " " + deny.Hash()},
+		{"a revocation", at + "/revoke", revoke, 200, "", "send " + req.ID + " revoke " + stop.ID + " " + revoke.Hash()},
+		{"a lock", "/v1/locks", locked, 200, "", "lock " + lock.ID + " " + locked.Hash()},
+		{"a review", "/v1/reviews", reviewed, 200, "", "review " + req.ID + " " + look.ID + " " + reviewed.Hash()},
+		{"a decision as a request", "/v1/requests", deny, 401, "unverified", ""},
+		{"a decision as a revocation", at + "/revoke", deny, 401, "unverified", ""},
+		{"about another request", "/v1/requests/" + statement.NewID() + "/decision", deny, 409, "mismatch", ""},
+		{"of no request's id", "/v1/requests/x/decision", deny, 400, "malformed", ""},
+		{"no message", at + "/look", deny, 404, "not-found", ""},
+		{"changed on the way", at + "/decision", broken, 401, "unverified", ""},
+		{"by nobody", at + "/decision", foreign, 401, "unverified", ""},
+		{"with more around it", at + "/decision", `{"payload":"a","signature":"b","x":"y"}`, 400, "malformed", ""},
+		{"no JSON", at + "/decision", `x`, 400, "malformed", ""},
+		{"nothing", at + "/decision", nil, 400, "malformed", ""},
+		{"too much", at + "/decision", `{"payload":"` + strings.Repeat("a", maxStatement) + `"}`, 400, "malformed", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l.heard = nil
+			r := l.call(http.MethodPost, tt.path, bob, tt.body)
+			if r.status != tt.status || r.code() != tt.code || strings.Join(l.heard, ";") != tt.heard {
+				t.Errorf("%d %s, heard %v", r.status, r.body, l.heard)
+			}
+		})
+	}
+	// Alice may deliver nothing of his.
+	l.heard = nil
+	for path, st := range map[string]access.Statement{"/v1/requests": request, at + "/decision": deny, at + "/revoke": revoke, "/v1/locks": locked, "/v1/reviews": reviewed} {
+		if r := l.call(http.MethodPost, path, "Bearer "+l.read("alice", nil), st); r.status != 403 || r.code() != "forbidden" || len(l.heard) > 0 {
+			t.Errorf("%s: %d %s, heard %v", path, r.status, r.body, l.heard)
+		}
+	}
+}
+
+// A refusal comes back as it was said, and of what is down nothing is told but
+// that it is.
+func TestWhatIsAnswered(t *testing.T) {
+	l := newLobby(t)
+	alice := "Bearer " + l.read("alice", nil)
+	for _, tt := range []struct {
+		err    error
+		status int
+		body   string
+	}{
+		{access.Errorf(access.CodeForbidden, "nobody decides on a request of his own").WithHint("ask bob"), 403,
+			`{"code":"forbidden","message":"nobody decides on a request of his own","hint":"ask bob"}`},
+		{access.Errorf(access.CodeLimited, "2 are running"), 403, `{"code":"limited","message":"2 are running"}`},
+		{access.Errorf(access.CodeUnavailable, "can't reach Temporal at 10.0.0.9:7233"), 503,
+			`{"code":"unavailable","message":"the service is there, but what stands behind it doesn't answer","hint":"what was sent may have been kept, and is handled then"}`},
+		{io.ErrUnexpectedEOF, 503, `{"code":"unavailable","message":"the service can't do this at the moment"}`},
+	} {
+		l.err = tt.err
+		r := l.call(http.MethodPost, "/v1/requests", alice, l.sign("alice", access.Request{Header: l.header(access.TypeRequest, "alice"), Resource: "ssh/web-1", Duration: 60}))
+		if r.status != tt.status || r.body != tt.body+"\n" {
+			t.Errorf("%v: %d %s", tt.err, r.status, r.body)
+		}
+	}
+	// Of a workflow that was ended from outside there is the last status, too.
+	id := statement.NewID()
+	l.status, l.err = access.Status{ID: id, State: access.StateActive}, access.Errorf(access.CodeEnded, "terminated")
+	if r := l.call(http.MethodGet, "/v1/requests/"+id, alice, nil); r.status != 200 || !strings.Contains(r.body, `"error":{"code":"ended","message":"terminated"}`) {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	l.status = access.Status{}
+	if r := l.call(http.MethodGet, "/v1/requests/"+id, alice, nil); r.status != 410 || r.code() != "ended" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	l.err = access.Errorf(access.CodeUnavailable, "10.0.0.9 is slow")
+	lock := l.sign("alice", access.Lock{Header: l.header(access.TypeLock, "alice"), Action: access.ActionLock, Kind: access.LockUser, Name: "bob", Reason: "x"})
+	if r := l.call(http.MethodPost, "/v1/locks", alice, lock); r.status != 200 || strings.Contains(r.body, "10.0.0.9") || !strings.Contains(r.body, `"error":{"code":"unavailable"`) {
+		t.Errorf("a lock that takes longer: %d %s", r.status, r.body)
+	}
+}
+
+func TestWaitForNews(t *testing.T) {
+	l := newLobby(t)
+	alice := "Bearer " + l.read("alice", nil)
+	l.status = access.Status{ID: statement.NewID(), State: access.StatePending}
+	at := "/v1/requests/" + l.status.ID
+	first := l.call(http.MethodGet, at, alice, nil)
+	tag := first.header.Get("ETag")
+	if first.status != 200 || tag == "" {
+		t.Fatalf("%d %s", first.status, first.body)
+	}
+	if r := l.call(http.MethodGet, at, alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != 0 {
+		t.Errorf("without a wait: %d after %s", r.status, l.slept)
+	}
+	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil); r.status != 200 || l.slept != 0 {
+		t.Errorf("who knows nothing waits: %d after %s", r.status, l.slept)
+	}
+	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != 25*time.Second || r.body != "" || r.header.Get("ETag") != tag {
+		t.Errorf("nothing new: %d after %s", r.status, l.slept)
+	}
+	if l.asked > 45 {
+		t.Errorf("it was looked at %d times in 25 s", l.asked)
+	}
+	l.slept, l.asked = 0, 0
+	l.on = func(asked int) {
+		if asked == 5 {
+			l.mu.Lock()
+			l.status.State = access.StateActive
+			l.mu.Unlock()
+		}
+	}
+	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil, "If-None-Match", tag); r.status != 200 || !strings.Contains(r.body, `"active"`) || l.slept > time.Second {
+		t.Errorf("news: %d after %s", r.status, l.slept)
+	}
+	l.slept, l.on = 0, nil
+	tag = l.call(http.MethodGet, at, alice, nil).header.Get("ETag")
+	if r := l.call(http.MethodGet, at+"?wait=24h", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != MaxWait {
+		t.Errorf("too long: %d after %s", r.status, l.slept)
+	}
+	for _, wait := range []string{"soon", "-1s", "5"} {
+		if r := l.call(http.MethodGet, at+"?wait="+wait, alice, nil); r.status != 400 {
+			t.Errorf("wait=%s: %d", wait, r.status)
+		}
+	}
+	l.err = access.Errorf(access.CodeNotFound, "no request")
+	if r := l.call(http.MethodGet, at, alice, nil); r.status != 404 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if r := l.call(http.MethodGet, "/v1/requests/x", alice, nil); r.status != 400 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+func TestListQuery(t *testing.T) {
+	l := newLobby(t)
+	alice := "Bearer " + l.read("alice", nil)
+	r := l.call(http.MethodGet, "/v1/requests?prefix=0199&requester=bob&resource=ssh/web-1&state=active&state=pending&limit=7", alice, nil)
+	want := "list {Prefix:0199 Requester:bob Resource:ssh/web-1 States:[active pending] Limit:7}"
+	if r.status != 200 || r.body != "[]\n" || strings.Join(l.heard, ";") != want {
+		t.Errorf("%d %s, heard %v", r.status, r.body, l.heard)
+	}
+	l.heard = nil
+	for _, query := range []string{"state=gone", "limit=0", "limit=x", "limit=10001"} {
+		if r := l.call(http.MethodGet, "/v1/requests?"+query, alice, nil); r.status != 400 || r.code() != "malformed" || len(l.heard) > 0 {
+			t.Errorf("%s: %d %s", query, r.status, r.body)
+		}
+	}
+}
+
+// One person's haste costs the others nothing.
+func TestTooManyCalls(t *testing.T) {
+	l := newLobby(t)
+	alice, bob := "Bearer "+l.read("alice", nil), "Bearer "+l.read("bob", nil)
+	for i := range callsAtOnce {
+		if r := l.call(http.MethodGet, "/v1/locks", alice, nil); r.status != 200 {
+			t.Fatalf("call %d: %d %s", i, r.status, r.body)
+		}
+	}
+	r := l.call(http.MethodGet, "/v1/locks", alice, nil)
+	if r.status != 429 || r.code() != "unavailable" || r.header.Get("Retry-After") != "1" || !strings.Contains(r.body, "too many calls by alice") {
+		t.Errorf("%d %v %s", r.status, r.header, r.body)
+	}
+	if r := l.call(http.MethodGet, "/v1/locks", bob, nil); r.status != 200 {
+		t.Errorf("bob: %d %s", r.status, r.body)
+	}
+	l.now = l.now.Add(time.Second)
+	for i := range int(callsPerSecond) {
+		if r := l.call(http.MethodGet, "/v1/locks", alice, nil); r.status != 200 {
+			t.Fatalf("a second later, call %d: %d", i, r.status)
+		}
+	}
+	if r := l.call(http.MethodGet, "/v1/locks", alice, nil); r.status != 429 {
+		t.Errorf("a second later: %d", r.status)
+	}
+	// A long list costs more, and can be had after a pause.
+	l.now = l.now.Add(time.Minute)
+	if r := l.call(http.MethodGet, "/v1/requests?limit=10000", alice, nil); r.status != 200 {
+		t.Errorf("a long list: %d", r.status)
+	}
+	if r := l.call(http.MethodGet, "/v1/requests?limit=10000", alice, nil); r.status != 429 || r.header.Get("Retry-After") != "1" {
+		t.Errorf("another: %d after %s", r.status, r.header.Get("Retry-After"))
+	}
+}
+
+func TestTooManyAtATime(t *testing.T) {
+	g := guests{now: time.Now, of: map[string]*guest{}}
+	var leave func()
+	for range callsOpen {
+		if leave, _ = g.enter("alice", 1); leave == nil {
+			t.Fatal("turned away too early")
+		}
+	}
+	if again, wait := g.enter("alice", 1); again != nil || wait <= 0 {
+		t.Error("one too many was let in")
+	}
+	leave()
+	if again, _ := g.enter("alice", 1); again == nil {
+		t.Error("turned away after one has left")
+	}
+}
