@@ -137,6 +137,9 @@ type house struct {
 //	                        TEXT, or the first line of FILE, is in nothing that hallpass dev, Temporal, the
 //	                        audit log or Vault keep or log, nor in a process's environment or command line;
 //	                        ! nowhere TEXT PLACE… says that it is, in each PLACE
+//	call [-service ADDRESS] [-ca FILE] [-audience FILE] [-as NAME] [-ago LONG] [-for LONG] [-times N] METHOD PATH
+//	                        call the service with a read statement that is signed here: the status and the answer
+//	                        are in stdout, for each time. The audience is the certificate of dev, or FILE
 //	steal ID                open what the service hands out for a request, with the requester's own key
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
 //	metal [start]           make a host with PAM, ssh/metal in the catalog, that hallpass-host isn't on yet; start its sshd
@@ -229,6 +232,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"metal":      h.cmdMetal,
 			"vault":      cmdVault,
 			"storm":      cmdStorm,
+			"call":       cmdCall,
 			"cost":       cmdCost,
 		},
 	})
