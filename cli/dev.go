@@ -31,7 +31,7 @@ func (a *app) devCommand() *cli.Command {
 			&cli.StringFlag{Name: "dir", Usage: "keep everything in `FOLDER`", DefaultText: "$XDG_DATA_HOME/hallpass/dev", TakesFile: true},
 			&cli.IntFlag{Name: "port", Usage: "`PORT` of Temporal on 127.0.0.1", DefaultText: fmt.Sprintf("as configured, or %d", worker.DefaultPort)},
 			&cli.IntFlag{Name: "ui-port", Usage: "`PORT` of the Temporal UI", DefaultText: fmt.Sprintf("as configured, or %d", worker.DefaultUIPort)},
-			&cli.IntFlag{Name: "service-port", Usage: "`PORT` of the service for hosts", DefaultText: fmt.Sprintf("as configured, or %d", worker.DefaultServicePort)},
+			&cli.IntFlag{Name: "service-port", Usage: "`PORT` of the service for hosts and people", DefaultText: fmt.Sprintf("as configured, or %d", worker.DefaultServicePort)},
 			&cli.StringFlag{Name: "ready-file", Usage: "write what runs where, as JSON, to `FILE` once requests can be made, and remove it at the end", TakesFile: true},
 		},
 		Action: func(c *cli.Context) error {
@@ -78,7 +78,7 @@ func devText(p *printer, r worker.Ready) {
 		"config", r.Config,
 		"Temporal", r.Address,
 		"Temporal UI", r.UI,
-		"for hosts", r.Service+", known by "+r.CA,
+		"service", r.Service+", known by "+r.CA,
 		"you", fmt.Sprintf("%s, in group %s, signing with %s", r.You.Name, r.You.Group, yours),
 		"and", fmt.Sprintf("%s, in group %s, signing with %s", r.Other.Name, r.Other.Group, r.Other.Key),
 	)
@@ -97,6 +97,7 @@ func devText(p *printer, r worker.Ready) {
 	}
 	p.Printf("  export HALLPASS_USER=%s HALLPASS_KEY=%s\n", r.Other.Name, shellLine([]string{r.Other.Key}))
 	p.Printf("  hallpass pending\n")
+	p.Printf("By way of the service, as those do who have no access to Temporal: HALLPASS_SERVICE=%s hallpass list\n", r.Service)
 	p.Printf("Ctrl-C stops it; everything goes on at the next start.\n")
 }
 

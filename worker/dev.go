@@ -47,7 +47,7 @@ type Ready struct {
 	Config  string   `json:"config"`     // for --config or HALLPASS_CONFIG
 	Address string   `json:"address"`    // of Temporal's gRPC
 	UI      string   `json:"ui"`         // URL
-	Service string   `json:"service"`    // URL, for hosts
+	Service string   `json:"service"`    // URL, for hosts and people
 	CA      string   `json:"service_ca"` // file of the certificate that hosts know it by
 	PID     int      `json:"pid"`
 	Millis  int64    `json:"start_ms"` // how long it took to start

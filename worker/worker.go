@@ -52,7 +52,7 @@ const (
 	RoleWorkflows   = "workflows"    // runs the workflows, decides, records; holds no key but the audit log's
 	RoleIssuerSSH   = "issuer:ssh"   // judges evidence for itself and signs SSH certificates; holds the CA key
 	RoleIssuerVault = "issuer:vault" // judges evidence for itself and mints in Vault; holds the login to it
-	RoleService     = "service"      // serves hosts over HTTPS; holds no key but the audit log's and that of its own address
+	RoleService     = "service"      // serves hosts and people over HTTPS; holds no key but the audit log's and that of its own address
 )
 
 // role is what one role serves and how it is opened.
