@@ -55,6 +55,11 @@ type waiter interface {
 	Next(ctx context.Context, id string, wait time.Duration) (access.Status, error)
 }
 
+// knower is a backend that knows who asks.
+type knower interface {
+	Me(ctx context.Context) (access.User, error)
+}
+
 func notAnID(s string) *failure {
 	return usagef("%s is not a request's id or the beginning of one", s).withHint("hallpass list shows them")
 }

@@ -45,11 +45,13 @@ func (a *app) identify() (*identity, error) {
 		// There, a command signs what it asks by and what it says: nobody
 		// shall type a passphrase twice for one command.
 		o.Passphrase = func(path string) ([]byte, error) {
+			// Whoever gets it wipes it.
 			if phrase, ok := a.setup.phrases[path]; ok {
-				return phrase, nil
+				return slices.Clone(phrase), nil
 			}
 			phrase, err := a.passphrase(path)
-			opened = func() { a.setup.phrases = map[string][]byte{path: phrase} }
+			kept := slices.Clone(phrase)
+			opened = func() { a.setup.phrases = map[string][]byte{path: kept} }
 			return phrase, err
 		}
 	}
@@ -106,6 +108,19 @@ func (a *app) whoami() (access.User, error) {
 	}
 	_ = me.signer.Close()
 	return me.user, nil
+}
+
+// knownAs is the user with the groups that b knows, where this machine has no
+// directory. They decide nothing; they say what is marked as the user's.
+func (a *app) knownAs(b backend, me access.User) access.User {
+	k, ok := b.(knower)
+	if !ok || me.Name == "" || a.directoryOrNil() != nil {
+		return me
+	}
+	if known, err := k.Me(a.ctx); err == nil && known.Name == me.Name {
+		return known
+	}
+	return me
 }
 
 // sign signs payload and says so where a key may be waiting for a touch.

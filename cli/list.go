@@ -141,6 +141,7 @@ func (a *app) pendingCommand() *cli.Command {
 				a.err.Printf("hallpass: %s; nothing is marked as yours\n", err)
 			}
 			return a.withBackend(func(b backend) error {
+				me = a.knownAs(b, me)
 				found, err := a.pending(b, f, me, map[string]bool{})
 				if err != nil {
 					return err

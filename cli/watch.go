@@ -46,7 +46,7 @@ func (a *app) watchCommand() *cli.Command {
 				return usagef("%w", errNoTerminal).withHint("hallpass pending, hallpass approve ID")
 			}
 			defer func() { _ = tty.Close() }()
-			return a.withBackend(func(b backend) error { return a.watch(b, f, me, tty) })
+			return a.withBackend(func(b backend) error { return a.watch(b, f, a.knownAs(b, me), tty) })
 		},
 	}
 }

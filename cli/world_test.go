@@ -41,6 +41,7 @@ type world struct {
 	now     *clock
 	typed   string // what is typed on the terminal; "" for no terminal
 	prompts *bytes.Buffer
+	secret  string // the passphrase, as it is typed
 	execed  []string
 	tty     bool // stderr is one
 	outTTY  bool // stdout is one
@@ -229,15 +230,21 @@ func (w *world) as(user string) *world {
 type scriptConsole struct {
 	io.Reader
 	io.Writer
+	secret string
 }
 
-func (scriptConsole) Close() error                  { return nil }
-func (scriptConsole) ReadPassword() ([]byte, error) { return nil, io.EOF }
+func (scriptConsole) Close() error { return nil }
+func (c scriptConsole) ReadPassword() ([]byte, error) {
+	if c.secret == "" {
+		return nil, io.EOF
+	}
+	return []byte(c.secret), nil
+}
 func (w *world) console() (console, error) {
 	if w.typed == "" {
 		return nil, errNoTerminal
 	}
-	return scriptConsole{strings.NewReader(w.typed), w.prompts}, nil
+	return scriptConsole{strings.NewReader(w.typed), w.prompts, w.secret}, nil
 }
 
 // safeBuffer may be written to by a command and by us at once, as a file may.

@@ -165,8 +165,8 @@ func cost(r *http.Request) float64 {
 // so nobody's statements are counted as somebody else's.
 func said[T any](v visit, open func(access.Statement, statement.Keys) (T, access.User, error)) (access.Statement, T, error) {
 	var none T
-	patience(v.w, sayTime)
 	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.Body, maxStatement))
+	patience(v.w, sayTime)
 	if err != nil {
 		var long *http.MaxBytesError
 		if !errors.As(err, &long) {
@@ -367,6 +367,9 @@ func (s *server) review(v visit) (any, error) {
 	}
 	return v.requests.Review(v.Context(), r.Request, r.ID, st)
 }
+
+// me says who calls, by the directory.
+func (s *server) me(v visit) (any, error) { return v.who, nil }
 
 func (s *server) reviews(v visit) (any, error) {
 	tasks, err := v.requests.Reviews(v.Context())

@@ -107,6 +107,7 @@ func (s *server) routes() []route {
 		{"GET /v1/reviews", s.people(s.reviews)},
 		{"POST /v1/delegations", s.people(s.delegate)},
 		{"GET /v1/delegations", s.people(s.delegations)},
+		{"GET /v1/me", s.people(s.me)},
 		{"GET /openapi.yaml", getOpenAPI},
 	}
 }

@@ -481,6 +481,13 @@ func (h *HTTPS) Delegations(ctx context.Context) (evidence.Delegations, error) {
 	return given, err
 }
 
+// Me is who asks, by the service's directory.
+func (h *HTTPS) Me(ctx context.Context) (access.User, error) {
+	var me access.User
+	_, _, err := h.do(ctx, call{method: http.MethodGet, path: "/v1/me", takes: callTimeout}, &me)
+	return me, err
+}
+
 // Sweep isn't to be had here: it carries no statement, so it is for those who
 // operate Temporal.
 func (h *HTTPS) Sweep(context.Context) (access.Swept, error) {
