@@ -31,7 +31,7 @@ const (
 	MaxBody        = 1 << 20 // bytes of a request's body
 	MaxWaiting     = 10_000  // long polls at a time
 	MaxPosts       = 64      // messages of hosts that are worked on at a time
-	MaxCalls       = 512     // calls of people that are worked on, or wait, at a time
+	MaxCalls       = 2000    // calls of people that are worked on, or wait, at a time
 	MaxConnections = 12_000
 	maxHeader      = 16 << 10
 )
