@@ -60,7 +60,7 @@ func schemas() string {
 	for name, v := range map[string]any{
 		"Error": access.Error{}, "Statement": access.Statement{}, "Submitted": transport.Submitted{},
 		"StatusAnswer": transport.StatusAnswer{}, "LockAnswer": transport.LockAnswer{}, "Summary": transport.Summary{},
-		"HeldLock": evidence.Held{}, "User": access.User{}, "ReviewTask": access.ReviewTask{},
+		"HeldLock": evidence.Held{}, "HeldDelegation": evidence.Delegated{}, "Delegated": access.Delegated{}, "User": access.User{}, "ReviewTask": access.ReviewTask{},
 		"Joining": joining{}, "Renewing": access.Enrolment{}, "Enrolled": access.Enrolled{}, "Reporting": reporting{}, "Reported": reported{},
 	} {
 		w.named(name, reflect.TypeOf(v))

@@ -77,6 +77,14 @@ func (h *hearing) Reviews(context.Context) ([]access.ReviewTask, error) {
 	return nil, h.hear("reviews")
 }
 
+func (h *hearing) Delegate(_ context.Context, st access.Statement, d access.Delegation) (access.Delegated, error) {
+	return access.Delegated{Delegation: d}, h.hear("delegate %s %s", d.ID, st.Hash())
+}
+
+func (h *hearing) Delegations(context.Context) (evidence.Delegations, error) {
+	return nil, h.hear("delegations")
+}
+
 // lobby is the service with people before it.
 type lobby struct {
 	*hearing
@@ -244,7 +252,7 @@ func TestWhoMayCall(t *testing.T) {
 		})), 401, "unverified"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for _, path := range []string{"/v1/requests", "/v1/requests/" + l.status.ID, "/v1/locks", "/v1/reviews"} {
+			for _, path := range []string{"/v1/requests", "/v1/requests/" + l.status.ID, "/v1/locks", "/v1/reviews", "/v1/delegations"} {
 				l.heard, l.asked = nil, 0
 				r := l.call(http.MethodGet, path, tt.authorization, nil)
 				if r.status != tt.status || r.code() != tt.code {
@@ -282,6 +290,9 @@ func TestWhatIsSaid(t *testing.T) {
 	locked := l.sign("bob", lock)
 	look := access.Review{Header: l.header(access.TypeReview, "bob"), Request: req.ID, RequestHash: request.Hash()}
 	reviewed := l.sign("bob", look)
+	later := l.now.Add(time.Hour)
+	delegation := access.Delegation{Header: l.header(access.TypeDelegation, "bob"), Action: access.ActionDelegate, To: "alice", Until: &later}
+	delegated := l.sign("bob", delegation)
 	broken := deny
 	broken.Payload = strings.Replace(broken.Payload, `"deny"`, `"approve"`, 1)
 	foreign := l.sign("mallory", decision)
@@ -298,6 +309,7 @@ func TestWhatIsSaid(t *testing.T) {
 		{"a revocation", at + "/revoke", revoke, 200, "", "send " + req.ID + " revoke " + stop.ID + " " + revoke.Hash()},
 		{"a lock", "/v1/locks", locked, 200, "", "lock " + lock.ID + " " + locked.Hash()},
 		{"a review", "/v1/reviews", reviewed, 200, "", "review " + req.ID + " " + look.ID + " " + reviewed.Hash()},
+		{"a delegation", "/v1/delegations", delegated, 200, "", "delegate " + delegation.ID + " " + delegated.Hash()},
 		{"a decision as a request", "/v1/requests", deny, 401, "unverified", ""},
 		{"a decision as a revocation", at + "/revoke", deny, 401, "unverified", ""},
 		{"about another request", "/v1/requests/" + statement.NewID() + "/decision", deny, 409, "mismatch", ""},
@@ -320,7 +332,7 @@ func TestWhatIsSaid(t *testing.T) {
 	}
 	// Alice may deliver nothing of his.
 	l.heard = nil
-	for path, st := range map[string]access.Statement{"/v1/requests": request, at + "/decision": deny, at + "/revoke": revoke, "/v1/locks": locked, "/v1/reviews": reviewed} {
+	for path, st := range map[string]access.Statement{"/v1/requests": request, at + "/decision": deny, at + "/revoke": revoke, "/v1/locks": locked, "/v1/reviews": reviewed, "/v1/delegations": delegated} {
 		if r := l.call(http.MethodPost, path, "Bearer "+l.read("alice", nil), st); r.status != 403 || r.code() != "forbidden" || len(l.heard) > 0 {
 			t.Errorf("%s: %d %s, heard %v", path, r.status, r.body, l.heard)
 		}
