@@ -19,6 +19,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/mocks"
 	"go.temporal.io/sdk/temporal"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"hallpass/access"
 	"hallpass/activities"
@@ -122,6 +123,35 @@ func TestStatusOfATerminatedWorkflow(t *testing.T) {
 	s, err := (&Temporal{Client: m}).Status(context.Background(), testID)
 	if access.CodeOf(err) != access.CodeEnded || s.State != access.StateActive || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("%v, %v", s.State, err)
+	}
+}
+
+// A request that has ended on a build without workers is worked out from its
+// history; nobody else's silence is taken for that.
+func TestStatusWithNobodyToAsk(t *testing.T) {
+	closed := timestamppb.Now()
+	for _, tt := range []struct {
+		name     string
+		closed   *timestamppb.Timestamp
+		behavior enumspb.VersioningBehavior
+		recalls  bool
+	}{
+		{"ended on a build", closed, enumspb.VERSIONING_BEHAVIOR_PINNED, true},
+		{"lives on a build", nil, enumspb.VERSIONING_BEHAVIOR_PINNED, false},
+		{"ended, on no build", closed, enumspb.VERSIONING_BEHAVIOR_UNSPECIFIED, false},
+	} {
+		m := &mocks.Client{}
+		m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, serviceerror.NewFailedPrecondition("no pollers"))
+		m.On("DescribeWorkflowExecution", mock.Anything, access.WorkflowID(testID), "").Return(&workflowservice.DescribeWorkflowExecutionResponse{
+			WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{CloseTime: tt.closed, VersioningInfo: &workflowpb.WorkflowExecutionVersioningInfo{Behavior: tt.behavior}},
+		}, nil)
+		b := &Temporal{Client: m, Recall: func(_ context.Context, id string) (access.Status, error) {
+			return access.Status{ID: id, State: access.StateExpired}, nil
+		}}
+		s, err := b.Status(context.Background(), testID)
+		if tt.recalls && (err != nil || s.State != access.StateExpired) || !tt.recalls && access.CodeOf(err) != access.CodeUnavailable {
+			t.Errorf("%s: %+v, %v", tt.name, s.State, err)
+		}
 	}
 }
 
