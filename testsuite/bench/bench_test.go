@@ -196,7 +196,7 @@ func TestDocumentationHasAllItems(t *testing.T) {
 }
 
 func TestBadArguments(t *testing.T) {
-	for only, want := range map[string]string{"ca,nothing": "there is no nothing; there are ca, policy"} {
+	for only, want := range map[string]string{"ca,nothing": "there is no nothing; there are ca, issuers, policy"} {
 		if err := measureAll(t.Context(), "x", only, 1, t.TempDir(), false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", only, err)
 		}

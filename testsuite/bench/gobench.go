@@ -145,10 +145,8 @@ func (b *bench) issuers() error {
 				label := map[string]string{"vault": "Vault's SSH engine", "step-ca": "step-ca", "hallpass": "hallpass's CA"}[who]
 				r := micro(name(label), figures)
 				r.Line, r.X = key+", "+label, float64(flight)
-				if who == "step-ca" {
+				if who != "vault" {
 					r.Base = name("Vault's SSH engine")
-				} else if who == "hallpass" {
-					r.Base = name("step-ca")
 				}
 				b.add(r)
 			}
