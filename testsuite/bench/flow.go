@@ -22,6 +22,7 @@ type bareInput struct {
 	Approvals int
 	Hold      time.Duration // a timer after the issue; 0: none
 	Release   bool          // waits for one more signal, checks it and revokes
+	Revoke    bool          // revokes after the timer
 }
 
 // bare is what a request costs Temporal alone: the same tasks, signals and
@@ -51,6 +52,9 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		if err := workflow.Sleep(ctx, in.Hold); err != nil {
 			return "", err
 		}
+	}
+	if in.Revoke {
+		return out, workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil)
 	}
 	if in.Release {
 		if err := hear(); err != nil {
