@@ -108,12 +108,12 @@ fmt: ## fail on files that gofmt would change
 .PHONY: vet
 vet: ## go vet
 	$(call say,go vet (the first time Temporal is compiled for it: some minutes))
-	@$(GO) vet -tags $(TAGS) ./... && GOOS=linux $(GO) -C kms vet . && echo clean
+	@$(GO) vet -tags $(TAGS) ./... && GOOS=linux $(GO) -C kms vet ./... && echo clean
 
 .PHONY: lint
 lint: $(TOOLS)/.built ## staticcheck and golangci-lint
 	$(call say,staticcheck)
-	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && cd kms && GOOS=linux ../$(TOOLS)/staticcheck . && echo clean
+	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && cd kms && GOOS=linux ../$(TOOLS)/staticcheck ./... && echo clean
 	$(call say,golangci-lint)
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners && cd kms && GOOS=linux ../$(TOOLS)/golangci-lint run --allow-parallel-runners
 
@@ -150,7 +150,7 @@ vault-tests: vault ## the tests that need a real Vault, with the race detector
 .PHONY: kms-tests
 kms-tests: ## the agent for keys in a KMS, with SoftHSM, and with AWS, Google and Azure as their SDKs see them
 	$(call say,the agent for CA keys in a KMS)
-	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else CGO_ENABLED=1 $(GO) -C kms test -count=1 -shuffle=on .; fi
+	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else CGO_ENABLED=1 $(GO) -C kms test -count=1 -shuffle=on ./...; fi
 
 .PHONY: e2e
 e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it, hallpass-kms once make kms has; E2E=name runs one

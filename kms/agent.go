@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"hallpass/kms/allow"
 )
 
 // refusal is the extension of the agent protocol that says why the last thing
@@ -36,10 +38,10 @@ func (t *talk) List() ([]*agent.Key, error) {
 	for _, k := range t.keys {
 		s, err := k.get()
 		if err != nil {
-			t.why = errors.Join(t.why, fmt.Errorf("%s can't be opened: %w", k.role.name, err))
+			t.why = errors.Join(t.why, fmt.Errorf("%s can't be opened: %w", k.role.Name, err))
 			continue
 		}
-		list = append(list, &agent.Key{Format: s.PublicKey().Type(), Blob: s.PublicKey().Marshal(), Comment: k.role.name})
+		list = append(list, &agent.Key{Format: s.PublicKey().Type(), Blob: s.PublicKey().Marshal(), Comment: k.role.Name})
 	}
 	return list, nil
 }
@@ -69,7 +71,7 @@ func (t *talk) sign(wanted ssh.PublicKey, data []byte, flags agent.SignatureFlag
 		if err != nil || !same(s.PublicKey(), wanted) {
 			continue
 		}
-		if what, err = allowed(k.role, s.PublicKey(), data, t.now()); err != nil {
+		if what, err = allow.Data(k.role, s.PublicKey(), data, t.now()); err != nil {
 			return nil, what, err
 		}
 		if wanted.Type() == ssh.KeyAlgoRSA && flags&agent.SignatureFlagRsaSha512 == 0 {
@@ -108,7 +110,7 @@ func try(signer crypto.Signer) (ssh.AlgorithmSigner, error) {
 	if !ok {
 		return nil, fmt.Errorf("a key of type %s can't be told what to sign with", s.PublicKey().Type())
 	}
-	if _, err := sign(as, []byte(trial)); err != nil {
+	if _, err := sign(as, []byte(allow.Trial)); err != nil {
 		return nil, err
 	}
 	return as, nil

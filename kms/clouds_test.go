@@ -36,6 +36,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"hallpass/kms/allow"
 )
 
 // The hosts that the SDKs speak to.
@@ -349,16 +351,16 @@ func TestClouds(t *testing.T) {
 			p.signsCertificates(key)
 
 			c.refuse.Store(true)
-			if _, err := p.sign(key, []byte(trial)); err == nil || !strings.Contains(err.Error(), tt.denied) {
+			if _, err := p.sign(key, []byte(allow.Trial)); err == nil || !strings.Contains(err.Error(), tt.denied) {
 				t.Errorf("refused: %v", err)
 			}
 			c.refuse.Store(false)
 			c.other.Store(true)
-			if _, err := p.sign(key, []byte(trial)); err == nil || !strings.Contains(err.Error(), "a signature that doesn't verify") {
+			if _, err := p.sign(key, []byte(allow.Trial)); err == nil || !strings.Contains(err.Error(), "a signature that doesn't verify") {
 				t.Errorf("another version of the key: %v", err)
 			}
 			c.other.Store(false)
-			if _, err := p.sign(key, []byte(trial)); err != nil {
+			if _, err := p.sign(key, []byte(allow.Trial)); err != nil {
 				t.Errorf("afterwards: %v", err)
 			}
 

@@ -25,6 +25,8 @@ import (
 	"go.step.sm/crypto/kms/softkms"
 	"go.step.sm/crypto/kms/uri"
 	"golang.org/x/crypto/ssh"
+
+	"hallpass/kms/allow"
 )
 
 // managers are the kinds of KMS that a key can be in, by the scheme of its URI.
@@ -98,7 +100,7 @@ func checkPrivate(path string) error {
 
 // key is one CA key, whether its KMS has opened it or not.
 type key struct {
-	role role
+	role allow.Role
 	flag string // that names it
 	uri  string
 	log  *slog.Logger
@@ -129,14 +131,14 @@ func (k *key) keepOpening(ctx context.Context) {
 		k.signer, k.trouble = signer, err
 		k.mu.Unlock()
 		if err == nil {
-			k.log.Info("holds "+k.role.name, "fingerprint", ssh.FingerprintSHA256(signer.PublicKey()), "type", signer.PublicKey().Type())
+			k.log.Info("holds "+k.role.Name, "fingerprint", ssh.FingerprintSHA256(signer.PublicKey()), "type", signer.PublicKey().Type())
 			return
 		}
 		if errors.Is(err, errPIN) {
-			k.log.Error("can't open "+k.role.name, "error", err.Error())
+			k.log.Error("can't open "+k.role.Name, "error", err.Error())
 			return
 		}
-		k.log.Error("can't open "+k.role.name, "error", err.Error(), "again_in", wait.String())
+		k.log.Error("can't open "+k.role.Name, "error", err.Error(), "again_in", wait.String())
 		select {
 		case <-ctx.Done():
 			return

@@ -12,7 +12,7 @@
 // (where it is built with cgo) and softkms, a key file. Without -socket it takes
 // the one socket that systemd hands over (sd_listen_fds(3)).
 //
-// It promises to sign what a CA of hallpass signs and nothing else (sign.go), so
+// It promises to sign what a CA of hallpass signs and nothing else (package allow), so
 // that whoever gets at the socket can't make a certificate for a year, a login
 // or a signature on a file with it. What he can make, he could make as the
 // issuer. Every signature is logged.
@@ -42,6 +42,8 @@ import (
 
 	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/sys/unix"
+
+	"hallpass/kms/allow"
 )
 
 // version is that of the build; the linker sets it.
@@ -100,7 +102,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
 	keys := []*key{}
-	for _, k := range []*key{{role: users, flag: "-user-ca", uri: *userCA}, {role: hosts, flag: "-host-ca", uri: *hostCA}} {
+	for _, k := range []*key{{role: allow.Users, flag: "-user-ca", uri: *userCA}, {role: allow.Hosts, flag: "-host-ca", uri: *hostCA}} {
 		if k.uri == "" {
 			continue
 		}

@@ -26,6 +26,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"hallpass/kms/allow"
+	"hallpass/kms/allow/allowtest"
 )
 
 // patience is how long a test waits for what is to come.
@@ -196,7 +199,7 @@ func why(a agent.ExtendedAgent) string {
 // at the signature.
 func (p *program) signsCertificates(key ssh.PublicKey) {
 	p.t.Helper()
-	data := unsigned(certificate(p.t, key, time.Now()))
+	data := allowtest.Unsigned(allowtest.Certificate(p.t, key, time.Now()))
 	signature, err := p.sign(key, data)
 	if err != nil {
 		p.t.Fatal(err)
@@ -208,37 +211,6 @@ func (p *program) signsCertificates(key ssh.PublicKey) {
 		p.t.Errorf("signature is %s, want %s", signature.Format, want)
 	}
 	p.until(func() bool { return strings.Contains(p.log(), `certificate 42 of \"hallpass:0198`) })
-}
-
-// certificate is one as hallpass makes it.
-func certificate(t testing.TB, ca ssh.PublicKey, now time.Time) *ssh.Certificate {
-	t.Helper()
-	pub, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	subject, err := ssh.NewPublicKey(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &ssh.Certificate{
-		Nonce: []byte("12345678901234567890123456789012"), Key: subject, Serial: 42, CertType: ssh.UserCert,
-		KeyId: "hallpass:0198f3a2-7c11-7abc-8def-0123456789ab:alice", ValidPrincipals: []string{"web-1/deploy"},
-		ValidAfter: uint64(now.Add(-skew).Unix()), ValidBefore: uint64(now.Add(24 * time.Hour).Unix()),
-		Permissions: ssh.Permissions{
-			CriticalOptions: map[string]string{"force-command": "id", "source-address": "10.0.0.0/8"},
-			Extensions:      map[string]string{"permit-pty": "", "grace@hallpass": "5m"},
-		},
-		SignatureKey: ca,
-	}
-}
-
-// unsigned is what a CA signs of a certificate.
-func unsigned(c *ssh.Certificate) []byte {
-	copied := *c
-	copied.Signature = nil
-	data := copied.Marshal()
-	return data[:len(data)-4]
 }
 
 // softKey writes a key file, and gives its URI.
@@ -290,7 +262,7 @@ func TestKeyFile(t *testing.T) {
 				t.Errorf("lists %v", list)
 			}
 			p.signsCertificates(key)
-			if _, err := p.sign(key, []byte(trial)); err != nil {
+			if _, err := p.sign(key, []byte(allow.Trial)); err != nil {
 				t.Error(err)
 			}
 			if _, err := p.sign(key, []byte("pay 100")); err == nil || !strings.Contains(err.Error(), "certificates and key revocation lists alone") {
@@ -300,12 +272,12 @@ func TestKeyFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.sign(other, []byte(trial)); err == nil || !strings.Contains(err.Error(), "not one of those here") {
+			if _, err := p.sign(other, []byte(allow.Trial)); err == nil || !strings.Contains(err.Error(), "not one of those here") {
 				t.Errorf("another key: %v", err)
 			}
 			p.talk(func(a agent.ExtendedAgent) {
 				if name == "RSA" {
-					if _, err := a.Sign(key, []byte(trial)); err == nil {
+					if _, err := a.Sign(key, []byte(allow.Trial)); err == nil {
 						t.Error("signs with SHA-1")
 					} else if said := why(a); !strings.Contains(said, "rsa-sha2-512 alone") {
 						t.Errorf("SHA-1: %q", said)
@@ -335,16 +307,16 @@ func TestRolesApart(t *testing.T) {
 	p := start(t, nil, "-user-ca", userURI, "-host-ca", hostURI)
 	p.keys(2)
 	p.signsCertificates(user)
-	c := certificate(t, host, time.Now())
-	if _, err := p.sign(host, unsigned(c)); err == nil || !strings.Contains(err.Error(), "the CA of hosts signs no certificates of type 1") {
+	c := allowtest.Certificate(t, host, time.Now())
+	if _, err := p.sign(host, allowtest.Unsigned(c)); err == nil || !strings.Contains(err.Error(), "the CA of hosts signs no certificates of type 1") {
 		t.Errorf("a user's certificate by the CA of hosts: %v", err)
 	}
 	c.CertType, c.KeyId, c.ValidPrincipals = ssh.HostCert, "hallpass-host:web-1", []string{"web-1"}
-	if _, err := p.sign(host, unsigned(c)); err != nil {
+	if _, err := p.sign(host, allowtest.Unsigned(c)); err != nil {
 		t.Error(err)
 	}
 	c.SignatureKey = user
-	if _, err := p.sign(user, unsigned(c)); err == nil || !strings.Contains(err.Error(), "the SSH CA signs no certificates of type 2") {
+	if _, err := p.sign(user, allowtest.Unsigned(c)); err == nil || !strings.Contains(err.Error(), "the SSH CA signs no certificates of type 2") {
 		t.Errorf("a host's certificate by the CA of users: %v", err)
 	}
 }

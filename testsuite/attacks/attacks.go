@@ -62,7 +62,7 @@ var All = []Attack{
 	{"webhooks that reach inside: internal addresses, names that point there, redirects", 1, "refused when it connects, by the address",
 		[]string{"notify.TestPostRefusesInternalAddresses", "notify.TestPostAnswers"}},
 	{"whoever reaches the socket of the agent that has the CA's key in a KMS", 1, "it signs what a CA signs, with its own caps, and nothing else; other users are turned away",
-		[]string{"kms.TestAllowed", "kms.FuzzAllowed", "kms.TestRolesApart", "kms.TestSocketOfSystemd"}},
+		[]string{"kms/allow.TestData", "kms/allow.FuzzData", "kms.TestRolesApart", "kms.TestSocketOfSystemd"}},
 	{"the service used by somebody who isn't in the directory, in another's name, with a read statement that is over, of another service, or somebody else's", 1, "401 or 403; nothing of it goes on",
 		[]string{"service.TestWhoMayCall", "service.TestWhatIsSaid", "evidence.TestCheckRead", "service-cli.txtar"}},
 	{"a server that stands in for the service, or sends its callers elsewhere", 1, "it is sent nothing; what it might get hold of names another service",

@@ -1,6 +1,6 @@
-//go:build linux
-
-package main
+// Package allow says what a CA key may sign: what hallpass signs with it, within
+// caps of its own, and nothing else. It knows no KMS.
+package allow
 
 import (
 	"bytes"
@@ -13,27 +13,28 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// role is what a CA key is for. A key has one: what certifies users can't be
+// Role is what a CA key is for. A key has one: what certifies users can't be
 // taken for what certifies hosts.
-type role struct {
-	name     string
+type Role struct {
+	Name     string
 	certType uint32
 	keyID    string        // that its certificates' begin with
 	lifetime time.Duration // longest of its certificates, as in hallpass's package ca
 	lists    bool          // it signs key revocation lists
 }
 
+// The roles that there are.
 var (
-	users = role{name: "the SSH CA", certType: ssh.UserCert, keyID: "hallpass:", lifetime: 24 * time.Hour, lists: true}
-	hosts = role{name: "the CA of hosts", certType: ssh.HostCert, keyID: "hallpass-host:", lifetime: 30 * 24 * time.Hour}
+	Users = Role{Name: "the SSH CA", certType: ssh.UserCert, keyID: "hallpass:", lifetime: 24 * time.Hour, lists: true}
+	Hosts = Role{Name: "the CA of hosts", certType: ssh.HostCert, keyID: "hallpass-host:", lifetime: 30 * 24 * time.Hour}
 )
 
-// skew is how far clocks of different machines may differ, and how long before
+// Skew is how far clocks of different machines may differ, and how long before
 // its beginning hallpass makes a certificate valid.
-const skew = 5 * time.Minute
+const Skew = 5 * time.Minute
 
-// trial is what hallpass signs to see whether a key can be used.
-const trial = "hallpass: can this key be used?"
+// Trial is what hallpass signs to see whether a key can be used.
+const Trial = "hallpass: can this key be used?"
 
 // The envelope of SSHSIG (PROTOCOL.sshsig), and the namespace of lists.
 const (
@@ -41,21 +42,21 @@ const (
 	listNamespace = "krl@hallpass"
 )
 
-// allowed says what the data is, if a CA key of this role may sign it: a
+// Data says what the data is, if a CA key of this role may sign it: a
 // certificate that ends within its lifetime from now, the hash of a key
 // revocation list, or the line of a trial, which is not worth a word: "".
-func allowed(r role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
+func Data(r Role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
 	switch {
-	case string(data) == trial:
+	case string(data) == Trial:
 		return "", nil
 	case bytes.HasPrefix(data, []byte(sigMagic)):
-		return allowedList(r, data[len(sigMagic):])
+		return list(r, data[len(sigMagic):])
 	default:
-		return allowedCertificate(r, key, data, now)
+		return certificate(r, key, data, now)
 	}
 }
 
-func allowedList(r role, data []byte) (what string, err error) {
+func list(r Role, data []byte) (what string, err error) {
 	var signed struct {
 		Namespace, Reserved, Hash string
 		Sum                       []byte
@@ -68,7 +69,7 @@ func allowedList(r role, data []byte) (what string, err error) {
 		return what, fmt.Errorf("it signs for %s alone", listNamespace)
 	}
 	if !r.lists {
-		return what, fmt.Errorf("%s signs no key revocation lists", r.name)
+		return what, fmt.Errorf("%s signs no key revocation lists", r.Name)
 	}
 	if sizes := map[string]int{"sha256": 32, "sha512": 64}; signed.Reserved != "" || len(signed.Sum) == 0 || sizes[signed.Hash] != len(signed.Sum) {
 		return what, errors.New("it is not as PROTOCOL.sshsig says")
@@ -76,8 +77,8 @@ func allowedList(r role, data []byte) (what string, err error) {
 	return fmt.Sprintf("key revocation list %x", signed.Sum[:8]), nil
 }
 
-// allowedCertificate looks at a certificate that lacks its signature.
-func allowedCertificate(r role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
+// certificate looks at a certificate that lacks its signature.
+func certificate(r Role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
 	placeholder := ssh.Marshal(struct{ Signature []byte }{ssh.Marshal(ssh.Signature{Format: "none", Blob: []byte{0}})})
 	parsed, err := ssh.ParsePublicKey(slices.Concat(data, placeholder))
 	cert, ok := parsed.(*ssh.Certificate)
@@ -91,14 +92,14 @@ func allowedCertificate(r role, key ssh.PublicKey, data []byte, now time.Time) (
 	if again := unsigned.Marshal(); !bytes.Equal(again[:len(again)-4], data) { // but for the length of the signature
 		return what, errors.New("the certificate is not written as x/crypto/ssh writes it")
 	}
-	latest := uint64(now.Add(r.lifetime + skew).Unix())
+	latest := uint64(now.Add(r.lifetime + Skew).Unix())
 	switch {
-	case !same(cert.SignatureKey, key):
+	case !bytes.Equal(cert.SignatureKey.Marshal(), key.Marshal()):
 		return what, errors.New("the certificate names another CA")
-	case same(cert.Key, key):
+	case bytes.Equal(cert.Key.Marshal(), key.Marshal()):
 		return what, errors.New("the certificate is for the CA's own key")
 	case cert.CertType != r.certType:
-		return what, fmt.Errorf("%s signs no certificates of type %d", r.name, cert.CertType)
+		return what, fmt.Errorf("%s signs no certificates of type %d", r.Name, cert.CertType)
 	case !strings.HasPrefix(cert.KeyId, r.keyID):
 		return what, fmt.Errorf("the certificate's key id doesn't begin with %s", r.keyID)
 	case cert.Serial == 0:
