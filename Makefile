@@ -47,6 +47,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # once: linters, tests and binary share Go's build cache.
 export CGO_ENABLED := 0
 
+# hallpass-kms is for Linux, and loads PKCS#11 modules with cgo: compiled in one
+# way for building, tests and linters as well.
+FOR_KMS = GOOS=linux CGO_ENABLED=$(if $(filter linux,$(shell $(GO) env GOOS)),1,0)
+
 .PHONY: build
 build: ## build bin/hallpass, bin/hallpass-dev and bin/hallpass-host
 	$(call say,$(BIN) (the first time this takes some minutes))
@@ -64,7 +68,7 @@ vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it
 .PHONY: kms
 kms: ## build bin/hallpass-kms, the agent for CA keys in a KMS, from a module of its own
 	$(call say,$(KMS_BIN) (the first time this takes some minutes))
-	@CGO_ENABLED=$(if $(filter linux,$(shell $(GO) env GOOS)),1,0) GOOS=linux $(GO) -C kms build -trimpath -ldflags '$(HOSTFLAGS)' -o $(CURDIR)/$(KMS_BIN) .
+	@$(FOR_KMS) $(GO) -C kms build -ldflags '$(HOSTFLAGS)' -o $(CURDIR)/$(KMS_BIN) .
 	@ls -lh $(KMS_BIN) | awk '{print $$NF ", " $$5}'
 
 .PHONY: step-ca
@@ -108,14 +112,14 @@ fmt: ## fail on files that gofmt would change
 .PHONY: vet
 vet: ## go vet
 	$(call say,go vet (the first time Temporal is compiled for it: some minutes))
-	@$(GO) vet -tags $(TAGS) ./... && GOOS=linux $(GO) -C kms vet ./... && echo clean
+	@$(GO) vet -tags $(TAGS) ./... && $(FOR_KMS) $(GO) -C kms vet ./... && echo clean
 
 .PHONY: lint
 lint: $(TOOLS)/.built ## staticcheck and golangci-lint
 	$(call say,staticcheck)
-	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && cd kms && GOOS=linux ../$(TOOLS)/staticcheck ./... && echo clean
+	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && cd kms && $(FOR_KMS) ../$(TOOLS)/staticcheck ./... && echo clean
 	$(call say,golangci-lint)
-	@$(TOOLS)/golangci-lint run --allow-parallel-runners && cd kms && GOOS=linux ../$(TOOLS)/golangci-lint run --allow-parallel-runners
+	@$(TOOLS)/golangci-lint run --allow-parallel-runners && cd kms && $(FOR_KMS) ../$(TOOLS)/golangci-lint run --allow-parallel-runners
 
 .PHONY: workflowcheck
 workflowcheck: $(TOOLS)/.built ## prove that the workflows are deterministic
@@ -150,7 +154,7 @@ vault-tests: vault ## the tests that need a real Vault, with the race detector
 .PHONY: kms-tests
 kms-tests: ## the agent for keys in a KMS, with SoftHSM, and with AWS, Google and Azure as their SDKs see them
 	$(call say,the agent for CA keys in a KMS)
-	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else CGO_ENABLED=1 $(GO) -C kms test -count=1 -shuffle=on ./...; fi
+	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else $(FOR_KMS) $(GO) -C kms test -count=1 -shuffle=on ./...; fi
 
 .PHONY: e2e
 e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it, hallpass-kms once make kms has; E2E=name runs one
@@ -194,7 +198,7 @@ fuzz: ## every fuzz target for FUZZTIME (3s)
 vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
 	$(call say,govulncheck)
 	@.ci/vulnerabilities $(TOOLS)/govulncheck -tags $(TAGS)
-	@.ci/vulnerabilities $(TOOLS)/govulncheck -C kms
+	@$(FOR_KMS) .ci/vulnerabilities $(TOOLS)/govulncheck -C kms
 
 .PHONY: bench
 bench: build ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
