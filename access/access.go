@@ -430,6 +430,19 @@ type PastGrant struct {
 	ApprovedBy []string  `json:"approved_by,omitempty"`
 }
 
+// Stopping is the input of the workflow Stop.
+type Stopping struct {
+	Request   string    `json:"request"` // the request's id
+	Message   string    `json:"message"` // MessageRelease, MessageRevoke or MessageCancel
+	Statement Statement `json:"statement"`
+}
+
+// Stopped is the result of the workflow Stop.
+type Stopped struct {
+	State   State  `json:"state,omitempty"` // how the grant has ended
+	Refused *Error `json:"refused,omitempty"`
+}
+
 // Outcome is the result of the workflow.
 type Outcome struct {
 	State   State   `json:"state"`

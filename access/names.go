@@ -6,6 +6,7 @@ const (
 	Workflow            = "AccessRequest"   // workflow type
 	WorkflowLock        = "Lock"            // workflow type: takes a Locking, returns a Locked
 	WorkflowLocks       = "Locks"           // workflow type: returns the locks in force
+	WorkflowStop        = "Stop"            // workflow type: takes a Stopping, returns a Stopped
 	WorkflowDelegate    = "Delegate"        // workflow type: takes a Delegating, returns a Delegated
 	WorkflowDelegations = "Delegations"     // workflow type: returns the delegations in force
 	WorkflowReview      = "EmergencyReview" // workflow type: takes and returns a ReviewTask
@@ -43,6 +44,7 @@ const (
 	lockPrefix       = "lock-"
 	delegationPrefix = "delegation-"
 	reviewPrefix     = "review-"
+	stopPrefix       = "stop-"
 )
 
 // WorkflowID is the workflow id of a request.
@@ -53,6 +55,10 @@ func LockWorkflowID(statement string) string { return lockPrefix + statement }
 
 // DelegationWorkflowID is the workflow id of a delegation statement.
 func DelegationWorkflowID(statement string) string { return delegationPrefix + statement }
+
+// StopWorkflowID is the workflow id of a word that ends a grant beside its
+// request.
+func StopWorkflowID(statement string) string { return stopPrefix + statement }
 
 // ReviewWorkflowID is the workflow id of the review of a request.
 func ReviewWorkflowID(request string) string { return reviewPrefix + request }

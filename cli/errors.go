@@ -69,7 +69,7 @@ func exitCode(err error) int {
 		return ExitDenied
 	case access.CodeUnavailable:
 		return ExitUnreachable
-	case access.CodeUnverified, access.CodeStale, access.CodeMismatch, access.CodeDuplicate, access.CodeForbidden, access.CodeEnded:
+	case access.CodeUnverified, access.CodeStale, access.CodeMismatch, access.CodeDuplicate, access.CodeForbidden, access.CodeEnded, access.CodeDeaf:
 		return ExitRefused
 	case access.CodeNotFound:
 		return ExitNotFound

@@ -150,6 +150,9 @@ func (b *Temporal) Send(ctx context.Context, id, message, statementID string, st
 		return s, nil
 	}
 	err = b.about(ctx, id, err)
+	if access.CodeOf(err) == access.CodeDeaf && message != access.MessageDecision {
+		return b.stop(ctx, statementID, access.Stopping{Request: id, Message: message, Statement: st})
+	}
 	if access.CodeOf(err) == access.CodeNotFound {
 		// Temporal answers the same for a workflow that has ended.
 		if s, serr := b.Status(ctx, id); serr == nil && s.State.Final() {
@@ -157,6 +160,26 @@ func (b *Temporal) Send(ctx context.Context, id, message, statementID string, st
 		}
 	}
 	return access.Status{}, err
+}
+
+// stop ends a grant beside its request, which hears nothing any more.
+func (b *Temporal) stop(ctx context.Context, statementID string, in access.Stopping) (access.Status, error) {
+	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: access.StopWorkflowID(statementID), TaskQueue: access.TaskQueue, StaticSummary: in.Message + " of request " + in.Request,
+	}, access.WorkflowStop, in)
+	var out access.Stopped
+	if err == nil {
+		err = run.Get(ctx, &out)
+	}
+	if err != nil {
+		return access.Status{}, b.translate(ctx, err)
+	}
+	if out.Refused != nil {
+		return access.Status{}, out.Refused
+	}
+	s, err := b.Status(ctx, in.Request)
+	s.State, s.Ending, s.Credential = out.State, "", nil // whether the request has noticed or not
+	return s, err
 }
 
 // List reads search attributes.

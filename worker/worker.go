@@ -123,6 +123,7 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 			build    workflow.VersioningBehavior
 		}{
 			{access.Workflow, workflows.AccessRequest, workflow.VersioningBehaviorPinned},
+			{access.WorkflowStop, workflows.Stop, workflow.VersioningBehaviorPinned},
 			{access.WorkflowLock, workflows.Lock, workflow.VersioningBehaviorPinned},
 			{access.WorkflowLocks, workflows.Locks, workflow.VersioningBehaviorPinned},
 			{access.WorkflowDelegate, workflows.Delegate, workflow.VersioningBehaviorPinned},

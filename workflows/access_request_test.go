@@ -541,7 +541,7 @@ func TestFlood(t *testing.T) {
 	var r *reply
 	w.at(10*time.Minute, func() { r = w.update(access.MessageDecision, w.decision("bob", access.Approve)) })
 	got := w.run(access.StateTimedOut)
-	r.want(t, access.CodeForbidden)
+	r.want(t, access.CodeDeaf)
 	if got.Refused != 1200 {
 		t.Errorf("%d messages were refused, want 1200", got.Refused)
 	}

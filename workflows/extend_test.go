@@ -82,7 +82,7 @@ func TestExtend(t *testing.T) {
 			play: func(w *world, _ access.Request) { w.at(31*time.Minute, func() { w.approve("bob") }) },
 		},
 		{
-			name: "what it extends is taken away", want: access.StateRevoked, why: "with another grant of the same row", after: 20 * time.Minute,
+			name: "what it extends is taken away", want: access.StateRevoked, why: "another grant of the same row", after: 20 * time.Minute,
 			play: func(w *world, first access.Request) {
 				w.at(time.Minute, func() { w.approve("bob") })
 				w.at(15*time.Minute, func() { w.env.SignalWorkflow(access.MessageLook, nil) }) // by whomever
@@ -95,7 +95,7 @@ func TestExtend(t *testing.T) {
 			},
 		},
 		{
-			name: "what it extends is taken away, after many have said so before there was anything", want: access.StateRevoked, why: "with another grant of the same row", after: 20 * time.Minute,
+			name: "what it extends is taken away, after many have said so before there was anything", want: access.StateRevoked, why: "another grant of the same row", after: 20 * time.Minute,
 			play: func(w *world, first access.Request) {
 				w.at(time.Minute, func() {
 					for range 100 {

@@ -140,7 +140,7 @@ func (r *request) look(ctx workflow.Context) {
 		var state access.State
 		_ = local(ctx, "look whether it has ended", hallpass.Look, r.status.ID, &state) // has no refusals
 		if state != "" {
-			r.stop(audit.End{State: state, Why: string(state) + " with another grant of the same row of extensions"})
+			r.stop(audit.End{State: state, Why: string(state) + " beside it, or with another grant of the same row of extensions"})
 		}
 	}
 }
@@ -260,5 +260,5 @@ func (r *request) stopped(name string) access.State {
 }
 
 func tooMany() *access.Error {
-	return access.Errorf(access.CodeForbidden, "the request has had %d messages and hears no more", maxMessages)
+	return access.Errorf(access.CodeDeaf, "the request has had %d messages and hears no more", maxMessages)
 }

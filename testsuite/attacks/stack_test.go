@@ -661,6 +661,54 @@ func TestMessagesLikeBombs(t *testing.T) {
 	s.verifies(t)
 }
 
+// Alice has a grant, and signals it until it hears nothing any more, so that
+// nobody can take it away. It is taken away at once, and given back as well.
+func TestRevokedUnderAFlood(t *testing.T) {
+	s := attack(t)
+	for name, c := range map[string]struct {
+		by, command string
+		args        []string
+		want        access.State
+	}{
+		"revoke":  {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked},
+		"release": {"alice", "release", nil, access.StateReleased},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := s.ask(t, "alice", "ssh/web-1")
+			await(t, s.Client, a, access.StatePending)
+			must(t, say(t, s.Client, a, access.MessageDecision, s.decide(t, "bob", "bob", a, access.Approve)))
+			await(t, s.Client, a, access.StateActive)
+			var senders sync.WaitGroup
+			for k := range 10 {
+				senders.Go(func() {
+					for range 110 {
+						message := []string{access.MessageDecision, access.MessageRevoke, access.MessageRelease}[k%3]
+						if err := s.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", message, access.Statement{Payload: "{}"}); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			senders.Wait()
+			eventually(t, "the request to be deaf", func() bool { return status(t, s.Client, a).Refused >= 1000 })
+
+			cmd := exec.CommandContext(t.Context(), s.program, append([]string{c.command, a.ID}, c.args...)...)
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "SSH_AUTH_SOCK=", "HALLPASS_CONFIG="+filepath.Join(s.dir, "hallpass.yaml"),
+				"HALLPASS_TEMPORAL_ADDRESS="+s.Address, "HALLPASS_USER="+c.by, "HALLPASS_KEY="+s.People[c.by].Key)
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), string(c.want)) {
+				t.Fatalf("%v: %s", err, out)
+			}
+			eventually(t, "the request to notice", func() bool { return status(t, s.Client, a).State == c.want })
+			if got := status(t, s.Client, a); got.Credential != nil {
+				t.Error("it still has its credential")
+			}
+		})
+	}
+	s.verifies(t)
+}
+
 func raw(encoding, data string) converter.RawValue {
 	return converter.NewRawValue(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)})
 }

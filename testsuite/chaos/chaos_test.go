@@ -245,7 +245,7 @@ func TestMoveClock(t *testing.T) {
 		}
 		ns, err := strconv.ParseInt(answers.Text(), 10, 64)
 		must(t, err)
-		return time.Unix(0, ns).Sub(time.Now()).Round(10 * time.Second)
+		return time.Until(time.Unix(0, ns)).Round(10 * time.Second)
 	}
 	for _, by := range []time.Duration{0, 26 * time.Hour, -30 * time.Minute, 0} {
 		must(t, MoveClock(cmd.Process.Pid, by))
