@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -269,14 +270,20 @@ func await(t testing.TB, c client.Client, a asked, state access.State) access.St
 }
 
 // issued is how many credentials the record has of a request.
-func (s *stack) issued(t testing.TB, a asked) (n int) {
+func (s *stack) issued(t testing.TB, a asked) int {
+	t.Helper()
+	return s.count(t, a, audit.CredentialIssued)
+}
+
+// count is how many events of a type the record has of a request.
+func (s *stack) count(t testing.TB, a asked, typ string) (n int) {
 	t.Helper()
 	public, err := audit.ReadPublicKey(filepath.Join(s.dir, "audit.pub"))
 	must(t, err)
 	log, err := audit.OpenReader(t.Context(), filepath.Join(s.dir, "audit.db"), public)
 	must(t, err)
 	defer func() { _ = log.Close() }()
-	for _, err := range log.Events(t.Context(), audit.Query{Request: a.ID, Type: audit.CredentialIssued}) {
+	for _, err := range log.Events(t.Context(), audit.Query{Request: a.ID, Type: typ}) {
 		must(t, err)
 		n++
 	}
@@ -669,9 +676,11 @@ func TestRevokedUnderAFlood(t *testing.T) {
 		by, command string
 		args        []string
 		want        access.State
+		signals     int // 2000 are taken
 	}{
-		"revoke":  {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked},
-		"release": {"alice", "release", nil, access.StateReleased},
+		"revoke":                     {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked, 1100},
+		"release":                    {"alice", "release", nil, access.StateReleased, 1100},
+		"revoke after more messages": {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked, 2100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := s.ask(t, "alice", "ssh/web-1")
@@ -679,18 +688,21 @@ func TestRevokedUnderAFlood(t *testing.T) {
 			must(t, say(t, s.Client, a, access.MessageDecision, s.decide(t, "bob", "bob", a, access.Approve)))
 			await(t, s.Client, a, access.StateActive)
 			var senders sync.WaitGroup
+			var refused atomic.Int64
 			for k := range 10 {
 				senders.Go(func() {
-					for range 110 {
+					for range c.signals / 10 {
 						message := []string{access.MessageDecision, access.MessageRevoke, access.MessageRelease}[k%3]
-						if err := s.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", message, access.Statement{Payload: "{}"}); err != nil {
-							t.Error(err)
-							return
+						if s.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", message, access.Statement{Payload: "{}"}) != nil {
+							refused.Add(1)
 						}
 					}
 				})
 			}
 			senders.Wait()
+			if n := refused.Load(); n != int64(max(0, c.signals-2000)) {
+				t.Errorf("Temporal has refused %d of %d signals", n, c.signals)
+			}
 			eventually(t, "the request to be deaf", func() bool { return status(t, s.Client, a).Refused >= 1000 })
 
 			cmd := exec.CommandContext(t.Context(), s.program, append([]string{c.command, a.ID}, c.args...)...)
@@ -699,6 +711,12 @@ func TestRevokedUnderAFlood(t *testing.T) {
 			out, err := cmd.CombinedOutput()
 			if err != nil || !strings.Contains(string(out), string(c.want)) {
 				t.Fatalf("%v: %s", err, out)
+			}
+			if n := s.count(t, a, "grant."+string(c.want)); n != 1 {
+				t.Errorf("its end is on record %d times", n)
+			}
+			if refused.Load() > 0 {
+				return // it takes not even the signal to look, and ends at its time
 			}
 			eventually(t, "the request to notice", func() bool { return status(t, s.Client, a).State == c.want })
 			if got := status(t, s.Client, a); got.Credential != nil {

@@ -13,7 +13,7 @@ import (
 
 const (
 	floodRate = 1000 // bad signals a second that are offered
-	floodEach = 9000 // to one request: Temporal takes 10,000
+	floodEach = 2000 // to one request: Temporal takes no more
 	floodOver = 16   // requests at a time: Temporal takes the signals of one in turn
 	flooders  = 128  // signals on their way at a time
 )

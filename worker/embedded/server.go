@@ -172,6 +172,9 @@ func start(sql *config.SQL, o worker.ServerOptions, log *slog.Logger) (_ tempora
 			// No task is handed to a worker that stops, where it would be missed
 			// only after 10 seconds.
 			dynamicconfig.EnableCancelWorkerPollsOnShutdown.Key(): true,
+			// A request hears 1000 messages. What a flood sends beyond that would
+			// only make its history long, and everything that reads it slow.
+			dynamicconfig.MaximumSignalsPerExecution.Key(): 2000,
 		}),
 	)
 	if err != nil {
