@@ -170,7 +170,7 @@ topology: temporal vault ## Temporal's roles, PostgreSQL, Vault, hallpass's role
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
 
 .PHONY: attack
-attack: build ## carry out the known attacks and say what held; ONLY=name; TABLE=1 writes the table in the threat model
+attack: build vault ## carry out the known attacks and say what held; ONLY=name; TABLE=1 writes the table in the threat model
 	$(call say,attacks)
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) run -tags $(TAGS) ./testsuite/attacks/run $(if $(TABLE),-table) -only '$(ONLY)'
 

