@@ -3,6 +3,7 @@ package vault_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func TestIssuersLoginOpensNothing(t *testing.T) {
 	} {
 		_, err := do()
 		var r *api.ResponseError
-		if !errors.As(err, &r) || r.StatusCode != 403 && r.StatusCode != 400 {
+		if !errors.As(err, &r) || r.StatusCode != http.StatusForbidden && r.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
