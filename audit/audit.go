@@ -54,8 +54,9 @@ type Options struct {
 // and so are several Logs, in one process or in many, on the same database.
 type Log struct {
 	*Reader
-	signer note.Signer
-	now    func() time.Time
+	signer  note.Signer
+	now     func() time.Time
+	doubted bool // now is the machine's clock, which may be wrong
 
 	inForce atomic.Pointer[access.Digests] // of the last RecordRulebook
 	full    atomic.Int64                   // when a write last found no room, in Unix nanoseconds; 0: a later one has
@@ -82,6 +83,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	l := &Log{
 		signer:  signer,
 		now:     o.Now,
+		doubted: o.Now == nil,
 		files:   map[string]bool{},
 		ops:     make(chan *op),
 		closing: make(chan struct{}),

@@ -29,6 +29,9 @@ type dialect interface {
 	// acknowledged, by the session's setting and by the server's, and whether
 	// nothing can be written.
 	settings() string
+	// clock asks for the milliseconds since 1970 by the database's own clock;
+	// "" if that is the process's.
+	clock() string
 	// prefetch looks steps of requests up, all at once, and gives request, step,
 	// idx and leaf of those that are there.
 	prefetch(requests, steps []string) (query string, args []any)

@@ -48,7 +48,19 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 		}
 		list := krl.List{Version: uint64(taken), Generated: now.UTC().Truncate(time.Second)}
 		var err error
-		if list.CAs, err = t.revoked(now.Add(-access.ClockSkew)); err == nil && list.Entries() > fillFrom {
+		// What has run out is left out. An issuer whose clock is ahead would leave
+		// out what hasn't: the database's clock has to agree.
+		past := now
+		if query := l.db.clock(); l.doubted && query != "" {
+			var at int64
+			if _, err := t.find([]any{&at}, query); err != nil {
+				return none, err
+			}
+			if second := time.UnixMilli(at); second.Before(past) {
+				past = second
+			}
+		}
+		if list.CAs, err = t.revoked(past.Add(-access.ClockSkew)); err == nil && list.Entries() > fillFrom {
 			err = t.fill(list.CAs)
 		}
 		return list, err

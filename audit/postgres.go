@@ -208,6 +208,10 @@ func (p *postgres) lock() []stmt {
 
 func (p *postgres) snapshot() string { return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" }
 
+func (p *postgres) clock() string {
+	return "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+}
+
 func (p *postgres) settings() string {
 	return "current_setting('synchronous_commit'), current_setting('fsync'), current_setting('transaction_read_only')"
 }

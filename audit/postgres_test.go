@@ -13,9 +13,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"hallpass/access"
 	"hallpass/testsuite/postgrestest"
 )
 
@@ -186,5 +188,30 @@ func testPostgresSchema(t *testing.T) {
 	slices.Sort(found)
 	if diff := cmp.Diff(slices.Sorted(slices.Values(d.want(schemaVersion))), found); diff != "" {
 		t.Errorf("postgresLines (-want +got):\n%s", diff)
+	}
+}
+
+// A list that is made by a clock which is ahead names what has been revoked and
+// hasn't run out: PostgreSQL's clock has to agree that it has.
+func TestKRLByAClockAhead(t *testing.T) {
+	startServer(t)
+	w := newWorld(t)
+	w.now = time.Now().UTC().Truncate(time.Second)
+	r, st := w.ask("alice")
+	yes := w.decision("bob", access.Approve, r, st)
+	w.accept("bob", r, yes)
+	c := w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+	w.end(End{Request: c.Handle.Request, State: access.StateRevoked})
+	w.now = w.now.Add(26 * time.Hour)
+	if got := serials(w.draft()); len(got) != 0 {
+		t.Fatalf("with no other clock to ask, the list names %v: the test shows nothing", got)
+	}
+	w.log.doubted = true // as it is with the machine's clock
+	if got := serials(w.draft()); !slices.Equal(got, []uint64{c.Handle.Serial}) {
+		t.Errorf("the list names %v, want %d", got, c.Handle.Serial)
+	}
+	w.now = w.now.Add(-52 * time.Hour)
+	if got := serials(w.draft()); !slices.Equal(got, []uint64{c.Handle.Serial}) {
+		t.Errorf("with a clock behind, the list names %v, want %d", got, c.Handle.Serial)
 	}
 }

@@ -28,6 +28,7 @@ func (f sqliteFile) String() string                { return string(f) }
 func (f sqliteFile) translate(query string) string { return query }
 func (f sqliteFile) lock() []stmt                  { return []stmt{{query: "BEGIN IMMEDIATE"}} }
 func (f sqliteFile) snapshot() string              { return "BEGIN" }
+func (f sqliteFile) clock() string                 { return "" }
 func (f sqliteFile) settings() string              { return "'on', 'on', 'off'" } // dsn sees to it
 
 // prefetch asks for so many, the last of them several times, that there are few
