@@ -143,6 +143,8 @@ type house struct {
 //	steal ID                open what the service hands out for a request, with the requester's own key
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
 //	metal [start]           make a host with PAM, ssh/metal in the catalog, that hallpass-host isn't on yet; start its sshd
+//	crowd N AFTER WINDOW    have N requests for ssh/crowd wait, whose escalation comes due AFTER; dave approves some
+//	                        of them and denies some, the others time out
 //	metal figures AGENTS N  measure N revocations of a connection to it, with the agents of so many hosts at work
 //
 // [root] says whether root runs the tests, which metal takes, and is an error where CI is set and it doesn't; [figures] whether HALLPASS_FIGURES is set; and $ME, the login; $CASOCK, where hallpass dev finds an ssh-agent, if it is set before; $TEMPORAL, the address of Temporal in hallpass dev; $HOST1 and $HOST2, the ports of the sshds behind web-1
@@ -234,6 +236,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"storm":      cmdStorm,
 			"call":       cmdCall,
 			"cost":       cmdCost,
+			"crowd":      cmdCrowd,
 		},
 	})
 }
