@@ -28,6 +28,6 @@ func (a *Activities) Delegations(ctx context.Context, at time.Time) (evidence.De
 	if err != nil {
 		return nil, again(err)
 	}
-	given = given.InForce(at)
+	given = given.Open(at)
 	return given[max(0, len(given)-maxDelegations):], nil
 }

@@ -182,7 +182,7 @@ func (l *Log) delegationSaid(ctx context.Context, st access.Statement, now time.
 		if err != nil {
 			return access.Delegation{}, true, err
 		}
-		if _, held := given.InForce(now).Find(d.ID); !held && d.Action == access.ActionDelegate {
+		if _, held := given.Open(now).Find(d.ID); !held && d.Action == access.ActionDelegate {
 			return access.Delegation{}, true, access.Errorf(access.CodeEnded, "delegation %s was revoked, or is over", d.ID)
 		}
 		return d, true, nil

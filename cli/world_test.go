@@ -622,7 +622,7 @@ func (s *service) Delegate(_ context.Context, st access.Statement, _ access.Dele
 func (s *service) Delegations(context.Context) (evidence.Delegations, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.given.InForce(s.now()), nil
+	return s.given.Open(s.now()), nil
 }
 
 func (s *service) Sweep(context.Context) (access.Swept, error) {

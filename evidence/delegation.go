@@ -30,19 +30,20 @@ func (r *Rulebook) Through(d Delegations) *Rulebook {
 }
 
 // After are the delegations after one more statement, heard at now, that
-// CheckDelegation has let through. Those that ended long ago are left out. The
-// delegations themselves are not changed.
+// CheckDelegation has let through. Those that ended a while ago are left out.
+// The delegations themselves are not changed.
 func (d Delegations) After(x access.Delegation, st access.Statement, now time.Time) Delegations {
 	if x.Action == access.ActionRevoke {
 		return slices.DeleteFunc(slices.Clone(d), func(g Delegated) bool { return g.Delegation.ID == x.Delegation })
 	}
-	old := func(g Delegated) bool { return now.After(g.Delegation.Until.Add(access.EvidenceAge)) }
-	return append(slices.DeleteFunc(slices.Clone(d), old), Delegated{x, st})
+	// Nobody judges at a time that is further back: clocks differ by less.
+	return append(d.Open(now.Add(-2*access.ClockSkew)), Delegated{x, st})
 }
 
-// InForce are the delegations that have begun and not ended by themselves.
-func (d Delegations) InForce(now time.Time) Delegations {
-	return slices.DeleteFunc(slices.Clone(d), func(g Delegated) bool { return !g.Delegation.InForce(now) })
+// Open are the delegations that haven't ended by themselves at now. By another
+// clock, one may not have begun yet.
+func (d Delegations) Open(now time.Time) Delegations {
+	return slices.DeleteFunc(slices.Clone(d), func(g Delegated) bool { return !now.Before(*g.Delegation.Until) })
 }
 
 // Find is the delegation with this id, false if there is none or it was
@@ -92,7 +93,7 @@ func (r *Rulebook) CheckDelegation(st access.Statement, now time.Time) (access.D
 }
 
 func (r *Rulebook) checkRevoked(d access.Delegation, user access.User, now time.Time) error {
-	g, ok := r.delegations.InForce(now).Find(d.Delegation)
+	g, ok := r.delegations.Open(now).Find(d.Delegation)
 	switch {
 	case !ok:
 		return access.Errorf(access.CodeNotFound, "no delegation %s is in force", d.Delegation).WithHint("hallpass delegations")
@@ -129,7 +130,7 @@ func (r *Rulebook) checkGiven(d access.Delegation, user access.User, now time.Ti
 			return access.Errorf(access.CodeForbidden, "%s is not in %s: nobody delegates more than he has, or what was delegated to him", user.Name, g)
 		}
 	}
-	given := r.delegations.InForce(now)
+	given := r.delegations.Open(now)
 	if chain := given.chain(d.To, user.Name); chain != nil {
 		return access.Errorf(access.CodeForbidden, "it would go in a circle: %s already", strings.Join(chain, " delegates to "))
 	}
@@ -214,10 +215,10 @@ func (c *check) instead(d access.Decision) (groups []string, by []access.Stateme
 // people; Judge asks for more.
 func (r *Rulebook) Places(name string, now time.Time) []access.User {
 	var out []access.User
-	for _, g := range r.delegations.InForce(now) {
+	for _, g := range r.delegations {
 		x := g.Delegation
 		giver, ok := r.Directory.User(x.Signer)
-		if !ok || x.To != name {
+		if !ok || x.To != name || !x.InForce(now) {
 			continue
 		}
 		groups := slices.DeleteFunc(giver.Groups, func(group string) bool { return x.Groups != nil && !slices.Contains(x.Groups, group) })
