@@ -150,6 +150,9 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestWholeLifeVerifies,
 		TestLocks,
 		TestIssuedUnderOtherLocks,
+		TestDelegations,
+		TestDelegationsAtTheSameMoment,
+		TestIssuedThroughDelegations,
 		TestLive,
 		// proof_test.go
 		TestProof,
