@@ -42,18 +42,6 @@ func (d dice) some(of []string, most int) []string {
 	return out
 }
 
-// inBytes takes its throws from data, and throws 0 when there is no more.
-func inBytes(data []byte) dice {
-	return func(n int) int {
-		if len(data) == 0 {
-			return 0
-		}
-		b := int(data[0])
-		data = data[1:]
-		return b % n
-	}
-}
-
 var (
 	modelPeople = []string{"alice", "bob", "carol", "erin", "mallory"} // alice asks
 	modelGroups = []string{"dba", "sec", "sre"}
@@ -786,14 +774,11 @@ func TestSequencesAgainstModel(t *testing.T) {
 }
 
 // FuzzSequences looks for a sequence by which workflow, issuer and model differ.
+// It is given by a seed and not by bytes, which would be minimized for ever: what
+// is covered differs from run to run.
 func FuzzSequences(f *testing.F) {
-	for seed := range 3 {
-		r := rand.New(rand.NewPCG(uint64(seed), 7))
-		data := make([]byte, 400)
-		for i := range data {
-			data[i] = byte(r.IntN(256))
-		}
-		f.Add(data)
+	for seed := range uint64(3) {
+		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, data []byte) { newPlay(t, inBytes(data), newStats()).run() })
+	f.Fuzz(func(t *testing.T, seed uint64) { newPlay(t, rand.New(rand.NewPCG(seed, 7)).IntN, newStats()).run() })
 }
