@@ -263,7 +263,7 @@ func (a *app) reportCSV(review audit.Review) error {
 	for _, r := range review.Requests {
 		cells := []string{
 			r.Request, r.Requester, r.Resource, r.Login, strings.Join(r.Actions, " "), r.Command, stamp(r.Asked), strconv.FormatInt(int64(r.Duration), 10),
-			string(r.State), stamp(r.From), stamp(r.Until), strconv.FormatBool(r.Automatic), strings.Join(r.ApprovedBy, " "), r.DeniedBy,
+			string(r.State), stamp(r.From), stamp(r.Until), strconv.FormatBool(r.Automatic), strings.Join(r.ApprovedBy, ", "), r.DeniedBy,
 			strconv.Itoa(r.Escalated), r.Use, strconv.Itoa(r.Sessions), strings.Join(r.Rules, " "), r.EndedBy, r.EndedWhy, r.Ticket, r.Reason, checkpoint,
 			strconv.FormatBool(r.Emergency), r.Review, strings.Join(r.ReviewedBy, " "),
 		}
