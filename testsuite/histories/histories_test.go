@@ -33,6 +33,7 @@ func TestReplay(t *testing.T) {
 			replayer := sdkworker.NewWorkflowReplayer()
 			replayer.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
 			replayer.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
+			replayer.RegisterWorkflowWithOptions(workflows.Delegate, workflow.RegisterOptions{Name: access.WorkflowDelegate})
 			quiet := log.NewStructuredLogger(slog.New(slog.DiscardHandler))
 			if err := replayer.ReplayWorkflowHistory(quiet, h); err != nil {
 				t.Fatal(err)

@@ -148,6 +148,14 @@ var plays = []struct {
 		r.until("everybody was asked", func(s access.Status) bool { return len(s.Escalated) == 2 })
 		r.signal(access.MessageDecision, r.decision("trent", access.Approve, 0))
 	}},
+	{"delegated-expired", func(r *request) {
+		r.ask("alice", "ssh/web-1", 3*time.Second, nil)
+		r.await(access.StatePending)
+		r.delegate("bob", "dave")
+		r.signal(access.MessageDecision, r.sign("dave", access.Decision{
+			Header: r.people.Header("dave", access.TypeDecision), Request: r.req.ID, RequestHash: r.signed.Hash(), Verdict: access.Approve, For: "bob",
+		}))
+	}},
 	{"refused-messages", func(r *request) {
 		r.ask("alice", "ssh/crown-1", time.Hour, nil)
 		approval := r.decision("bob", access.Approve, 0)
@@ -232,6 +240,7 @@ type request struct {
 	signed access.Statement
 	run    client.WorkflowRun
 	locked string // workflow id of the lock that ended it
+	given  string // workflow id of the delegation that its approval rests on
 	err    error
 }
 
@@ -290,6 +299,28 @@ func (r *request) lock(name, resource string) {
 		r.check(run.Get(r.ctx, &out))
 		if len(out.Told) != 1 || out.Refused != nil {
 			r.check(fmt.Errorf("the lock told %v; refused: %w", out.Told, out.Refused))
+		}
+	}
+}
+
+// delegate has somebody decide in name's place, and keeps that history as well.
+func (r *request) delegate(name, to string) {
+	d := access.Delegation{Header: r.people.Header(name, access.TypeDelegation), Action: access.ActionDelegate, To: to, Reason: "to be recorded"}
+	until := d.Time.Add(time.Hour)
+	d.Until = &until
+	st := r.sign(name, d)
+	if r.err != nil {
+		return
+	}
+	r.given = access.DelegationWorkflowID(d.ID)
+	run, err := r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{ID: r.given, TaskQueue: access.TaskQueue},
+		access.WorkflowDelegate, access.Delegating{Statement: st})
+	r.check(err)
+	if r.err == nil {
+		var out access.Delegated
+		r.check(run.Get(r.ctx, &out))
+		if out.Refused != nil {
+			r.check(out.Refused)
 		}
 	}
 }
@@ -370,10 +401,13 @@ func (r *request) finish(path string) error {
 	if r.err != nil {
 		return fmt.Errorf("%s: %w", path, r.err)
 	}
-	if r.locked != "" {
-		h, err := histories.Download(r.ctx, r.client, r.locked, "")
+	for what, id := range map[string]string{"lock-of-": r.locked, "delegation-of-": r.given} {
+		if id == "" {
+			continue
+		}
+		h, err := histories.Download(r.ctx, r.client, id, "")
 		if err == nil {
-			err = histories.Write(filepath.Join(filepath.Dir(path), "lock-of-"+filepath.Base(path)), h)
+			err = histories.Write(filepath.Join(filepath.Dir(path), what+filepath.Base(path)), h)
 		}
 		if err != nil {
 			return err
