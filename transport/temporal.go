@@ -115,8 +115,11 @@ func (b *Temporal) query(ctx context.Context, query *client.QueryWorkflowWithOpt
 	first, cancel := context.WithTimeout(ctx, firstTimeout)
 	defer cancel()
 	answer, err := b.Client.QueryWorkflowWithOptions(first, query)
-	var failed *serviceerror.FailedPrecondition
-	late := err != nil && first.Err() != nil
+	var (
+		failed   *serviceerror.FailedPrecondition
+		deadline *serviceerror.DeadlineExceeded // Temporal gives up a little sooner
+	)
+	late := err != nil && (first.Err() != nil || errors.As(err, &deadline) || errors.Is(err, context.DeadlineExceeded))
 	if ctx.Err() != nil || !late && !errors.As(err, &failed) {
 		return answer, err
 	}

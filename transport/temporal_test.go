@@ -130,18 +130,22 @@ func TestStatusOfATerminatedWorkflow(t *testing.T) {
 // history; nobody else's silence is taken for that.
 func TestStatusWithNobodyToAsk(t *testing.T) {
 	closed := timestamppb.Now()
+	nobody, late := serviceerror.NewFailedPrecondition("no pollers"), serviceerror.NewDeadlineExceeded("too late")
 	for _, tt := range []struct {
 		name     string
+		err      error
 		closed   *timestamppb.Timestamp
 		behavior enumspb.VersioningBehavior
 		recalls  bool
 	}{
-		{"ended on a build", closed, enumspb.VERSIONING_BEHAVIOR_PINNED, true},
-		{"lives on a build", nil, enumspb.VERSIONING_BEHAVIOR_PINNED, false},
-		{"ended, on no build", closed, enumspb.VERSIONING_BEHAVIOR_UNSPECIFIED, false},
+		{"ended on a build", nobody, closed, enumspb.VERSIONING_BEHAVIOR_PINNED, true},
+		{"ended on a build, and Temporal waits", late, closed, enumspb.VERSIONING_BEHAVIOR_PINNED, true},
+		{"lives on a build", nobody, nil, enumspb.VERSIONING_BEHAVIOR_PINNED, false},
+		{"lives on a build, and Temporal waits", late, nil, enumspb.VERSIONING_BEHAVIOR_PINNED, false},
+		{"ended, on no build", nobody, closed, enumspb.VERSIONING_BEHAVIOR_UNSPECIFIED, false},
 	} {
 		m := &mocks.Client{}
-		m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, serviceerror.NewFailedPrecondition("no pollers"))
+		m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, tt.err)
 		m.On("DescribeWorkflowExecution", mock.Anything, access.WorkflowID(testID), "").Return(&workflowservice.DescribeWorkflowExecutionResponse{
 			WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{CloseTime: tt.closed, VersioningInfo: &workflowpb.WorkflowExecutionVersioningInfo{Behavior: tt.behavior}},
 		}, nil)
