@@ -19,18 +19,19 @@ import (
 
 const deployment = "hallpass"
 
-// TestVersionedUpgrade goes from workers whose builds nobody tells apart to an
-// old build, and from that to a new one. What began on the old build ends on
-// it, approvals and all, while what is asked for meanwhile takes the new one,
-// and back. When the old build is gone, what ended on it can still be shown.
-func TestVersionedUpgrade(t *testing.T) {
+// TestUpgrades replaces workers by others, in both ways that there are.
+func TestUpgrades(t *testing.T) {
 	w := furnish(t)
-	roles := []string{"history", "matching", "frontend", "worker"}
-	w.temporal(roles)
-	for _, role := range roles {
-		w.start(role)
-	}
-	w.register()
+	w.run("workflows-1", "workflows-2", "issuer-1", "issuer-2")
+	t.Run("rolling", w.rollingRestart)
+	t.Run("versioned", w.versionedUpgrade)
+}
+
+// versionedUpgrade goes from workers whose builds nobody tells apart to an old
+// build, and from that to a new one. What began on the old build ends on it,
+// approvals and all, while what is asked for meanwhile takes the new one, and
+// back. When the old build is gone, what ended on it can still be shown.
+func (w *world) versionedUpgrade(t *testing.T) {
 	run := func(name, role string, env ...string) {
 		w.hallpass(name, role, env...)
 		w.start(name)
@@ -39,17 +40,16 @@ func TestVersionedUpgrade(t *testing.T) {
 	versioned := func(build string) []string {
 		return []string{"HALLPASS_TEMPORAL_DEPLOYMENT=" + deployment, "HALLPASS_TEMPORAL_BUILD=" + build}
 	}
-	run("issuer", worker.RoleIssuerSSH)
-	run("plain", worker.RoleWorkflows)
 	before := w.asked(t) // on no build at all
 
 	// The first build that is told apart: until it is the current one, it gets
-	// nothing and says so, and the plain worker goes on.
+	// nothing and says so, and the plain workers go on.
 	run("old", worker.RoleWorkflows, versioned("old")...)
 	w.says("old", "polls hallpass as build old of hallpass, which gets no requests before it is the current one")
 	w.current("old")
 	w.says("old", "as build old of hallpass, the current one")
-	w.drain("plain")
+	w.drain("workflows-1")
+	w.drain("workflows-2")
 	old := w.asked(t)
 	w.builds(t, old, "old")
 

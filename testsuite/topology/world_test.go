@@ -126,14 +126,6 @@ func furnish(t testing.TB) *world {
 	return w
 }
 
-// start makes the whole topology and returns when all of it is ready.
-func start(t testing.TB) *world {
-	t.Helper()
-	w := furnish(t)
-	w.run()
-	return w
-}
-
 // run starts all of it in a world that is furnished, or of hallpass these
 // processes alone, and waits until it is ready.
 func (w *world) run(only ...string) {
