@@ -51,9 +51,9 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 		// What has run out is left out. An issuer whose clock is ahead would leave
 		// out what hasn't: the database's clock has to agree.
 		past := now
-		if query := l.db.clock(); l.doubted && query != "" {
+		if l.asksClock() {
 			var at int64
-			if _, err := t.find([]any{&at}, query); err != nil {
+			if _, err := t.find([]any{&at}, l.db.clock()); err != nil {
 				return none, err
 			}
 			if second := time.UnixMilli(at); second.Before(past) {
@@ -65,6 +65,22 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 		}
 		return list, err
 	})
+}
+
+// asksClock says whether the database has a clock to hold ours against.
+func (l *Log) asksClock() bool { return l.doubted && l.db.clock() != "" }
+
+// RunOut says whether the database's clock agrees that a time is past. Where it
+// has none but ours, it does.
+func (l *Log) RunOut(ctx context.Context, at time.Time) (bool, error) {
+	if !l.asksClock() {
+		return true, nil
+	}
+	var now int64
+	if err := l.Reader.db.QueryRowContext(ctx, l.db.clock()).Scan(&now); err != nil {
+		return false, fmt.Errorf("ask the database for the time: %w", explain(err))
+	}
+	return !time.UnixMilli(now).Before(at), nil
 }
 
 // fillFrom is how many entries a list has before it names serials whose

@@ -213,6 +213,11 @@ func TestKRLByAClockAhead(t *testing.T) {
 	if got := serials(w.draft()); !slices.Equal(got, []uint64{c.Handle.Serial}) {
 		t.Errorf("the list names %v, want %d", got, c.Handle.Serial)
 	}
+	for by, want := range map[time.Duration]bool{-time.Minute: true, time.Minute: false} {
+		if past, err := w.log.RunOut(t.Context(), time.Now().Add(by)); err != nil || past != want {
+			t.Errorf("what is %s from now is past: %t, %v", by, past, err)
+		}
+	}
 	w.now = w.now.Add(-52 * time.Hour)
 	if got := serials(w.draft()); !slices.Equal(got, []uint64{c.Handle.Serial}) {
 		t.Errorf("with a clock behind, the list names %v, want %d", got, c.Handle.Serial)

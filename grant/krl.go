@@ -26,6 +26,8 @@ type KRLStore interface {
 	// DraftKRL returns what a new list has to say, under a version higher
 	// than any before.
 	DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error)
+	// RunOut says whether there is no other clock by which a time isn't past.
+	RunOut(ctx context.Context, at time.Time) (bool, error)
 	// PublishKRL puts a signed list in force, unless there is a later one.
 	PublishKRL(ctx context.Context, k audit.KRL) error
 	// KRL returns the list in force.

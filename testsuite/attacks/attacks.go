@@ -72,7 +72,7 @@ var All = []Attack{
 	{"duration that overflows, is negative, or in another unit", 2, "refused, by the client, the parser and the CA",
 		[]string{"access.TestParseDuration", "access.FuzzParseDuration", "bad-input.txtar", "ca.TestPrepare"}},
 	{"clock of the issuer moved back and forth", 2, "a credential never lasts longer than its grant, counted from one moment",
-		[]string{"grant.TestClockMoves", "evidence.TestTimes", "audit.TestTimeRunningBackwardsIsAWarning"}},
+		[]string{"grant.TestClockMoves", "evidence.TestTimes", "audit.TestTimeRunningBackwardsIsAWarning", "audit.TestKRLByAClockAhead"}},
 	{"terminated workflow", 2, "the certificate ends by itself; a sweep takes the grant back",
 		[]string{"sweep.txtar", "workflows.TestSweepEndsOrphans"}},
 	{"revocation while the issuer works", 2, "whichever is later in the ledger sees the other",
