@@ -47,24 +47,33 @@ func (l *Log) DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error) 
 			return none, err
 		}
 		list := krl.List{Version: uint64(taken), Generated: now.UTC().Truncate(time.Second)}
-		var err error
-		// What has run out is left out. An issuer whose clock is ahead would leave
-		// out what hasn't: the database's clock has to agree.
-		past := now
-		if l.asksClock() {
-			var at int64
-			if _, err := t.find([]any{&at}, l.db.clock()); err != nil {
-				return none, err
-			}
-			if second := time.UnixMilli(at); second.Before(past) {
-				past = second
-			}
+		// What has run out is left out.
+		past, err := t.past(l)
+		if err != nil {
+			return none, err
 		}
 		if list.CAs, err = t.revoked(past.Add(-access.ClockSkew)); err == nil && list.Entries() > fillFrom {
 			err = t.fill(list.CAs)
 		}
 		return list, err
 	})
+}
+
+// past is what is over by our clock and by the database's: a machine whose clock
+// is ahead takes for over what isn't.
+func (t *tx) past(l *Log) (time.Time, error) {
+	now := l.now()
+	if !l.asksClock() {
+		return now, nil
+	}
+	var at int64
+	if _, err := t.find([]any{&at}, l.db.clock()); err != nil {
+		return now, err
+	}
+	if second := time.UnixMilli(at); second.Before(now) {
+		return second, nil
+	}
+	return now, nil
 }
 
 // asksClock says whether the database has a clock to hold ours against.

@@ -231,9 +231,10 @@ func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error
 
 // End closes a request in the ledger for ever, with its event: no evidence,
 // however good, issues it from here on. It works with or without a handle, and
-// once: of a request that has ended, the entry is returned as it is. Where a
-// grant is given back or taken away, those that it extends, or that extend it,
-// end with it.
+// once: of a request that has ended, the entry is returned as it is. Where a grant
+// is given back or taken away, those that it extends, or that extend it, end with
+// it. That a grant has expired is CodeUnavailable until it has: what is no more
+// in the ledger can't be revoked.
 func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 	typ, ok := ends[end.State]
 	if !ok || end.Request == "" {
@@ -252,6 +253,14 @@ func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 		entry, found, err := t.entry(end.Request)
 		if err != nil || found && entry.Ended != "" {
 			return entry, err
+		}
+		if end.State == access.StateExpired && entry.Handle != nil {
+			over := entry.Handle.Over()
+			if past, err := t.past(l); err != nil {
+				return Entry{}, err
+			} else if past.Before(over) {
+				return Entry{}, access.Errorf(access.CodeUnavailable, "the grant isn't over before %s", over.Format(time.RFC3339))
+			}
 		}
 		e.RequestHash = entry.RequestHash
 		if _, err := t.append(e); err != nil {

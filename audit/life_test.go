@@ -230,8 +230,23 @@ func (w *world) grant(r access.Request, ev access.Evidence) access.Credential {
 func (w *world) end(e End) {
 	w.t.Helper()
 	w.tick()
+	if e.State == access.StateExpired {
+		w.until(e.Request)
+	}
 	if _, err := w.log.End(context.Background(), e); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// until moves the clock to when nothing is left of a grant, if that is later.
+func (w *world) until(request string) {
+	w.t.Helper()
+	entry, _, err := w.log.Entry(context.Background(), request)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if h := entry.Handle; h != nil && h.Over().After(w.now) {
+		w.now = h.Over()
 	}
 }
 

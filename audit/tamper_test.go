@@ -541,6 +541,10 @@ func TestForgery(t *testing.T) {
 			return w.record(Event{Type: GrantExpired, State: access.StateExpired, Request: r.ID, Actor: "alice",
 				Statement: w.stop("alice", access.TypeRelease, r, st), Digests: w.digests()})
 		}, `of the type "release" doesn't end a request as expired`},
+		{"expired before its end", func(w *world, r access.Request, st, yes access.Statement) int64 {
+			w.reserve(st, w.handle(r))
+			return w.record(Event{Type: GrantExpired, State: access.StateExpired, Request: r.ID})
+		}, "the grant wasn't over before"},
 		{"revoked by a release", func(w *world, r access.Request, st, yes access.Statement) int64 {
 			return w.record(Event{Type: GrantRevoked, State: access.StateRevoked, Request: r.ID, Actor: "alice",
 				Statement: w.stop("alice", access.TypeRelease, r, st), Digests: w.digests()})

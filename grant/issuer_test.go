@@ -290,7 +290,10 @@ func TestIssueAfterTheEnd(t *testing.T) {
 			ev, r := w.approved(nil)
 			i := w.issuer(nil, nil)
 			if tt.issued {
-				w.issue(i, ev)
+				handle := w.issue(i, ev).Handle
+				if tt.state == access.StateExpired {
+					w.pass(handle.Over().Sub(w.now()))
+				}
 			}
 			used := w.uses.n.Load()
 			for range 2 {
@@ -307,6 +310,29 @@ func TestIssueAfterTheEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever reaches the issuer's queue can't have a grant be over before it is: it
+// could be revoked no more, and would count for no limit.
+func TestNotExpiredBeforeItsEnd(t *testing.T) {
+	w := newWorld(t)
+	ev, r := w.approved(nil)
+	i := w.issuer(nil, nil)
+	handle := w.issue(i, ev).Handle
+	expired := audit.End{Request: r.ID, State: access.StateExpired}
+	for _, left := range []time.Duration{handle.Over().Sub(w.now()), time.Second} {
+		w.pass(handle.Over().Sub(w.now()) - left)
+		if err := i.Revoke(context.Background(), expired); access.CodeOf(err) != access.CodeUnavailable {
+			t.Errorf("expired %s before its end: %v", left, err)
+		}
+		if entry, _, err := w.log.Entry(context.Background(), r.ID); err != nil || entry.Ended != "" {
+			t.Fatalf("ended as %q, %v", entry.Ended, err)
+		}
+	}
+	if err := i.Revoke(context.Background(), audit.End{Request: r.ID, State: access.StateRevoked}); err != nil {
+		t.Errorf("revoked after that: %v", err)
+	}
+	w.verify()
 }
 
 // Two requests under one id: the first that gets a handle is the only one.

@@ -93,7 +93,7 @@ func TestRunningGrantsMakeRoomWhenTheyEnd(t *testing.T) {
 	if err.Error() != want {
 		t.Errorf("refused with %q, want %q", err, want)
 	}
-	if err := i.Revoke(context.Background(), audit.End{Request: first.Handle.Request, State: access.StateExpired}); err != nil {
+	if err := i.Revoke(context.Background(), audit.End{Request: first.Handle.Request, State: access.StateRevoked}); err != nil {
 		t.Fatal(err)
 	}
 	third := w.issue(i, w.lab("alice"))
