@@ -11,6 +11,8 @@ const (
 	MaxDelegations = 20                  // of one giver, in force at once
 	MaxGroups      = 16                  // that one names
 	DelegationAge  = time.Hour           // how old it can be when it comes
+
+	MaxDelegationPayload = 4 << 10 // bytes of the statement: all that are in force have to fit an answer
 )
 
 // What a delegation statement does.

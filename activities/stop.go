@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/statement"
@@ -24,7 +26,11 @@ func (a *Activities) Stop(ctx context.Context, in access.Stopping) (out StopOutp
 		return StopOutput{}, a.refuse(ctx, in.Message, in.Statement, access.Errorf(code, format, args...))
 	}
 	if !slices.Contains([]string{access.MessageRelease, access.MessageRevoke, access.MessageCancel}, in.Message) {
+		in.Message = "stop" // it becomes part of an event
 		return refuse(access.CodeMalformed, "the message isn't %s, %s or %s", access.MessageRelease, access.MessageRevoke, access.MessageCancel)
+	}
+	if uuid.Validate(in.Request) != nil {
+		return refuse(access.CodeMalformed, "%.40q is not a request's id", in.Request)
 	}
 	grant, found, err := a.Log.Extended(ctx, in.Request)
 	if err != nil {

@@ -79,8 +79,10 @@ func (r *Rulebook) CheckDelegation(st access.Statement, now time.Time) (access.D
 	switch {
 	case d.Time.After(now.Add(access.ClockSkew)):
 		return fail(future("delegation"))
-	case now.After(d.Time.Add(access.DelegationAge)):
+	case d.Action == access.ActionDelegate && now.After(d.Time.Add(access.DelegationAge)): // a revocation may be old, so that none is lost
 		return fail(access.Errorf(access.CodeStale, "the delegation is older than %s", access.ShortDuration(access.DelegationAge)).WithHint("sign it again"))
+	case d.Action == access.ActionDelegate && len(st.Payload) > access.MaxDelegationPayload:
+		return fail(access.Errorf(access.CodeMalformed, "the delegation is longer than %d bytes", access.MaxDelegationPayload))
 	case d.Action == access.ActionRevoke:
 		err = r.checkRevoked(d, user, now)
 	default:

@@ -287,6 +287,7 @@ func TestHearThroughDelegations(t *testing.T) {
 func TestCheckDelegation(t *testing.T) {
 	w := withDelegates(t)
 	first := give("bob", "mallory", during(time.Minute, time.Hour))
+	long := give("bob", "mallory", during(time.Minute, 5*time.Hour))
 	var full []access.Delegation
 	for i := range access.MaxDelegations {
 		full = append(full, give("bob", fmt.Sprintf("u%02d", i)))
@@ -338,6 +339,7 @@ func TestCheckDelegation(t *testing.T) {
 		{name: "revoked by whom policy lets lock", given: given(t, first), d: takeBack("trent", first, now)},
 		{name: "revoked by one of those, who is locked", given: given(t, first), locks: held(t, lock(t, "user", "trent")), d: takeBack("trent", first, now),
 			code: access.CodeForbidden, want: "user trent is locked by erin: stolen, so he revokes nothing"},
+		{name: "revoked by a word that waited for long", given: given(t, long), d: takeBack("bob", long, now), now: 3 * time.Hour},
 		{name: "revoked by the delegate", given: given(t, first), d: takeBack("mallory", first, now), code: access.CodeForbidden,
 			want: "delegation " + first.ID + " is bob's: he revokes it, or somebody whom policy lets lock"},
 		{name: "revoked when there is none", d: takeBack("bob", first, now), code: access.CodeNotFound, want: "no delegation " + first.ID + " is in force"},
@@ -359,6 +361,15 @@ func TestCheckDelegation(t *testing.T) {
 			wantCode(t, err, tt.code, tt.want)
 		})
 	}
+	// White space is free; what is listed has to fit an answer.
+	st := sign(t, "bob", first)
+	st.Payload += strings.Repeat("\n", access.MaxDelegationPayload)
+	var err error
+	if st.Signature, err = statement.SignData(signer("bob"), "delegation@hallpass", []byte(st.Payload)); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = w.book().CheckDelegation(st, asked.Add(now))
+	wantCode(t, err, access.CodeMalformed, "the delegation is longer than 4096 bytes")
 }
 
 func TestDelegationsAfter(t *testing.T) {

@@ -140,6 +140,28 @@ func (w *world) member(name, group string) {
 	w.rules(string(book.Policy.Data()), strings.Join(lines, ""), string(book.Catalog.Data()))
 }
 
+// Who decides in another's place doesn't take back what that one has said: the
+// first of several denials is on record, and stands, whoever leaves it out.
+func TestDelegateDoesNotTakeBackADenial(t *testing.T) {
+	w := newWorld(t)
+	w.policy(`rules:
+  - {name: two-say-no, when: resource.labels.env == "prod", max_duration: 8h, approvals: [{count: 1, from: [sre]}], denies: 2}
+`)
+	w.delegate(nil)
+	i := w.issuer(nil, nil)
+	ev, r := w.throughDave()
+	deny := w.decision("bob", ev.Request, func(d *access.Decision) { d.Verdict = access.Deny })
+	if _, err := w.log.Append(context.Background(), audit.Event{
+		Type: audit.DecisionAccepted, Request: r.ID, Step: "decision:bob", Actor: "bob", Statement: &deny,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(i, ev, access.CodeDenied)
+	if w.uses.n.Load() != 0 {
+		t.Error("the CA key was used")
+	}
+}
+
 // A delegation that is revoked while the kind makes the credential: it is
 // neither recorded nor handed out.
 func TestRevokedWhileTheKindIssues(t *testing.T) {

@@ -138,8 +138,10 @@ func (i *Issuer) settle(ctx context.Context, book *evidence.Rulebook, ev access.
 	if err != nil {
 		return ev, standing, counts, access.Errorf(access.CodeUnavailable, "find out what is on record of the request: %v", err)
 	}
-	all := slices.Clone(ev.Decisions)
-	for _, st := range denials {
+	// What is on record goes first: nobody who decides in another's place takes
+	// back what that one has said.
+	all := slices.Clone(denials)
+	for _, st := range ev.Decisions {
 		if !slices.Contains(all, st) {
 			all = append(all, st)
 		}

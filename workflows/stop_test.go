@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/mock"
@@ -85,6 +86,12 @@ func TestStopRefuses(t *testing.T) {
 		}, access.CodeNotFound},
 		"a decision": {func(w *world) access.Stopping {
 			return access.Stopping{Request: w.req.ID, Message: access.MessageDecision, Statement: w.decision("bob", access.Deny)}
+		}, access.CodeMalformed},
+		"a message of any length": {func(w *world) access.Stopping {
+			return access.Stopping{Request: w.req.ID, Message: strings.Repeat("x", 1000), Statement: w.stop("alice", access.TypeRelease)}
+		}, access.CodeMalformed},
+		"of what is no id": {func(w *world) access.Stopping {
+			return access.Stopping{Request: "a\x00b", Message: access.MessageRelease, Statement: w.stop("alice", access.TypeRelease)}
 		}, access.CodeMalformed},
 		"a lock": {func(w *world) access.Stopping {
 			_, st := w.lock("trent", access.LockUser, "alice")
