@@ -129,6 +129,20 @@ func TestLockPrint(t *testing.T) {
 	}
 }
 
+// What is listed is what was signed, or isn't called verified.
+func TestListsThatLie(t *testing.T) {
+	w := newWorld(t).as("bob")
+	w.must("lock host web-1 --reason x")
+	w.must("delegate --to mallory --for 8h")
+	w.service.locks[0].Lock.Name = "web-2"
+	w.service.given[0].Delegation.Groups = []string{"dev"}
+	for _, list := range []string{"locks", "delegations"} {
+		if r := w.must(list); !strings.Contains(r.stdout, "NOT VERIFIED: what was signed says something else") {
+			t.Errorf("%s:\n%s", list, r.stdout)
+		}
+	}
+}
+
 // A statement that isn't what the list says of it isn't signed over.
 func TestUnlockOfWhatNobodyLocked(t *testing.T) {
 	w := newWorld(t).as("bob")
