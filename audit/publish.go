@@ -147,7 +147,10 @@ func (p Place) get(ctx context.Context) (msg []byte, tag string, err error) {
 	case answer.StatusCode != http.StatusOK:
 		return nil, "", access.Errorf(access.CodeUnavailable, "read published checkpoint: %s answers %s%s", p.Name, answer.Status, reasonS3(p.Name, msg))
 	}
-	if tag = answer.Header.Get("ETag"); tag == "" && isS3(p.Name) {
+	if tag = answer.Header.Get("ETag"); strings.HasPrefix(tag, "W/") {
+		tag = "" // no condition holds for a weak one (RFC 9110, section 13.1.1)
+	}
+	if tag == "" && isS3(p.Name) {
 		return nil, "", access.Errorf(access.CodeUnavailable, "read published checkpoint: %s has no ETag in its answer", p.Name)
 	}
 	return msg, tag, nil
@@ -195,6 +198,7 @@ func (p Place) http(ctx context.Context, method string, body []byte, header http
 		return nil, nil, fmt.Errorf("publish checkpoint: %w", err)
 	}
 	maps.Copy(request.Header, header)
+	request.Header.Set("Accept-Encoding", "identity") // a compressed answer has another ETag, or a weak one
 	if p.Authorization != "" || object.url != "" {
 		if err := checkSecrecy(request.URL); err != nil {
 			return nil, nil, err

@@ -123,7 +123,7 @@ func (k *key) get() (ssh.AlgorithmSigner, error) {
 // keepOpening opens the key, as often as it takes.
 func (k *key) keepOpening(ctx context.Context) {
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
-		signer, err := open(ctx, k.uri)
+		signer, err := openOnce(ctx, k.uri)
 		if ctx.Err() != nil {
 			return
 		}
@@ -145,6 +145,34 @@ func (k *key) keepOpening(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// pins are the PIN files that a token has refused. Keys of one token are opened
+// one after the other, so that a wrong PIN is tried once for all of them.
+var pins struct {
+	sync.Mutex
+	refused map[string]bool
+}
+
+func openOnce(ctx context.Context, name string) (ssh.AlgorithmSigner, error) {
+	u, err := uri.Parse(name)
+	if err != nil || u.Scheme != "pkcs11" {
+		return open(ctx, name)
+	}
+	pins.Lock()
+	defer pins.Unlock()
+	file := u.Get("pin-source")
+	if pins.refused[file] {
+		return nil, errPIN
+	}
+	signer, err := open(ctx, name)
+	if errors.Is(err, errPIN) {
+		if pins.refused == nil {
+			pins.refused = map[string]bool{}
+		}
+		pins.refused[file] = true
+	}
+	return signer, err
 }
 
 // open has the KMS open a key, and sign a line with it: a key that may be seen
@@ -172,6 +200,9 @@ func open(ctx context.Context, name string) (ssh.AlgorithmSigner, error) {
 // said is an error of a KMS, in one line of bounded length, without the rules
 // that Azure's SDK draws into its own.
 func said(err error) error {
+	if errors.Is(err, errPIN) {
+		return errPIN
+	}
 	words := slices.DeleteFunc(strings.Fields(err.Error()), func(w string) bool { return strings.Trim(w, "-") == "" })
 	text := strings.Join(words, " ")
 	if strings.Contains(text, "CKR_PIN_") {

@@ -58,8 +58,9 @@ func (p *Pair) Look() (taken bool, err error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return false, access.Errorf(access.CodeForbidden, "TLS key %s has mode %04o, so others can read it", p.key, mode).WithHint("chmod 600 %s", p.key)
 	}
-	if p.good != nil && bytes.Equal(now[0], p.read[0]) && bytes.Equal(now[1], p.read[1]) {
-		return false, p.problem
+	// What was wrong is looked at again: it may only have been too early.
+	if p.good != nil && p.problem == nil && bytes.Equal(now[0], p.read[0]) && bytes.Equal(now[1], p.read[1]) {
+		return false, nil
 	}
 	p.read = now
 	pair, err := tls.X509KeyPair(now[0], now[1])
