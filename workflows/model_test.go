@@ -732,7 +732,7 @@ func (p *play) run() {
 	}
 	if p.m.extends {
 		p.m.opened++
-		if err := p.issuer.Revoke(context.Background(), audit.End{Request: p.first, State: access.StateExpired}); err != nil {
+		if err := p.issuer.Revoke(context.Background(), audit.End{Request: p.first, State: access.StateRevoked}); err != nil {
 			p.t.Fatal(err)
 		}
 	}
