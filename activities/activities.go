@@ -53,6 +53,8 @@ type Recorder interface {
 	End(ctx context.Context, e audit.End) (audit.Entry, error)
 	// Received is when a request was first heard of, false if it never was.
 	Received(ctx context.Context, request string) (time.Time, bool, error)
+	// Asked is a request as it was received, false if it never was.
+	Asked(ctx context.Context, request string) (access.Statement, bool, error)
 	// Extended is what is on record of a grant, false if the request has none.
 	Extended(ctx context.Context, request string) (access.Extended, bool, error)
 	// Past is what is on record of the requester's earlier requests.

@@ -97,6 +97,10 @@ func (n *notes) Received(_ context.Context, request string) (time.Time, bool, er
 	return time.Time{}, false, n.err
 }
 
+func (n *notes) Asked(context.Context, string) (access.Statement, bool, error) {
+	return access.Statement{}, false, n.err
+}
+
 func (n *notes) Past(context.Context, string, string, string) (access.Past, error) {
 	return access.Past{Grants: 7}, n.err
 }

@@ -283,13 +283,27 @@ func (r *Reader) Entry(ctx context.Context, request string) (Entry, bool, error)
 // Received is when a request was first heard of, by the log's own word; false
 // if it never was.
 func (r *Reader) Received(ctx context.Context, request string) (time.Time, bool, error) {
+	e, found, err := r.received(ctx, request)
+	return e.Time, found, err
+}
+
+// Asked is the request as it was received; false if it never was.
+func (r *Reader) Asked(ctx context.Context, request string) (access.Statement, bool, error) {
+	e, found, err := r.received(ctx, request)
+	if err != nil || !found || e.Statement == nil {
+		return access.Statement{}, false, err
+	}
+	return *e.Statement, true, nil
+}
+
+func (r *Reader) received(ctx context.Context, request string) (Event, bool, error) {
 	if request == "" {
-		return time.Time{}, false, nil
+		return Event{}, false, nil
 	}
 	for rec, err := range r.Events(ctx, Query{Request: request, Type: RequestReceived, Limit: 1}) {
-		return rec.Event.Time, err == nil, err
+		return rec.Event, err == nil, err
 	}
-	return time.Time{}, false, nil
+	return Event{}, false, nil
 }
 
 // Denials are the denials of a request that are on record and didn't end it, as

@@ -7,13 +7,13 @@ import (
 	"hallpass/activities"
 )
 
-// Stop is the workflow of a word that ends a grant whose request hears no more:
+// Stop is the workflow of a word that ends a request which hears no more:
 // whoever can send a request messages can use up what it hears. Its id should be
 // access.StopWorkflowID of the statement's id; running it again changes nothing
 // that stands.
 //
-// The grant is over once the first activity has put its end into the ledger;
-// what is left is to take the credential back, and to have the request look. It
+// The request is over once the first activity has put its end into the ledger;
+// what is left is to take back what was granted, and to have the request look. It
 // fails no more than AccessRequest does: a refusal is in its result.
 func Stop(ctx workflow.Context, in access.Stopping) (access.Stopped, error) {
 	ctx, _ = workflow.NewDisconnectedContext(ctx) // no revocation stops halfway

@@ -53,6 +53,32 @@ func TestStopEndsTheDeaf(t *testing.T) {
 	}
 }
 
+// A request that nobody has granted yet is taken back in the same way, whatever
+// it can be made not to hear: nothing is issued on it.
+func TestStopBeforeTheGrant(t *testing.T) {
+	for message, c := range map[string]struct {
+		by   string
+		want access.State
+	}{
+		access.MessageRevoke:  {"trent", access.StateDenied},
+		access.MessageRelease: {"alice", access.StateCancelled},
+		access.MessageCancel:  {"alice", access.StateCancelled},
+	} {
+		t.Run(message, func(t *testing.T) {
+			w := newWorld(t)
+			ids := w.received(1, false)
+			got := w.runStop(access.Stopping{Request: ids[0], Message: message, Statement: w.stop(c.by, access.Type(message))}, nil)
+			if got.Refused != nil || got.State != c.want {
+				t.Errorf("%+v %v", got, got.Refused)
+			}
+			if _, err := w.issuer.Issue(context.Background(), access.Evidence{Request: w.request}); access.CodeOf(err) != access.CodeEnded {
+				t.Errorf("issued after that: %v", err)
+			}
+			w.wantEnds(c.want, ids)
+		})
+	}
+}
+
 // What isn't good ends nothing, and is on record.
 func TestStopRefuses(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -80,7 +80,7 @@ var All = []Attack{
 	{"a grant that Temporal says has expired, long before its end", 2, "it is over when it is over: until then it can be revoked, and counts for limits",
 		[]string{"grant.TestNotExpiredBeforeItsEnd", "audit.TestForgery"}},
 	{"a flood of messages, so that a request doesn't hear its revocation", 2, "it is ended beside the request",
-		[]string{"testsuite/attacks.TestRevokedUnderAFlood", "workflows.TestStopEndsTheDeaf", "workflows.TestStopRefuses", "workflows.TestLockEndsTheDeaf"}},
+		[]string{"testsuite/attacks.TestRevokedUnderAFlood", "workflows.TestStopEndsTheDeaf", "workflows.TestStopBeforeTheGrant", "workflows.TestStopRefuses", "workflows.TestLockEndsTheDeaf"}},
 	{"key revocation list rolled back, forged, or empty", 2, "hosts keep the newest that verifies",
 		[]string{"host.TestBadListsAreRefused", "audit.TestKRLVersionsOnlyGrow", "ca/krl.TestParseRefuses", "ca/krl.FuzzMarshalAgainstOpenSSH", "ca/krl.FuzzParseAgainstOpenSSH"}},
 	{"a lease of Vault's that outlives its grant", 2, "the token ends, and its leases and sessions with it",
