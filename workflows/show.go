@@ -103,14 +103,7 @@ func (r *request) details() string {
 // what is the request in a few words.
 func (r *request) what() string {
 	request := r.status.Standing.Request
-	as := ""
-	if request.Login != "" {
-		as = " as " + request.Login
-	}
-	if len(request.Actions) > 0 {
-		as += " (" + strings.Join(request.Actions, ", ") + ")"
-	}
-	return fmt.Sprintf("%s%s for %s, %s", request.Resource, as, request.Signer, request.Duration)
+	return fmt.Sprintf("%s%s for %s, %s", request.Resource, access.AsWhat(request.Login, request.Actions), request.Signer, request.Duration)
 }
 
 // approvers are the people whose approvals count, in the order they gave them,
