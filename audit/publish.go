@@ -198,7 +198,6 @@ func (p Place) http(ctx context.Context, method string, body []byte, header http
 		return nil, nil, fmt.Errorf("publish checkpoint: %w", err)
 	}
 	maps.Copy(request.Header, header)
-	request.Header.Set("Accept-Encoding", "identity") // a compressed answer has another ETag, or a weak one
 	if p.Authorization != "" || object.url != "" {
 		if err := checkSecrecy(request.URL); err != nil {
 			return nil, nil, err
@@ -213,6 +212,9 @@ func (p Place) http(ctx context.Context, method string, body []byte, header http
 	} else if p.Authorization != "" {
 		request.Header.Set("Authorization", p.Authorization)
 	}
+	// A compressed answer has another ETag, or a weak one. It isn't signed: stores
+	// and proxies change it.
+	request.Header.Set("Accept-Encoding", "identity")
 	// No redirects: they would take the header along, or turn a PUT into a GET.
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	answer, err := client.Do(request)

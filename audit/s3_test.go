@@ -135,6 +135,9 @@ func (b *bucket) verify(r *http.Request, body []byte) error {
 	path, query, _ := strings.Cut(r.RequestURI, "?")
 	canonical := r.Method + "\n" + path + "\n" + query + "\n"
 	covered := map[string]bool{}
+	if strings.Contains(fields["SignedHeaders"], "accept-encoding") {
+		return fmt.Errorf("what proxies and stores change on the way is signed: %s", fields["SignedHeaders"])
+	}
 	for _, name := range strings.Split(fields["SignedHeaders"], ";") {
 		covered[name] = true
 		value := r.Header.Get(name)
