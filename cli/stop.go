@@ -93,14 +93,11 @@ func (a *app) stop(b backend, id string, typ access.Type, message, said, reason 
 	return a.printAnswer(a.settled(b, after), said)
 }
 
-// mostExtensions is how far extensions of extensions are followed.
-const mostExtensions = 32
-
 // extensions are the requests of which there is something on this machine and
 // that extend the grant of a request, or what extends it: they end together.
 func (a *app) extensions(b backend, f *folder, id string) (all []string) {
 	for request, of := range f.extending() {
-		for n := 0; of != "" && of != id && n < mostExtensions; n++ {
+		for n := 0; of != "" && of != id && n <= access.MaxExtensions; n++ {
 			s, err := b.Status(a.ctx, of)
 			if err != nil {
 				break
