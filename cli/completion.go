@@ -45,7 +45,13 @@ func (a *app) completed(command, flag string) []string {
 	case "--to":
 		return a.knownUsers()
 	case "--in-place-of":
-		return a.knownDelegations(func(d access.Delegation) string { return d.Signer })
+		me, _ := a.whoami()
+		return a.knownDelegations(func(d access.Delegation) string {
+			if d.To != me.Name {
+				return ""
+			}
+			return d.Signer
+		})
 	case "--revoke":
 		return a.knownDelegations(func(d access.Delegation) string { return d.ID })
 	case "--group":
@@ -137,7 +143,9 @@ func (a *app) knownDelegations(word func(access.Delegation) string) []string {
 	return a.listed(func(ctx context.Context, b backend) (words []string) {
 		given, _ := b.Delegations(ctx)
 		for _, g := range given {
-			words = append(words, word(g.Delegation))
+			if w := word(g.Delegation); w != "" {
+				words = append(words, w)
+			}
 		}
 		return words
 	})
@@ -158,7 +166,7 @@ func (a *app) knownReviews() []string {
 func (a *app) listed(list func(context.Context, backend) []string) []string {
 	ctx, cancel := context.WithTimeout(a.ctx, completionPatience)
 	defer cancel()
-	a.ctx, a.completing = ctx, true
+	a.ctx = ctx
 	b, err := a.connect()
 	if err != nil {
 		return nil
@@ -170,6 +178,7 @@ func (a *app) listed(list func(context.Context, backend) []string) []string {
 // complete prints what the last of words could become, one a line. It is
 // silent about everything that is wrong: the user is still typing.
 func (a *app) complete(root *cli.App, words []string) {
+	a.completing = true // nobody is asked for anything
 	last := ""
 	if n := len(words); n > 0 {
 		last, words = words[n-1], words[:n-1]

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -31,8 +32,10 @@ func (a *app) delegateCommand() *cli.Command {
 			&cli.BoolFlag{Name: "print", Usage: printHelp},
 		},
 		Action: func(c *cli.Context) error {
-			if _, err := arguments(c); err != nil {
-				return err
+			const example = "hallpass delegate --to bob --for 8h"
+			_, err := arguments(c)
+			if wrong := (*failure)(nil); errors.As(err, &wrong) {
+				return wrong.withHint(example)
 			}
 			d := access.Delegation{Action: access.ActionDelegate, To: c.String("to"), Groups: c.StringSlice("group"), Reason: c.String("reason")}
 			if c.IsSet("revoke") {
@@ -40,6 +43,9 @@ func (a *app) delegateCommand() *cli.Command {
 					if c.IsSet(flag) {
 						return usagef("--%s doesn't go with --revoke", flag)
 					}
+				}
+				if prefix := c.String("revoke"); !access.IsIDPrefix(prefix) {
+					return usagef("%s is not a delegation's id or the beginning of one", prefix).withHint("hallpass delegations shows them")
 				}
 				return a.withBackend(func(b backend) error {
 					found, err := a.findDelegation(b, c.String("revoke"))
@@ -51,14 +57,17 @@ func (a *app) delegateCommand() *cli.Command {
 				})
 			}
 			if d.To == "" || !c.IsSet("for") {
-				return usagef("--to and --for are needed: who decides in your place, and for how long").withHint("hallpass delegate --to bob --for 8h")
+				return usagef("--to and --for are needed: who decides in your place, and for how long").withHint(example)
 			}
 			long, err := access.ParseDuration(c.String("for"))
 			if err != nil {
 				return usagef("--for: %w", err)
 			}
-			if long <= 0 || long > access.MaxDelegation {
-				return usagef("--for %s is not more than nothing and at most %s", c.String("for"), access.ShortDuration(access.MaxDelegation))
+			switch {
+			case long <= 0:
+				return usagef("--for %s is no time at all", c.String("for"))
+			case long > access.MaxDelegation:
+				return usagef("--for %s is longer than a delegation lasts: at most %s", c.String("for"), access.ShortDuration(access.MaxDelegation))
 			}
 			until := statement.Time(a.now().Add(long))
 			d.Until = &until
@@ -72,9 +81,6 @@ func (a *app) delegateCommand() *cli.Command {
 
 // findDelegation finds the one delegation in force whose id begins so.
 func (a *app) findDelegation(b backend, prefix string) (access.Delegation, error) {
-	if !access.IsIDPrefix(prefix) {
-		return access.Delegation{}, usagef("%s is not a delegation's id or the beginning of one", prefix).withHint("hallpass delegations shows them")
-	}
 	given, err := b.Delegations(a.ctx)
 	if err != nil {
 		return access.Delegation{}, err

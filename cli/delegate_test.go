@@ -76,10 +76,10 @@ func TestDelegateCommandLines(t *testing.T) {
 		{"delegate", ExitUsage, "--to and --for are needed"},
 		{"delegate --to alice", ExitUsage, "--to and --for are needed"},
 		{"delegate --for 8h", ExitUsage, "--to and --for are needed"},
-		{"delegate alice --for 8h", ExitUsage, "unexpected argument"},
+		{"delegate alice --for 8h", ExitUsage, "unexpected argument alice\n  try: hallpass delegate --to bob --for 8h\n"},
 		{"delegate --to alice --for soon", ExitUsage, "--for: "},
-		{"delegate --to alice --for 0s", ExitUsage, "--for 0s is not more than nothing and at most 14d"},
-		{"delegate --to alice --for 14d1s", ExitUsage, "--for 14d1s is not more than nothing and at most 14d"},
+		{"delegate --to alice --for 0s", ExitUsage, "--for 0s is no time at all"},
+		{"delegate --to alice --for 14d1s", ExitUsage, "--for 14d1s is longer than a delegation lasts: at most 14d"},
 		{"delegate --to alice --for 14d", ExitOK, ""},
 		{"delegate --to Alice --for 1h", ExitUsage, `to "Alice" has a character outside`},
 		{"delegate --to bob --for 1h", ExitUsage, "nobody delegates to himself"},
@@ -108,11 +108,14 @@ func TestDelegateCommandLines(t *testing.T) {
 		"delegate --to ":         "alice\nbob\ncarol\nmallory\n",
 		"delegate --group ":      "sre\n",
 		"delegate --revoke ":     strings.Join(ids, "\n") + "\n",
-		"approve --in-place-of ": "bob\n",
+		"approve --in-place-of ": "", // nobody has delegated to bob
 	} {
 		words := append(strings.Split(line, " "), completeFlag)
 		if r := w.runArgs(t.Context(), words...); r.stdout != want {
 			t.Errorf("%s is completed by %q, want %q", line, r.stdout, want)
 		}
+	}
+	if r := w.as("mallory").runArgs(t.Context(), "approve", "--in-place-of", "", completeFlag); r.stdout != "bob\n" {
+		t.Errorf("mallory decides in the place of %q", r.stdout)
 	}
 }

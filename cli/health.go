@@ -23,7 +23,7 @@ func (a *app) healthCommand() *cli.Command {
 		Usage:    "ask a worker whether it is ready, and what is wrong if it isn't",
 		Category: categoryOperate,
 		Description: "Asks at health.address, so it works where the worker runs: in its container, for one.\n" +
-			"Ends with 0 if it is ready, else with 5.",
+			"Ends with 0 if it is ready, and with 5 if it isn't or nobody answers.",
 		Action: a.health,
 	}
 }

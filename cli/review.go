@@ -29,6 +29,10 @@ func (a *app) reviewsCommand() *cli.Command {
 				if tasks == nil {
 					tasks = []access.ReviewTask{}
 				}
+				look := "audit show"
+				if a.withLog(func(*audit.Reader) error { return nil }) != nil {
+					look = "show" // there is no log on this machine
+				}
 				return a.print(tasks, func(p *printer) {
 					if len(tasks) == 0 {
 						a.err.Printf("Nothing has to be signed off.\n")
@@ -38,7 +42,7 @@ func (a *app) reviewsCommand() *cli.Command {
 							p.Printf("\n")
 						}
 						a.reviewText(p, t)
-						p.Printf("  hallpass audit show %s\n  hallpass review %s\n", t.Request, t.Request)
+						p.Printf("  hallpass %s %s\n  hallpass review %s\n", look, t.Request, t.Request)
 					}
 				})
 			})

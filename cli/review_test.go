@@ -103,7 +103,7 @@ func TestPendingMarksWhatIsUnusual(t *testing.T) {
 func TestReviewsNamesTheNextCommand(t *testing.T) {
 	w := glassWorld(t)
 	id := w.ask(breaks)
-	w.as("bob").must("reviews").says(t, 0, "  hallpass audit show "+id+"\n  hallpass review "+id+"\n")
+	w.as("bob").must("reviews").says(t, 0, "  hallpass show "+id+"\n  hallpass review "+id+"\n")
 }
 
 // A hint leads on.

@@ -74,7 +74,7 @@ func (a *app) watch(b backend, f transport.Filter, me access.User, tty console) 
 			quiet = true
 		default:
 			quiet, done[next] = false, true
-			more, err := a.answerOne(b, next, tty)
+			more, err := a.answerOne(b, next, me, tty)
 			if err != nil || !more {
 				return err
 			}
@@ -105,7 +105,7 @@ func (a *app) nextMine(b backend, f transport.Filter, me access.User, done map[s
 // answerOne shows one request with all there is to it, and does as it is told.
 // What is signed is what was shown. That the request is refused or over is
 // said, and the next one comes.
-func (a *app) answerOne(b backend, id string, tty console) (more bool, err error) {
+func (a *app) answerOne(b backend, id string, me access.User, tty console) (more bool, err error) {
 	s, req, err := a.read(b, id)
 	if err != nil || s.State != access.StatePending {
 		return true, a.ctx.Err() // somebody was faster
@@ -114,8 +114,9 @@ func (a *app) answerOne(b backend, id string, tty console) (more bool, err error
 		a.out.Printf("%s", markup("\a"))
 	}
 	d := access.Decision{Verdict: access.Approve}
+	d.For, _ = a.sayIn(b, s, req, me)
 	a.out.Printf("\n")
-	a.showRequest(a.out, s, req, a.brief(a.out, s, req, d)...)
+	a.showRequest(a.out, s, req, append([]any{"yours for", delegatedBy(d.For)}, a.brief(a.out, s, req, d)...)...)
 	for {
 		key, err := ask(a.ctx, tty, "\na approve, d deny, s later, q quit:")
 		if errors.Is(err, io.EOF) {

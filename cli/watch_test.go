@@ -45,6 +45,18 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// Whose say it is is said before it is asked for.
+func TestWatchInThePlaceOfAnother(t *testing.T) {
+	w := newWorld(t)
+	w.ask("ssh/web-1 --as deploy --reason x")
+	w.as("bob").must("delegate --to mallory --for 8h")
+	w.typed = "q\n"
+	r := w.as("mallory").must("watch")
+	if !strings.Contains(r.stdout, "yours for    bob (delegated)") {
+		t.Errorf("%s\n%s", r.stdout, r.stderr)
+	}
+}
+
 // Somebody else was faster: what is refused is said, and the next one comes.
 func TestWatchTooLate(t *testing.T) {
 	w := newWorld(t)

@@ -331,7 +331,7 @@ func (h *HTTPS) unreachable(ctx context.Context, err error) error {
 		why = call.Err
 	}
 	return access.Errorf(access.CodeUnavailable, "can't reach the service at %s: %v", h.url, why).
-		WithHint("hallpass config check shows what is configured")
+		WithHint("hallpass config show lists what is configured")
 }
 
 // Hello makes sure that the service is there, and the one that is known here. It

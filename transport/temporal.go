@@ -301,7 +301,7 @@ func Unreachable(address string, err error) error {
 		address = "the configured address"
 	}
 	return access.Errorf(access.CodeUnavailable, "can't reach Temporal at %s: %v", address, err).
-		WithHint("hallpass dev starts everything on this machine; hallpass config check shows what is configured")
+		WithHint("hallpass dev starts everything on this machine; hallpass config show lists what is configured")
 }
 
 // lockLine is what operators see of a lock in Temporal's lists. No reason: it
