@@ -72,66 +72,86 @@ func (b *Temporal) Submit(ctx context.Context, in access.Submission, req access.
 func (b *Temporal) Status(ctx context.Context, id string) (access.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	query := &client.QueryWorkflowWithOptionsRequest{
-		WorkflowID: access.WorkflowID(id), QueryType: access.QueryStatus,
-		QueryRejectCondition: enumspb.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY,
+	s, how, err := b.ask(ctx, id, enumspb.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY)
+	if err != nil || how == "" {
+		return s, b.about(ctx, id, err)
 	}
-	answer, err := b.query(ctx, query)
-	if errors.Is(err, errOrphan) {
-		return b.Recall(ctx, id)
-	} else if err != nil {
-		return access.Status{}, b.about(ctx, id, err)
-	}
-	var broken error
-	if answer.QueryRejected != nil {
-		how := strings.ToLower(answer.QueryRejected.GetStatus().String())
-		broken = access.Errorf(access.CodeEnded, "the workflow of request %s was ended from outside: %s", id, how).
-			WithHint("hallpass request … asks anew; what was issued ends by itself")
-		query.QueryRejectCondition = enumspb.QUERY_REJECT_CONDITION_NONE
-		if answer, err = b.query(ctx, query); errors.Is(err, errOrphan) {
-			s, _ := b.Recall(ctx, id)
-			return s, broken
-		} else if err != nil {
-			return access.Status{}, broken
-		}
-	}
-	var s access.Status
-	if err := answer.QueryResult.Get(&s); err != nil {
-		return access.Status{}, fmt.Errorf("read status of %s: %w", id, err)
-	}
-	if s.ID != id {
-		return access.Status{}, elsewhere(id, s.ID)
+	broken := access.Errorf(access.CodeEnded, "the workflow of request %s was ended from outside: %s", id, how).
+		WithHint("hallpass request … asks anew; what was issued ends by itself")
+	if s, _, err = b.ask(ctx, id, enumspb.QUERY_REJECT_CONDITION_NONE); err != nil {
+		return access.Status{}, broken
 	}
 	return s, broken
 }
 
-// errOrphan: the request has ended on a build that no worker runs any more, and
-// Temporal asks no other about it.
-var errOrphan = errors.New("nobody is left to ask")
-
-// query asks a worker, and if none answers soon, it looks whether any can
-// before it asks again.
-func (b *Temporal) query(ctx context.Context, query *client.QueryWorkflowWithOptionsRequest) (*client.QueryWorkflowWithOptionsResponse, error) {
+// ask has a worker say how a request stands. If none answers soon, and it has ended
+// on a build, its history says it: Temporal asks no other build, and in time that
+// one is gone. Where this program can't replay it, the worker may only have been
+// slow, and is asked once more. how is how the workflow was ended from outside,
+// where reject has that kept from being asked.
+func (b *Temporal) ask(ctx context.Context, id string, reject enumspb.QueryRejectCondition) (s access.Status, how string, err error) {
+	query := &client.QueryWorkflowWithOptionsRequest{WorkflowID: access.WorkflowID(id), QueryType: access.QueryStatus, QueryRejectCondition: reject}
 	first, cancel := context.WithTimeout(ctx, firstTimeout)
 	defer cancel()
 	answer, err := b.Client.QueryWorkflowWithOptions(first, query)
-	var (
-		failed   *serviceerror.FailedPrecondition
-		deadline *serviceerror.DeadlineExceeded // Temporal gives up a little sooner
-	)
-	late := err != nil && (first.Err() != nil || errors.As(err, &deadline) || errors.Is(err, context.DeadlineExceeded))
-	if ctx.Err() != nil || !late && !errors.As(err, &failed) {
-		return answer, err
+	var failed *serviceerror.FailedPrecondition
+	if slow := late(first, err); ctx.Err() == nil && (slow || errors.As(err, &failed)) {
+		is, derr := b.Client.DescribeWorkflowExecution(ctx, query.WorkflowID, "")
+		info := is.GetWorkflowExecutionInfo()
+		var lost error
+		if derr == nil && info.GetCloseTime() != nil && info.GetVersioningInfo().GetBehavior() == enumspb.VERSIONING_BEHAVIOR_PINNED {
+			if s, lost = b.Recall(ctx, id); lost == nil {
+				return s, "", nil
+			}
+		}
+		if slow {
+			answer, err = b.Client.QueryWorkflowWithOptions(ctx, query)
+		}
+		if err != nil && lost != nil {
+			err = lost
+		}
 	}
-	is, derr := b.Client.DescribeWorkflowExecution(ctx, query.WorkflowID, "")
-	info := is.GetWorkflowExecutionInfo()
-	if derr == nil && info.GetCloseTime() != nil && info.GetVersioningInfo().GetBehavior() == enumspb.VERSIONING_BEHAVIOR_PINNED {
-		return nil, errOrphan
+	switch {
+	case err != nil:
+		return access.Status{}, "", err
+	case answer.QueryRejected != nil:
+		return access.Status{}, strings.ToLower(answer.QueryRejected.GetStatus().String()), nil
 	}
-	if !late {
-		return nil, err
+	if err := answer.QueryResult.Get(&s); err != nil {
+		return access.Status{}, "", fmt.Errorf("read status of %s: %w", id, err)
 	}
-	return b.Client.QueryWorkflowWithOptions(ctx, query)
+	if s.ID != id {
+		return access.Status{}, "", elsewhere(id, s.ID)
+	}
+	return s, "", nil
+}
+
+// late says whether a call failed because its time was over. Temporal's clock may
+// be the first to say so.
+func late(ctx context.Context, err error) bool {
+	var deadline *serviceerror.DeadlineExceeded
+	return err != nil && (errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &deadline))
+}
+
+// run runs a workflow, or joins the one of that id that runs, and reads its result
+// into out.
+func (b *Temporal) run(ctx context.Context, o client.StartWorkflowOptions, out any, workflow string, in ...any) error {
+	o.TaskQueue = access.TaskQueue
+	run, err := b.Client.ExecuteWorkflow(ctx, o, workflow, in...)
+	if err == nil {
+		err = run.Get(ctx, out)
+	}
+	return err
+}
+
+// look has a worker look something up.
+func (b *Temporal) look(ctx context.Context, what, summary, workflow string, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return b.translate(ctx, b.run(ctx, client.StartWorkflowOptions{
+		ID: what + "-" + statement.NewID(), StaticSummary: summary,
+		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
+	}, out, workflow))
 }
 
 // Send delivers a statement as an update, whose id is the statement's.
@@ -167,13 +187,9 @@ func (b *Temporal) Send(ctx context.Context, id, message, statementID string, st
 
 // stop ends a grant beside its request, which hears nothing any more.
 func (b *Temporal) stop(ctx context.Context, statementID string, in access.Stopping) (access.Status, error) {
-	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: access.StopWorkflowID(statementID), TaskQueue: access.TaskQueue, StaticSummary: in.Message + " of request " + in.Request,
-	}, access.WorkflowStop, in)
 	var out access.Stopped
-	if err == nil {
-		err = run.Get(ctx, &out)
-	}
+	err := b.run(ctx, client.StartWorkflowOptions{ID: access.StopWorkflowID(statementID), StaticSummary: in.Message + " of request " + in.Request},
+		&out, access.WorkflowStop, in)
 	if err != nil {
 		return access.Status{}, b.translate(ctx, err)
 	}
@@ -181,8 +197,11 @@ func (b *Temporal) stop(ctx context.Context, statementID string, in access.Stopp
 		return access.Status{}, out.Refused
 	}
 	s, err := b.Status(ctx, in.Request)
-	s.State, s.Ending, s.Credential = out.State, "", nil // whether the request has noticed or not
-	return s, err
+	if err != nil {
+		s.ID = in.Request // it is over, whether the request can say so or not
+	}
+	s.State, s.Ending, s.Credential = out.State, "", nil // whether it has noticed or not
+	return s, nil
 }
 
 // List reads search attributes.
@@ -319,21 +338,16 @@ func (b *Temporal) Lock(ctx context.Context, st access.Statement, l access.Lock)
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	id := access.LockWorkflowID(l.ID)
-	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: access.TaskQueue, StaticSummary: lockLine(l)},
-		access.WorkflowLock, access.Locking{Statement: st})
 	var out access.Locked
-	if err == nil {
-		err = run.Get(ctx, &out)
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = b.translate(context.WithoutCancel(ctx), ctx.Err())
+	err := b.run(ctx, client.StartWorkflowOptions{ID: id, StaticSummary: lockLine(l)}, &out, access.WorkflowLock, access.Locking{Statement: st})
+	if late(ctx, err) {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		// Without an answer nobody knows whether it was recorded.
 		if value, qerr := b.Client.QueryWorkflow(asking, id, "", access.QueryStatus); qerr == nil {
 			_ = value.Get(&out)
 		}
-		return out, err
+		return out, b.translate(asking, context.DeadlineExceeded)
 	}
 	if err == nil && out.Refused != nil {
 		return out, out.Refused
@@ -342,18 +356,9 @@ func (b *Temporal) Lock(ctx context.Context, st access.Statement, l access.Lock)
 }
 
 // Locks has a worker list the locks in force.
-func (b *Temporal) Locks(ctx context.Context) (evidence.Locks, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "locks-" + statement.NewID(), TaskQueue: access.TaskQueue, StaticSummary: "list what is locked",
-		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
-	}, access.WorkflowLocks)
-	var held evidence.Locks
-	if err == nil {
-		err = run.Get(ctx, &held)
-	}
-	return held, b.translate(ctx, err)
+func (b *Temporal) Locks(ctx context.Context) (held evidence.Locks, err error) {
+	err = b.look(ctx, "locks", "list what is locked", access.WorkflowLocks, &held)
+	return held, err
 }
 
 // Review delivers a review to the workflow that waits for it.
@@ -379,20 +384,12 @@ func (b *Temporal) Review(ctx context.Context, id, statementID string, st access
 }
 
 // Reviews has a worker list what is to be reviewed.
-func (b *Temporal) Reviews(ctx context.Context) ([]access.ReviewTask, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "reviews-" + statement.NewID(), TaskQueue: access.TaskQueue, StaticSummary: "list what has to be reviewed",
-		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
-	}, access.WorkflowReviews)
-	var tasks []access.ReviewTask
-	if err == nil {
-		err = run.Get(ctx, &tasks)
-	}
-	return tasks, b.translate(ctx, err)
+func (b *Temporal) Reviews(ctx context.Context) (tasks []access.ReviewTask, err error) {
+	err = b.look(ctx, "reviews", "list what has to be reviewed", access.WorkflowReviews, &tasks)
+	return tasks, err
 }
 
+// Delegate runs the workflow of a delegation.
 func (b *Temporal) Delegate(ctx context.Context, st access.Statement, d access.Delegation) (access.Delegated, error) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -400,31 +397,19 @@ func (b *Temporal) Delegate(ctx context.Context, st access.Statement, d access.D
 	if d.Action == access.ActionDelegate {
 		line = d.Why() // no reason: it is never encrypted
 	}
-	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: access.DelegationWorkflowID(d.ID), TaskQueue: access.TaskQueue, StaticSummary: line,
-	}, access.WorkflowDelegate, access.Delegating{Statement: st})
 	var out access.Delegated
-	if err == nil {
-		err = run.Get(ctx, &out)
-	}
+	err := b.run(ctx, client.StartWorkflowOptions{ID: access.DelegationWorkflowID(d.ID), StaticSummary: line},
+		&out, access.WorkflowDelegate, access.Delegating{Statement: st})
 	if err == nil && out.Refused != nil {
 		return out, out.Refused
 	}
 	return out, b.translate(ctx, err)
 }
 
-func (b *Temporal) Delegations(ctx context.Context) (evidence.Delegations, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	run, err := b.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "delegations-" + statement.NewID(), TaskQueue: access.TaskQueue, StaticSummary: "list what is delegated",
-		WorkflowExecutionTimeout: time.Minute, // nobody waits for it any longer
-	}, access.WorkflowDelegations)
-	var given evidence.Delegations
-	if err == nil {
-		err = run.Get(ctx, &given)
-	}
-	return given, b.translate(ctx, err)
+// Delegations has a worker list those in force.
+func (b *Temporal) Delegations(ctx context.Context) (given evidence.Delegations, err error) {
+	err = b.look(ctx, "delegations", "list what is delegated", access.WorkflowDelegations, &given)
+	return given, err
 }
 
 // Sweep starts the workflow of a sweep, or joins the one that runs.
@@ -439,13 +424,12 @@ func (b *Temporal) Sweep(ctx context.Context) (out access.Swept, err error) {
 		// Asked again and again, because an answer may get lost on its way.
 		asking, cancel := context.WithTimeout(ctx, callTimeout)
 		err = run.Get(asking, &out)
-		var late *serviceerror.DeadlineExceeded // Temporal's clock may be the first to say so
-		timeout := errors.Is(asking.Err(), context.DeadlineExceeded) || errors.As(err, &late)
+		again := late(asking, err) && ctx.Err() == nil
 		cancel()
 		if err == nil {
 			return out, nil
 		}
-		if timeout && ctx.Err() == nil {
+		if again {
 			err = nil
 		}
 	}

@@ -257,3 +257,59 @@ func TestLockTellsTemporalNothingPrivate(t *testing.T) {
 		}
 	}
 }
+
+// A worker that was only slow is asked again, where its build's history can't be
+// replayed here.
+func TestStatusOfASlowWorker(t *testing.T) {
+	m := &mocks.Client{}
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, serviceerror.NewDeadlineExceeded("late")).Once()
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateExpired})},
+	}, nil)
+	m.On("DescribeWorkflowExecution", mock.Anything, access.WorkflowID(testID), "").Return(&workflowservice.DescribeWorkflowExecutionResponse{
+		WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{CloseTime: timestamppb.Now(), VersioningInfo: &workflowpb.WorkflowExecutionVersioningInfo{Behavior: enumspb.VERSIONING_BEHAVIOR_PINNED}},
+	}, nil)
+	b := &Temporal{Client: m, Recall: func(context.Context, string) (access.Status, error) {
+		return access.Status{}, access.Errorf(access.CodeUnavailable, "this program can't replay its history")
+	}}
+	if s, err := b.Status(context.Background(), testID); err != nil || s.State != access.StateExpired {
+		t.Errorf("%v, %v", s.State, err)
+	}
+}
+
+type stopRun struct{ client.WorkflowRun }
+
+func (stopRun) Get(_ context.Context, v any) error {
+	*v.(*access.Stopped) = access.Stopped{State: access.StateRevoked}
+	return nil
+}
+
+// What has ended a request that hears no more has ended it, also where that can't
+// say so.
+func TestStopOfADeafRequestWorks(t *testing.T) {
+	m := &mocks.Client{}
+	m.On("UpdateWorkflow", mock.Anything, mock.Anything).Return(nil, activities.Fail(access.Errorf(access.CodeDeaf, "it hears no more")))
+	m.On("ExecuteWorkflow", mock.Anything, mock.MatchedBy(func(o client.StartWorkflowOptions) bool {
+		return o.ID == "stop-the-revoke" && o.TaskQueue == access.TaskQueue
+	}), access.WorkflowStop, mock.Anything).Return(stopRun{}, nil)
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, serviceerror.NewUnavailable("away"))
+	s, err := (&Temporal{Client: m}).Send(context.Background(), testID, access.MessageRevoke, "the-revoke", access.Statement{})
+	if err != nil || s.ID != testID || s.State != access.StateRevoked {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// A lock is in force as soon as it is recorded, also where Temporal is the first
+// to say that the rest takes too long.
+func TestLockThatTakesLong(t *testing.T) {
+	l := access.Lock{Header: access.Header{ID: testID, Signer: "bob"}, Action: access.ActionLock, Kind: "user", Name: "alice"}
+	value, err := converter.GetDefaultDataConverter().ToPayload(access.Locked{Lock: l})
+	check(t, err)
+	m := &mocks.Client{}
+	m.On("ExecuteWorkflow", mock.Anything, mock.Anything, access.WorkflowLock, mock.Anything).Return(lockRun{err: serviceerror.NewDeadlineExceeded("late")}, nil)
+	m.On("QueryWorkflow", mock.Anything, "lock-"+testID, "", access.QueryStatus).Return(encoded{value}, nil)
+	out, err := (&Temporal{Client: m}).Lock(context.Background(), access.Statement{}, l)
+	if access.CodeOf(err) != access.CodeUnavailable || out.Lock.ID != testID {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
