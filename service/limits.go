@@ -2,6 +2,7 @@ package service
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,6 +14,14 @@ const (
 	callsAtOnce    = 200 // after a pause
 	callsOpen      = 32  // that are worked on, or wait, at the same moment
 	listedPerCall  = 100 // a list of so many counts as one more call
+)
+
+// What one person may say. A request hears a thousand messages, from whomever, so
+// nobody gets to use up more than a few of them.
+const (
+	saysToOne = 10   // statements of one kind to one request
+	saysTo    = 2000 // requests, each kind for itself
+	saysFor   = 24 * time.Hour
 )
 
 // guests are those who have called, each with what he may still ask for. Only
@@ -29,6 +38,9 @@ type guest struct {
 	left float64
 	at   time.Time // when that was so
 	open int
+
+	said  map[string][]string // ids of statements, by kind and request
+	since time.Time           // when there were none
 }
 
 // enter counts a call that costs as much as so many. It says how long to stay
@@ -58,4 +70,26 @@ func (g *guests) enter(name string, cost float64) (leave func(), wait time.Durat
 		defer g.mu.Unlock()
 		one.open--
 	}, 0
+}
+
+// say counts a statement of somebody who has entered. It returns when there is
+// room again if that is too much. The same one again isn't counted: it is heard
+// once.
+func (g *guests) say(name, kind, request, id string) (full time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	one := g.of[name]
+	if now := g.now(); one.said == nil || now.Sub(one.since) >= saysFor {
+		one.said, one.since = map[string][]string{}, now
+	}
+	to := kind + " " + request
+	before, known := one.said[to]
+	switch {
+	case slices.Contains(before, id):
+	case len(before) >= saysToOne, !known && len(one.said) >= saysTo:
+		return one.since.Add(saysFor)
+	default:
+		one.said[to] = append(before, id)
+	}
+	return time.Time{}
 }

@@ -230,11 +230,22 @@ func (s *server) send(v visit) (any, error) {
 	if about != id {
 		return nil, access.Errorf(access.CodeMismatch, "the statement is about another request")
 	}
+	if err := s.room(v, message, id, statementID); err != nil {
+		return nil, err
+	}
 	after, err := v.requests.Send(v.Context(), id, message, statementID, st)
 	if err != nil {
 		return nil, err
 	}
 	return transport.StatusAnswer{Status: after}, nil
+}
+
+// room refuses what would use up what a request hears.
+func (s *server) room(v visit, kind, request, id string) error {
+	if full := s.guests.say(v.who.Name, kind, request, id); !full.IsZero() {
+		return access.Errorf(access.CodeForbidden, "%s has said as much to it as one person may until %s", v.who.Name, full.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 func (v visit) id() (string, error) {
@@ -255,9 +266,9 @@ func (s *server) status(v visit) (any, error) {
 		return nil, err
 	}
 	patience(v.w, wait+sayTime)
-	known := v.Header.Get("If-None-Match")
+	known := strings.TrimPrefix(v.Header.Get("If-None-Match"), "W/")
 	for delay := firstLook; ; delay = min(delay*3/2, lastLook) {
-		data, err := look(v.Context(), v.requests, id)
+		data, over, err := look(v.Context(), v.requests, id)
 		if err != nil {
 			return nil, err
 		}
@@ -271,7 +282,9 @@ func (s *server) status(v visit) (any, error) {
 			}
 			return json.RawMessage(data), nil
 		}
-		delay = min(delay, wait)
+		if delay = min(delay, wait); over {
+			delay = wait // no news can come any more
+		}
 		if err := s.Sleep(v.Context(), delay); err != nil {
 			return nil, err
 		}
@@ -279,14 +292,15 @@ func (s *server) status(v visit) (any, error) {
 	}
 }
 
-// look asks how a request stands, as it is answered.
-func look(ctx context.Context, requests Requests, id string) ([]byte, error) {
+// look asks how a request stands, as it is answered, and says whether it is over.
+func look(ctx context.Context, requests Requests, id string) (data []byte, over bool, err error) {
 	status, err := requests.Status(ctx, id)
 	out := transport.StatusAnswer{Status: status}
 	if err != nil && (!errors.As(err, &out.Error) || out.Error.Code != access.CodeEnded || status.ID == "") {
-		return nil, err
+		return nil, false, err
 	}
-	return json.Marshal(out)
+	data, err = json.Marshal(out)
+	return data, status.State.Final() || out.Error != nil, err
 }
 
 // sleep waits for d, or less if ctx ends first.
@@ -363,6 +377,9 @@ func (s *server) locks(v visit) (any, error) {
 func (s *server) review(v visit) (any, error) {
 	st, r, err := said(v, statement.OpenReview)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.room(v, string(access.TypeReview), r.Request, r.ID); err != nil {
 		return nil, err
 	}
 	return v.requests.Review(v.Context(), r.Request, r.ID, st)

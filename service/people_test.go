@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -362,8 +363,14 @@ func TestWhatIsAnswered(t *testing.T) {
 			t.Errorf("%v: %d %s", tt.err, r.status, r.body)
 		}
 	}
-	// Of a workflow that was ended from outside there is the last status, too.
 	id := statement.NewID()
+	// One that will never hear again isn't worth a retry.
+	l.err = access.Errorf(access.CodeDeaf, "it hears no more")
+	deny := l.sign("alice", access.Decision{Header: l.header(access.TypeDecision, "alice"), Request: id, RequestHash: strings.Repeat("0", 64), Verdict: access.Deny})
+	if r := l.call(http.MethodPost, "/v1/requests/"+id+"/decision", alice, deny); r.status != 410 || r.code() != "deaf" || r.header.Get("Retry-After") != "" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	// Of a workflow that was ended from outside there is the last status, too.
 	l.status, l.err = access.Status{ID: id, State: access.StateActive}, access.Errorf(access.CodeEnded, "terminated")
 	if r := l.call(http.MethodGet, "/v1/requests/"+id, alice, nil); r.status != 200 || !strings.Contains(r.body, `"error":{"code":"ended","message":"terminated"}`) {
 		t.Errorf("%d %s", r.status, r.body)
@@ -414,8 +421,19 @@ func TestWaitForNews(t *testing.T) {
 	}
 	l.slept, l.on = 0, nil
 	tag = l.call(http.MethodGet, at, alice, nil).header.Get("ETag")
+	if r := l.call(http.MethodGet, at+"?wait=1s", alice, nil, "If-None-Match", "W/"+tag); r.status != 304 || l.slept != time.Second {
+		t.Errorf("by a weak tag: %d after %s", r.status, l.slept)
+	}
+	l.slept = 0
 	if r := l.call(http.MethodGet, at+"?wait=24h", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != MaxWait {
 		t.Errorf("too long: %d after %s", r.status, l.slept)
+	}
+	// There is no more news of what is over.
+	l.status.State = access.StateExpired
+	tag = l.call(http.MethodGet, at, alice, nil).header.Get("ETag")
+	l.slept, l.asked = 0, 0
+	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != 25*time.Second || l.asked != 2 {
+		t.Errorf("over: %d after %s, asked %d times", r.status, l.slept, l.asked)
 	}
 	for _, wait := range []string{"soon", "-1s", "5"} {
 		if r := l.call(http.MethodGet, at+"?wait="+wait, alice, nil); r.status != 400 {
@@ -428,6 +446,50 @@ func TestWaitForNews(t *testing.T) {
 	}
 	if r := l.call(http.MethodGet, "/v1/requests/x", alice, nil); r.status != 400 {
 		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+// One person doesn't use up what a request hears.
+func TestTooMuchToOneRequest(t *testing.T) {
+	l := newLobby(t)
+	id := statement.NewID()
+	hash := l.sign("alice", access.Request{Header: l.header(access.TypeRequest, "alice"), Resource: "ssh/web-1", Duration: 60}).Hash()
+	deny := func(who string) access.Statement {
+		return l.sign(who, access.Decision{Header: l.header(access.TypeDecision, who), Request: id, RequestHash: hash, Verdict: access.Deny})
+	}
+	say := func(what, who, path string, st access.Statement, status int) {
+		t.Helper()
+		if r := l.call(http.MethodPost, path, "Bearer "+l.read(who, nil), st); r.status != status || status == 403 && !strings.Contains(r.body, "as one person may") {
+			t.Errorf("%s: %d %s", what, r.status, r.body)
+		}
+	}
+	at := "/v1/requests/" + id
+	var last access.Statement
+	for range saysToOne {
+		last = deny("alice")
+		say("room", "alice", at+"/decision", last, 200)
+	}
+	say("one more", "alice", at+"/decision", deny("alice"), 403)
+	if len(l.heard) != saysToOne {
+		t.Errorf("%d were heard", len(l.heard))
+	}
+	say("the same again", "alice", at+"/decision", last, 200)
+	say("another kind", "alice", at+"/cancel", l.sign("alice", access.Stop{Header: l.header(access.TypeCancel, "alice"), Request: id, RequestHash: hash}), 200)
+	say("somebody else", "bob", at+"/decision", deny("bob"), 200)
+	for range saysToOne {
+		say("a review", "bob", "/v1/reviews", l.sign("bob", access.Review{Header: l.header(access.TypeReview, "bob"), Request: id, RequestHash: hash}), 200)
+	}
+	say("one review more", "bob", "/v1/reviews", l.sign("bob", access.Review{Header: l.header(access.TypeReview, "bob"), Request: id, RequestHash: hash}), 403)
+	l.now = l.now.Add(saysFor)
+	say("the next day", "alice", at+"/decision", deny("alice"), 200)
+	g := guests{now: time.Now, of: map[string]*guest{"alice": {}}}
+	for i := range saysTo {
+		if !g.say("alice", "decision", strconv.Itoa(i), "x").IsZero() {
+			t.Fatal("full too early")
+		}
+	}
+	if g.say("alice", "decision", "another", "x").IsZero() {
+		t.Error("it is kept without bound")
 	}
 }
 

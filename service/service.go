@@ -133,7 +133,7 @@ func status(code access.Code) int {
 		return http.StatusNotFound
 	case access.CodeDuplicate, access.CodeMismatch, access.CodeStale:
 		return http.StatusConflict
-	case access.CodeEnded:
+	case access.CodeEnded, access.CodeDeaf:
 		return http.StatusGone
 	}
 	return http.StatusServiceUnavailable

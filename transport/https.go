@@ -386,7 +386,9 @@ func (h *HTTPS) status(ctx context.Context, id string, wait time.Duration) (acce
 		return access.Status{}, elsewhere(id, out.Status.ID)
 	default:
 		h.mu.Lock()
-		h.seen[id] = seen{tag, out}
+		if h.seen[id] = (seen{tag, out}); out.Status.State.Final() {
+			delete(h.seen, id) // nobody asks for news of it
+		}
 		h.mu.Unlock()
 	}
 	if out.Error != nil {

@@ -94,7 +94,7 @@ func codeOf(err error) string {
 	}
 	switch code {
 	case access.CodeMalformed, access.CodeUnverified, access.CodeStale, access.CodeMismatch, access.CodeDuplicate, access.CodeForbidden,
-		access.CodeDenied, access.CodeLimited, access.CodeNotFound, access.CodeEnded, access.CodeUnavailable:
+		access.CodeDenied, access.CodeLimited, access.CodeDeaf, access.CodeNotFound, access.CodeEnded, access.CodeUnavailable:
 		return string(code)
 	}
 	return "error"
