@@ -121,8 +121,7 @@ func (a *app) connect() (backend, error) {
 		}
 		return nil, transport.Unreachable(cfg.Temporal.Address, err)
 	}
-	recall := func(ctx context.Context, id string) (access.Status, error) { return cfg.Recall(ctx, c, id) }
-	return &transport.Temporal{Client: c, Address: cfg.Temporal.Address, Recall: recall}, nil
+	return cfg.Transport(c, func(ctx context.Context, id string) (access.Status, error) { return cfg.Recall(ctx, c, id) }), nil
 }
 
 // withBackend connects for one call of do.

@@ -225,6 +225,13 @@ func (c *Config) profile() (p envconfig.ClientConfigProfile, err error) {
 	return p, nil
 }
 
+// Transport is what the commands and the service talk to Temporal with: cl, a
+// client of this configuration's. For recall see transport.Temporal.
+func (c *Config) Transport(cl client.Client, recall func(context.Context, string) (access.Status, error)) *transport.Temporal {
+	p, _ := c.profile() // cl was made by it
+	return &transport.Temporal{Client: cl, Address: p.Address, Recall: recall}
+}
+
 // clientOptions are what the profile says, with the certificates that it names.
 func (c *Config) clientOptions() (o client.Options, err error) {
 	p, err := c.profile()

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -27,6 +28,25 @@ func (c *Config) Recall(ctx context.Context, cl client.Client, id string) (acces
 	if err != nil {
 		return access.Status{}, err
 	}
+	return remember(ctx, cl, ring, id)
+}
+
+// maxRecalls is how many histories the service replays at a time: one may be
+// 50 MB, and a replay goes on when nobody waits for it any more.
+const maxRecalls = 4
+
+// recall is Recall for those who come to the service, with the keys that it has.
+func (p *parts) recall(ctx context.Context, cl client.Client, id string) (access.Status, error) {
+	select {
+	case p.recalls <- struct{}{}:
+		defer func() { <-p.recalls }()
+		return remember(ctx, cl, p.ring, id)
+	case <-ctx.Done():
+		return access.Status{}, access.Errorf(access.CodeUnavailable, "%d histories are being replayed already", maxRecalls)
+	}
+}
+
+func remember(ctx context.Context, cl client.Client, ring *codec.Ring, id string) (access.Status, error) {
 	var history historypb.History
 	events := cl.GetWorkflowHistory(ctx, access.WorkflowID(id), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
@@ -51,7 +71,7 @@ func recall(history *historypb.History, ring *codec.Ring, id string) (access.Sta
 	err = replayer.ReplayWorkflowHistoryWithOptions(sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)), history,
 		sdkworker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: access.WorkflowID(id)}})
 	if err == nil && asked.status == nil {
-		err = fmt.Errorf("it is not a request's")
+		err = errors.New("it is not a request's")
 	}
 	if err != nil {
 		return access.Status{}, access.Errorf(access.CodeUnavailable, "no worker is left of the build that request %s ended on, and this program can't replay its history: %s", id, oneLine(err.Error())).

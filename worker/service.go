@@ -20,6 +20,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/activities"
+	"hallpass/evidence"
 	"hallpass/internal/certfile"
 	"hallpass/service"
 	"hallpass/transport"
@@ -154,8 +155,26 @@ func (p *parts) requests() (service.Requests, error) {
 	if cl == nil {
 		return nil, access.Errorf(access.CodeUnavailable, "the service has no connection to temporal")
 	}
-	recall := func(ctx context.Context, id string) (access.Status, error) { return p.config.Recall(ctx, *cl, id) }
-	return &transport.Temporal{Client: *cl, Address: p.config.Temporal.Address, Recall: recall}, nil
+	return looking{p.config.Transport(*cl, func(ctx context.Context, id string) (access.Status, error) { return p.recall(ctx, *cl, id) }), &activities.Activities{Log: p.audit}}, nil
+}
+
+// looking is transport.Temporal but for what is only looked up: the record answers
+// that itself, and no workflow is started, and kept, for it.
+type looking struct {
+	*transport.Temporal
+	record *activities.Activities
+}
+
+func (l looking) Locks(ctx context.Context) (evidence.Locks, error) {
+	return l.record.Locks(ctx, time.Now())
+}
+
+func (l looking) Delegations(ctx context.Context) (evidence.Delegations, error) {
+	return l.record.Delegations(ctx, time.Now())
+}
+
+func (l looking) Reviews(ctx context.Context) ([]access.ReviewTask, error) {
+	return l.record.Reviews(ctx, access.MostReviews)
 }
 
 // certify has an issuer certify a host, in a workflow. While it runs it isn't

@@ -331,6 +331,7 @@ type parts struct {
 	health   *health
 	temporal atomic.Pointer[client.Client] // once there is a connection
 	vault    *vault.Client                 // the one login of this process; nil until a role needs it
+	recalls  chan struct{}                 // each has one history that is being replayed
 }
 
 // station is one role, ready to be served.
@@ -358,7 +359,7 @@ func open(ctx context.Context, c *Config, names []string, h *health, log *slog.L
 			return nil, access.Errorf(access.CodeMalformed, "role %s is there twice", name)
 		}
 	}
-	p := &parts{config: c, log: log, health: h}
+	p := &parts{config: c, log: log, health: h, recalls: make(chan struct{}, maxRecalls)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
