@@ -104,6 +104,7 @@ type key struct {
 	flag string // that names it
 	uri  string
 	log  *slog.Logger
+	pins *pins // of all keys
 
 	mu      sync.Mutex
 	signer  ssh.AlgorithmSigner // nil until the KMS has opened it
@@ -123,7 +124,7 @@ func (k *key) get() (ssh.AlgorithmSigner, error) {
 // keepOpening opens the key, as often as it takes.
 func (k *key) keepOpening(ctx context.Context) {
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
-		signer, err := openOnce(ctx, k.uri)
+		signer, err := k.openOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -149,28 +150,25 @@ func (k *key) keepOpening(ctx context.Context) {
 
 // pins are the PIN files that a token has refused. Keys of one token are opened
 // one after the other, so that a wrong PIN is tried once for all of them.
-var pins struct {
-	sync.Mutex
-	refused map[string]bool
+type pins struct {
+	mu   sync.Mutex
+	file map[string]bool
 }
 
-func openOnce(ctx context.Context, name string) (ssh.AlgorithmSigner, error) {
-	u, err := uri.Parse(name)
+func (k *key) openOnce(ctx context.Context) (ssh.AlgorithmSigner, error) {
+	u, err := uri.Parse(k.uri)
 	if err != nil || u.Scheme != "pkcs11" {
-		return open(ctx, name)
+		return open(ctx, k.uri)
 	}
-	pins.Lock()
-	defer pins.Unlock()
+	k.pins.mu.Lock()
+	defer k.pins.mu.Unlock()
 	file := u.Get("pin-source")
-	if pins.refused[file] {
+	if k.pins.file[file] {
 		return nil, errPIN
 	}
-	signer, err := open(ctx, name)
+	signer, err := open(ctx, k.uri)
 	if errors.Is(err, errPIN) {
-		if pins.refused == nil {
-			pins.refused = map[string]bool{}
-		}
-		pins.refused[file] = true
+		k.pins.file[file] = true
 	}
 	return signer, err
 }

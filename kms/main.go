@@ -102,6 +102,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
 	keys := []*key{}
+	refused := &pins{file: map[string]bool{}}
 	for _, k := range []*key{{role: allow.Users, flag: "-user-ca", uri: *userCA}, {role: allow.Hosts, flag: "-host-ca", uri: *hostCA}} {
 		if k.uri == "" {
 			continue
@@ -109,7 +110,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		if err := checkURI(k.uri); err != nil {
 			return usageError{fmt.Errorf("%s: %w", k.flag, err)}
 		}
-		k.trouble, k.log = errors.New("its KMS has not been asked yet"), log
+		k.trouble, k.log, k.pins = errors.New("its KMS has not been asked yet"), log, refused
 		keys = append(keys, k)
 	}
 	listener, owner, err := listen(*socket, env)
@@ -132,13 +133,13 @@ func listen(path string, env func(string) string) (l *net.UnixListener, owner ui
 			return nil, 0, usageError{errors.New("which socket? name it with -socket or HALLPASS_KMS_SOCKET")}
 		}
 		f := os.NewFile(3, "socket") // SD_LISTEN_FDS_START
-		any, err := net.FileListener(f)
+		got, err := net.FileListener(f)
 		if err != nil {
 			return nil, 0, fmt.Errorf("the socket of systemd: %w", err)
 		}
-		_ = f.Close() // any has its own
+		_ = f.Close() // got has its own
 		var ok bool
-		if l, ok = any.(*net.UnixListener); !ok {
+		if l, ok = got.(*net.UnixListener); !ok {
 			return nil, 0, errors.New("the socket of systemd is not a Unix socket")
 		}
 		path = l.Addr().String()

@@ -19,7 +19,8 @@ import (
 // and not again.
 func TestAWrongPINIsTriedOnce(t *testing.T) {
 	real := managers["pkcs11"]
-	defer func() { managers["pkcs11"], pins.refused = real, nil }()
+	defer func() { managers["pkcs11"] = real }()
+	refused := &pins{file: map[string]bool{}}
 	tried := 0
 	managers["pkcs11"] = func(context.Context, apiv1.Options) (apiv1.KeyManager, error) {
 		tried++
@@ -27,7 +28,7 @@ func TestAWrongPINIsTriedOnce(t *testing.T) {
 	}
 	var opening sync.WaitGroup
 	for _, role := range []allow.Role{allow.Users, allow.Hosts} {
-		k := &key{role: role, uri: fmt.Sprintf("pkcs11:token=t;object=%s?pin-source=/pin", role.Name), log: slog.New(slog.DiscardHandler)}
+		k := &key{role: role, uri: fmt.Sprintf("pkcs11:token=t;object=%s?pin-source=/pin", role.Name), log: slog.New(slog.DiscardHandler), pins: refused}
 		opening.Go(func() {
 			k.keepOpening(t.Context())
 			if _, err := k.get(); !errors.Is(err, errPIN) {

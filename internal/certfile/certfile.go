@@ -1,5 +1,5 @@
 // Package certfile reads a TLS certificate that something else renews, such as
-// an ACME client or cert-manager, and takes the renewed one without a restart.
+// an ACME client, and takes the renewed one without a restart.
 package certfile
 
 import (
