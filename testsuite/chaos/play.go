@@ -168,10 +168,16 @@ func (p *player) fault(ctx context.Context, s Step) {
 	case clock:
 		pid := part.pid()
 		p.logf("by %s", s.By)
+		from := time.Now()
 		failed(MoveClock(pid, s.By))
 		hold()
 		if pid == part.pid() { // else it has ended, and another began with the right time
 			failed(MoveClock(pid, 0))
+		}
+		if s.By > 0 { // behind, an issuer only gives less
+			p.mu.Lock()
+			p.seen.Ahead = append(p.seen.Ahead, check.Span{From: from, To: time.Now()})
+			p.mu.Unlock()
 		}
 	case full:
 		failed(p.stack.Disk.Fill())
@@ -355,12 +361,20 @@ func (p *player) say(ctx context.Context, s Step) {
 		p.t.Error(err)
 		return
 	}
+	heard := false
 	p.insist(ctx, func(ctx context.Context) error {
 		if s.Signal {
 			return p.stack.Temporal.SignalWorkflow(ctx, access.WorkflowID(a.id), "", message, st)
 		}
-		return p.update(ctx, access.WorkflowID(a.id), message, st)
+		err := p.update(ctx, access.WorkflowID(a.id), message, st)
+		heard = heard || err == nil
+		return err
 	})
+	if heard && s.Do != approve {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.seen.Stopped = append(p.seen.Stopped, a.id)
+	}
 }
 
 func (p *player) update(ctx context.Context, id, message string, st access.Statement) error {

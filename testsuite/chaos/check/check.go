@@ -71,7 +71,7 @@ type World struct {
 	Lockers   string          // the group that may lock
 	Login     string          // the only one there is
 	CA        ssh.PublicKey
-	Skew      time.Duration // by how much the issuer's clock was wrong at most
+	Skew      time.Duration // by how far the clock of an issuer that issues was ahead at most, in a Span of Seen.Ahead
 }
 
 // Held is a certificate that somebody has received.
@@ -96,6 +96,9 @@ type Over struct {
 	At      time.Time
 }
 
+// Span is a time, by the machine's clock.
+type Span struct{ From, To time.Time }
+
 // Seen is all that is judged.
 type Seen struct {
 	World       World
@@ -107,6 +110,8 @@ type Seen struct {
 	Logins      []Login
 	HostLog     string // sshd's, at LogLevel VERBOSE
 	Over        []Over
+	Stopped     []string // requests whose denial or early end was accepted
+	Ahead       []Span   // when an issuer's clock was ahead
 	Left        []string // what is there that shouldn't be
 }
 
@@ -126,6 +131,18 @@ type event struct {
 	Credential *struct {
 		Certificate string `json:"certificate"`
 	} `json:"credential"`
+	Ruling *struct {
+		At time.Time `json:"at"`
+	} `json:"ruling"`
+}
+
+// judged is when the issuer judged, by its own clock: that may have been put back
+// before it wrote the event.
+func (e event) judged() time.Time {
+	if e.Ruling != nil && e.Ruling.At.After(e.Time) {
+		return e.Ruling.At
+	}
+	return e.Time
 }
 
 type statement struct {
@@ -138,6 +155,7 @@ type word struct {
 	Type        string     `json:"type"`
 	ID          string     `json:"id"`
 	Signer      string     `json:"signer"`
+	Time        time.Time  `json:"time"`
 	Resource    string     `json:"resource"`
 	Login       string     `json:"login"`
 	Duration    int64      `json:"duration"`
@@ -176,6 +194,7 @@ type issued struct {
 	at       int // its event
 	line     string
 	cert     *ssh.Certificate
+	asked    time.Time
 	duration time.Duration // that was asked for, and left by approvers
 	extends  string
 }
@@ -322,7 +341,7 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 	if !known {
 		return bad("%s isn't there to be had", asked.Resource)
 	}
-	is := &issued{at: i, line: e.Credential.Certificate, duration: time.Duration(asked.Duration) * time.Second, extends: asked.Extends}
+	is := &issued{at: i, line: e.Credential.Certificate, asked: asked.Time, duration: time.Duration(asked.Duration) * time.Second, extends: asked.Extends}
 	sum := sha256.Sum256([]byte(e.Evidence.Request.Payload))
 	hash := hex.EncodeToString(sum[:])
 	voices := map[string]bool{}
@@ -333,7 +352,7 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 			continue // counts for nothing, so it can't be what was missing
 		case w.Verdict == "deny":
 			return bad("%s has denied it", w.Signer)
-		case w.Verdict == "approve" && !c.locked(locks, "user", w.Signer, e.Time):
+		case w.Verdict == "approve" && !c.locked(locks, "user", w.Signer, e.judged()):
 			voices[w.Signer] = true
 			if w.Duration > 0 {
 				is.duration = min(is.duration, time.Duration(w.Duration)*time.Second)
@@ -343,7 +362,7 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 	if !c.enough(need, slices.Sorted(maps.Keys(voices))) {
 		return bad("%s for %s takes %v, and there are %v", asked.Resource, asked.Signer, need, slices.Sorted(maps.Keys(voices)))
 	}
-	if c.locked(locks, "user", asked.Signer, e.Time) || c.locked(locks, "resource", asked.Resource, e.Time) {
+	if c.locked(locks, "user", asked.Signer, e.judged()) || c.locked(locks, "resource", asked.Resource, e.judged()) {
 		return bad("%s or %s was locked", asked.Signer, asked.Resource)
 	}
 	cert, err := parseCertificate(is.line)
@@ -393,10 +412,10 @@ func (c *checker) in(who, group string) bool {
 	return slices.Contains(c.World.People[who].Groups, group)
 }
 
-// locked says whether something certainly was locked at a time.
+// locked says whether something was locked at a time.
 func (c *checker) locked(locks map[string]word, kind, name string, at time.Time) bool {
 	for _, w := range locks {
-		if w.Kind == kind && w.Name == name && (w.Until == nil || at.Before(w.Until.Add(-c.World.Skew))) {
+		if w.Kind == kind && w.Name == name && (w.Until == nil || at.Before(*w.Until)) {
 			return true
 		}
 	}
@@ -427,6 +446,23 @@ func (c *checker) requests() {
 			c.violated(Ends, "request %s has no end", id)
 		}
 	}
+	for _, id := range c.Stopped {
+		if end, over := c.ended[id]; over {
+			if typ := c.events[end].Type; typ == "grant.expired" || typ == "request.timed-out" {
+				c.violated(InTime, "request %s was stopped, and ended as %s", id, typ)
+			}
+		}
+	}
+}
+
+// ahead is how far an issuer's clock may have been ahead between two moments.
+func (c *checker) ahead(from, to time.Time) time.Duration {
+	for _, s := range c.Ahead {
+		if s.From.Before(to) && s.To.After(from) {
+			return c.World.Skew
+		}
+	}
+	return 0
 }
 
 // certificates holds those that people have against those on record.
@@ -438,7 +474,7 @@ func (c *checker) certificates() {
 			continue
 		}
 		// It began no later than it was received.
-		end, latest := time.Unix(int64(is.cert.ValidBefore), 0), h.At.Add(is.duration+c.World.Skew)
+		end, latest := time.Unix(int64(is.cert.ValidBefore), 0), h.At.Add(is.duration+c.ahead(is.asked, h.At))
 		if extended := c.issued[is.extends]; is.extends != "" {
 			if extended == nil {
 				c.violated(Approved, "request %s extends %s, which was never granted", h.Request, is.extends)

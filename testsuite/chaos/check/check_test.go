@@ -116,7 +116,7 @@ func newStory(t *testing.T) *story {
 	s := &story{t: t, signers: map[string]ssh.Signer{}, ca: signer(t), noon: time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC)}
 	world := check.World{
 		People: map[string]check.Person{}, Resources: map[string]check.Need{"ssh/web-1": {{Count: 1, Group: "sre"}}},
-		Lockers: "security", Login: "root", CA: s.ca.PublicKey(), Skew: time.Second,
+		Lockers: "security", Login: "root", CA: s.ca.PublicKey(), Skew: 30 * time.Second,
 	}
 	for who, group := range map[string]string{"alice": "sre", "bob": "sre", "dave": "security", "erin": "dev"} {
 		s.signers[who] = signer(t)
@@ -142,6 +142,7 @@ func newStory(t *testing.T) *story {
 			{Request: s.request.ID, Began: s.noon.Add(9 * time.Second), List: s.noon.Add(8 * time.Second)},
 			{Request: s.request.ID, Began: s.noon.Add(time.Hour), List: s.noon.Add(time.Hour)},
 		},
+		Stopped: []string{s.request.ID},
 		Over:    []check.Over{{Request: s.request.ID, At: s.noon.Add(7 * time.Second)}},
 		HostLog: "Connection from 127.0.0.1\nAccepted certificate ID \"hallpass:x:y\" (serial 7) signed by ED25519 CA SHA256:def via ca.pub\n" + s.accepted(1),
 	}
@@ -209,6 +210,11 @@ func TestNothingWrong(t *testing.T) {
 // Each rule is broken, in each way that it can be, and is named.
 func TestViolationsAreFound(t *testing.T) {
 	swap := func(s *story, i, k int) { s.events[i], s.events[k] = s.events[k], s.events[i] }
+	brief := func(s *story, left time.Duration) map[string]any {
+		until := s.noon.Add(left)
+		l := access.Lock{Header: s.header("dave", access.TypeLock), Action: access.ActionLock, Kind: "user", Name: "alice", Reason: "x", Until: &until}
+		return s.event("lock.set", map[string]any{"statement": s.sign("dave", l), "request": ""})
+	}
 	lock := func(s *story, who, kind, name string) map[string]any {
 		l := access.Lock{Header: s.header(who, access.TypeLock), Action: access.ActionLock, Kind: kind, Name: name, Reason: "x"}
 		return s.event("lock.set", map[string]any{"statement": s.sign(who, l), "request": ""})
@@ -269,7 +275,13 @@ func TestViolationsAreFound(t *testing.T) {
 		"another CA":           {check.Approved, "by another CA", func(s *story) { s.ca = signer(s.t); s.certificate(s.certify(1, nil)) }},
 		"a key in its place":   {check.Approved, "isn't a certificate", func(s *story) { s.certificate(s.request.PublicKey) }},
 
-		"longer than asked": {check.InTime, "later than was approved", func(s *story) { s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 3600 })) }},
+		"longer than asked, by an issuer whose clock was ahead at another time": {check.InTime, "20s later than was approved", func(s *story) {
+			s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 20 }))
+			s.seen.Ahead = []check.Span{{From: s.noon.Add(-2 * time.Hour), To: s.noon.Add(-time.Hour)}}
+		}},
+		"under a lock that ends soon":    {check.Approved, "was locked", func(s *story) { s.events = slices.Insert(s.events, issued, brief(s, 10*time.Second)) }},
+		"stopped, and it ran to its end": {check.InTime, "was stopped, and ended as grant.expired", func(s *story) { s.events[released]["type"] = "grant.expired" }},
+		"longer than asked":              {check.InTime, "later than was approved", func(s *story) { s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 3600 })) }},
 		"longer than approved": {check.InTime, "later than was approved", func(s *story) {
 			d := access.Decision{Header: s.header("bob", access.TypeDecision), Request: s.request.ID, RequestHash: s.signed.Hash(), Verdict: access.Approve, Duration: 5}
 			s.evidence(s.signed, s.sign("bob", d))
@@ -347,6 +359,21 @@ func TestRefusedRequest(t *testing.T) {
 	s.events = append(s.events, s.event("statement.refused", map[string]any{"request": third.ID, "statement": signed}))
 	if found := s.check(); len(found) != 0 {
 		t.Error(found)
+	}
+}
+
+// What an issuer whose clock is ahead, or was put back while it issued, may do is
+// no violation.
+func TestClocksThatAreWrong(t *testing.T) {
+	s := newStory(t)
+	s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 20 }))
+	s.seen.Ahead = []check.Span{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second)}}
+	until := s.noon.Add(10 * time.Second)
+	l := access.Lock{Header: s.header("dave", access.TypeLock), Action: access.ActionLock, Kind: "user", Name: "alice", Reason: "x", Until: &until}
+	s.events[issued]["ruling"] = map[string]any{"at": until}
+	s.events = slices.Insert(s.events, issued, s.event("lock.set", map[string]any{"statement": s.sign("dave", l), "request": ""}))
+	if found := s.check(); len(found) != 0 {
+		t.Errorf("%v", found)
 	}
 }
 
