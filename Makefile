@@ -90,7 +90,7 @@ demo: deps build $(if $(VAULT),vault) ## tell the story of one access request, o
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests e2e topology chaos fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests e2e attack-stack topology chaos fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
@@ -154,13 +154,19 @@ vault-tests: vault ## the tests that need a real Vault, with the race detector
 .PHONY: kms-tests
 kms-tests: ## the agent for keys in a KMS, with SoftHSM, and with AWS, Google and Azure as their SDKs see them
 	$(call say,the agent for CA keys in a KMS)
-	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else $(FOR_KMS) $(GO) -C kms test -count=1 -shuffle=on ./...; fi
+	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else $(FOR_KMS) $(GO) -C kms test -race -count=1 -shuffle=on ./...; fi
 
 .PHONY: e2e
 e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it, hallpass-kms once make kms has; E2E=name runs one
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
-	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
+	@ls testsuite/testdata/scripts | grep -qE '$(E2E)' || { echo "no script is named like $(E2E)"; exit 1; }
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m $(if $(HALLPASS_FIGURES),-v) -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
+
+.PHONY: attack-stack
+attack-stack: ## the attacks that take a whole running hallpass
+	$(call say,attacks on a whole running hallpass)
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m ./testsuite/attacks
 
 .PHONY: topology
 topology: temporal vault ## Temporal's roles, PostgreSQL, Vault, hallpass's roles and two hosts as processes, each killed -9 in turn under REQUESTS (500) requests; as root
@@ -177,6 +183,7 @@ attack: build vault ## carry out the known attacks and say what held; ONLY=name;
 .PHONY: chaos
 chaos: build $(if $(filter processes,$(STACKS)),temporal) ## work and faults as a SEED plans them, for MINUTES, on hallpass dev and on processes (STACKS), judged from outside
 	$(call say,chaos$(comma) on $(STACKS))
+	$(if $(MINUTES),,$(error MINUTES is empty))
 	@export HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_CHAOS_SEED='$(SEED)' HALLPASS_CHAOS_MINUTES='$(MINUTES)'; mkdir -p bin/chaos; \
 	for stack in $(STACKS); do \
 		case $$stack in embedded) play='TestEmbedded ./testsuite/chaos';; processes) play='TestChaos ./testsuite/topology';; \

@@ -170,19 +170,21 @@ func TestStrangersLookNothingUp(t *testing.T) {
 	}
 }
 
-// Limits of a rule that asks other systems for whether it holds are counted by
-// what was said when the handle was prepared, by a verifier as well.
-func TestLimitsWhereALookupDecides(t *testing.T) {
-	const rules = `
+// oncall are rules that let whoever is on call in, so many times at once.
+const oncall = `
 rules:
   - name: oncall
     when: resource.labels.env == "prod" && context.oncall.user == requester.name
     max_duration: 8h
     approvals: none
-    limits: {user: {running: 2}}
+    limits: {user: {running: %d}}
 `
+
+// Limits of a rule that asks other systems for whether it holds are counted by
+// what was said when the handle was prepared, by a verifier as well.
+func TestLimitsWhereALookupDecides(t *testing.T) {
 	w := newWorld(t)
-	w.policy(rules)
+	w.policy(fmt.Sprintf(oncall, 2))
 	lookups, on, _ := pager(t, "alice")
 	i := w.issuer(nil, nil)
 	i.Lookups = lookups
@@ -209,16 +211,8 @@ rules:
 
 // Who says that he prepared it while no rule held gets past no limit by that.
 func TestPreparedInAContextThatDenies(t *testing.T) {
-	const rules = `
-rules:
-  - name: oncall
-    when: resource.labels.env == "prod" && context.oncall.user == requester.name
-    max_duration: 8h
-    approvals: none
-    limits: {user: {running: 1}}
-`
 	w := newWorld(t)
-	w.policy(rules)
+	w.policy(fmt.Sprintf(oncall, 1))
 	lookups, _, _ := pager(t, "alice")
 	i := w.issuer(nil, unasked{w.log})
 	i.Lookups = lookups

@@ -144,10 +144,16 @@ func TestServiceTakesARenewedCertificate(t *testing.T) {
 	}
 	check := func(want string, ok bool) {
 		t.Helper()
+		found := false
 		for _, f := range c.Check(t.Context()) {
-			if f.Part == "service certificate" && (f.OK != ok || !strings.Contains(f.Detail, want)) {
-				t.Errorf("config check: %+v", f)
+			if f.Part == "service certificate" {
+				if found = true; f.OK != ok || !strings.Contains(f.Detail, want) {
+					t.Errorf("config check: %+v", f)
+				}
 			}
+		}
+		if !found {
+			t.Error("config check doesn't look at the certificate")
 		}
 	}
 	check("failed to find any PEM data", false)

@@ -138,6 +138,9 @@ func vdso(pid int) (base, size int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	if len(maps) == 0 {
+		return 0, 0, syscall.ESRCH // it is ending
+	}
 	for line := range strings.Lines(string(maps)) {
 		if !strings.HasSuffix(strings.TrimSpace(line), "[vdso]") {
 			continue

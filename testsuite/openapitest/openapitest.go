@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -178,12 +179,17 @@ func (s *Spec) fits(at string, node, value any) error {
 		return err
 	}
 	for word := range schema {
-		if !slices.Contains([]string{"type", "properties", "required", "items", "enum", "additionalProperties", "format", "description", "minimum", "maximum", "pattern"}, word) {
+		if !slices.Contains([]string{"type", "properties", "required", "items", "enum", "additionalProperties", "format", "description"}, word) {
 			return fmt.Errorf("%s: this package doesn't know %q in a schema", at, word)
 		}
 	}
 	if err := ofType(at, schema["type"], value); err != nil {
 		return err
+	}
+	if text, ok := value.(string); ok && schema["format"] == "date-time" {
+		if _, err := time.Parse(time.RFC3339, text); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
 	}
 	if enum, ok := schema["enum"].([]any); ok && !slices.Contains(enum, value) {
 		return fmt.Errorf("%s is %v, none of %v", at, value, enum)

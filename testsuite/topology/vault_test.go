@@ -3,11 +3,13 @@ package topology
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hallpass/catalog"
 	"hallpass/cli"
@@ -71,11 +73,13 @@ func (w *world) furnishVault() {
 }
 
 // open is one life of a grant of Vault's: asked, approved, and the login read
-// and used. What died while it was being read can't be read again: then it is
+// and used, until it is given back. What died while it was being read can't be read again: then it is
 // given back and asked for anew.
 func (w *world) open(ctx context.Context) error {
 	return wait("a login of Vault's that works", func() error {
-		id, err := w.ask(ctx, orders, long)
+		id, err := w.ask(ctx, orders, visit)
+		w.visits.Store(id, true)
+		began := time.Now()
 		if err == nil {
 			err = w.approve(ctx, id)
 		}
@@ -97,11 +101,29 @@ func (w *world) open(ctx context.Context) error {
 		} else {
 			err = fmt.Errorf("get: exit code %d: %s", code, errs)
 		}
+		login := got.Credentials["read"]
 		if err == nil {
-			login := got.Credentials["read"]
 			err = w.pg.Login(login.Username, login.Password, "orders")
 		}
-		w.as(ctx, "alice", "release", id) // or it ends by itself
+		back := wait("it to be given back", func() error {
+			if code, _, errs := w.as(ctx, "alice", "release", id); code != cli.ExitOK && !w.state(ctx, id).Final() {
+				return fmt.Errorf("release: exit code %d: %s", code, errs)
+			}
+			return nil
+		})
+		if err := errors.Join(err, back); err != nil {
+			return err
+		}
+		err = wait("its login to be gone", func() error {
+			err := w.pg.Login(login.Username, login.Password, "orders")
+			if err == nil || !strings.Contains(err.Error(), "password authentication failed") { // not: PostgreSQL is away
+				return fmt.Errorf("it says %w", err)
+			}
+			return nil
+		})
+		if err == nil && time.Since(began) >= visit {
+			w.t.Errorf("the login of %s lived until it ended by itself", id)
+		}
 		return err
 	})
 }

@@ -291,15 +291,19 @@ func (r *request) lock(name, resource string) {
 		return
 	}
 	r.locked = access.LockWorkflowID(l.ID)
-	run, err := r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{ID: r.locked, TaskQueue: access.TaskQueue},
-		access.WorkflowLock, access.Locking{Statement: st})
+	var out access.Locked
+	r.play(r.locked, access.WorkflowLock, access.Locking{Statement: st}, &out)
+	if r.err == nil && (len(out.Told) != 1 || out.Refused != nil) {
+		r.check(fmt.Errorf("the lock told %v; refused: %w", out.Told, out.Refused))
+	}
+}
+
+// play runs another workflow beside the request's, to its end.
+func (r *request) play(id, workflow string, in, out any) {
+	run, err := r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{ID: id, TaskQueue: access.TaskQueue}, workflow, in)
 	r.check(err)
 	if r.err == nil {
-		var out access.Locked
-		r.check(run.Get(r.ctx, &out))
-		if len(out.Told) != 1 || out.Refused != nil {
-			r.check(fmt.Errorf("the lock told %v; refused: %w", out.Told, out.Refused))
-		}
+		r.check(run.Get(r.ctx, out))
 	}
 }
 
@@ -313,15 +317,10 @@ func (r *request) delegate(name, to string) {
 		return
 	}
 	r.given = access.DelegationWorkflowID(d.ID)
-	run, err := r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{ID: r.given, TaskQueue: access.TaskQueue},
-		access.WorkflowDelegate, access.Delegating{Statement: st})
-	r.check(err)
-	if r.err == nil {
-		var out access.Delegated
-		r.check(run.Get(r.ctx, &out))
-		if out.Refused != nil {
-			r.check(out.Refused)
-		}
+	var out access.Delegated
+	r.play(r.given, access.WorkflowDelegate, access.Delegating{Statement: st}, &out)
+	if r.err == nil && out.Refused != nil {
+		r.check(out.Refused)
 	}
 }
 
