@@ -258,14 +258,13 @@ func (e *errand) do(a *app, relay *relay, s access.Status, k kept) (started bool
 		return slices.Contains(e.unset, name)
 	})
 	cmd.Env = append(append(cmd.Env, e.env...), "HALLPASS_REQUEST="+s.ID, "HALLPASS_DIR="+e.dir)
-	if err := cmd.Start(); err != nil {
-		return false, cantRun(e.argv[0], err)
-	}
-	relay.divert(func(sig os.Signal) {
+	if err := relay.start(cmd.Start, func(sig os.Signal) {
 		if !typed(sig) {
 			_ = cmd.Process.Signal(sig) // it may have ended
 		}
-	})
+	}); err != nil {
+		return false, cantRun(e.argv[0], err)
+	}
 	if a.ctx.Err() != nil { // while it was being started
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 	}
@@ -447,6 +446,18 @@ func (r *relay) divert(to func(os.Signal)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.to = to
+}
+
+// start diverts signals to what it starts: one that comes just then waits, and goes
+// to the new one.
+func (r *relay) start(start func() error, to func(os.Signal)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := start(); err != nil {
+		return err
+	}
+	r.to = to
+	return nil
 }
 
 func (r *relay) close() { close(r.done) }

@@ -26,7 +26,8 @@ import (
 const (
 	callTimeout  = 10 * time.Second
 	sendTimeout  = 20 * time.Second
-	firstTimeout = time.Second // of a query, before it is looked at whether anybody can answer it
+	firstTimeout = time.Second           // of a query, before it is looked at whether anybody can answer it
+	pollerDelay  = 50 * time.Millisecond // between queries to a Temporal that has just started, and hasn't heard of its workers yet
 )
 
 // sweepWait is how long sweep waits. One that meets no issuer gives each kind
@@ -107,6 +108,9 @@ func (b *Temporal) ask(ctx context.Context, id string, reject enumspb.QueryRejec
 		if slow {
 			answer, err = b.Client.QueryWorkflowWithOptions(ctx, query)
 		}
+		for !slow && errors.As(err, &failed) && wait(first, pollerDelay) {
+			answer, err = b.Client.QueryWorkflowWithOptions(first, query)
+		}
 		if err != nil && lost != nil {
 			err = lost
 		}
@@ -124,6 +128,16 @@ func (b *Temporal) ask(ctx context.Context, id string, reject enumspb.QueryRejec
 		return access.Status{}, "", elsewhere(id, s.ID)
 	}
 	return s, "", nil
+}
+
+// wait is false once the time is over.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // late says whether a call failed because its time was over. Temporal's clock may

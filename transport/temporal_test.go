@@ -277,6 +277,21 @@ func TestStatusOfASlowWorker(t *testing.T) {
 	}
 }
 
+// A Temporal that has just started refuses queries until a worker has come to it.
+func TestStatusRightAfterAStart(t *testing.T) {
+	m := &mocks.Client{}
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, serviceerror.NewFailedPrecondition("no poller")).Twice()
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateActive})},
+	}, nil)
+	m.On("DescribeWorkflowExecution", mock.Anything, access.WorkflowID(testID), "").Return(&workflowservice.DescribeWorkflowExecutionResponse{
+		WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{},
+	}, nil)
+	if s, err := (&Temporal{Client: m}).Status(context.Background(), testID); err != nil || s.State != access.StateActive {
+		t.Errorf("%v, %v", s.State, err)
+	}
+}
+
 type stopRun struct{ client.WorkflowRun }
 
 func (stopRun) Get(_ context.Context, v any) error {
