@@ -81,6 +81,18 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 	}
 	t.Logf("seed %d: %d requests, %d certificates, %d logins of which %d worked, %d checkpoints: %d violations",
 		seed, len(seen.Asked), len(seen.Held), len(seen.Logins), in, len(seen.Checkpoints), len(found))
+	if s.Vault != nil {
+		worked := 0
+		for _, l := range seen.Database {
+			if l.Worked {
+				worked++
+			}
+		}
+		t.Logf("of Vault: %d logins, tried %d times, of which %d worked", len(seen.Opened), len(seen.Database), worked)
+		if lasts >= time.Minute && (worked == 0 || worked == len(seen.Database)) {
+			t.Error("too little happened to show anything of Vault")
+		}
+	}
 	for _, v := range found {
 		t.Errorf("seed %d: %s", seed, v)
 	}

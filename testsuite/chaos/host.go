@@ -59,7 +59,9 @@ func newHost(t testing.TB, s *Stack) *host {
 	}
 	var principals []string
 	for name := range Resources {
-		principals = append(principals, strings.TrimPrefix(name, "ssh/")+"/"+s.Login)
+		if host, ok := strings.CutPrefix(name, "ssh/"); ok {
+			principals = append(principals, host+"/"+s.Login)
+		}
 	}
 	h.sshd = sshdtest.Start(t, sshdtest.Config{
 		CA: []ssh.PublicKey{s.CA}, Principals: map[string][]string{s.Login: principals}, Lines: []string{"RevokedKeys " + h.file},

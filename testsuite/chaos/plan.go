@@ -26,6 +26,7 @@ type Scene struct {
 	Clocks []string // of these, those whose clock can be moved
 	Links  []string // connections to cut, hold up and slow down
 	Disk   bool     // there is a disk to fill
+	Vault  bool     // there is a database to ask for, by way of Vault
 }
 
 // Step is one thing that is done: a word that somebody says, or a fault.
@@ -77,13 +78,18 @@ var (
 		"ssh/web-1":   {{Count: 1, Group: "sre"}},
 		"ssh/db-1":    {{Count: 2, Group: "sre"}},
 		"ssh/vault-1": {{Count: 1, Group: "sre"}, {Count: 1, Group: "security"}},
+		Database:      {{Count: 1, Group: "sre"}},
 	}
 	names = []string{"ssh/sandbox", "ssh/web-1", "ssh/db-1", "ssh/vault-1"}
 )
 
+// Database is the resource that Vault makes logins for, where there is a Vault.
+const Database = "vault/orders-db"
+
 const (
 	window  = 15 * time.Second // for approvals
 	longest = 20               // seconds of a grant
+	lag     = time.Minute      // for which Vault may be late, which tries again more and more seldom where the database is away
 	ahead   = 30 * time.Second // how far an issuer's clock goes ahead where it still issues
 )
 
@@ -126,6 +132,14 @@ func (p *planner) chance(percent int) bool { return p.rand.IntN(100) < percent }
 
 func pick[T any](p *planner, from []T) T { return from[p.rand.IntN(len(from))] }
 
+// names are what there is to ask for.
+func (p *planner) names() []string {
+	if p.scene.Vault {
+		return append(slices.Clone(names), Database)
+	}
+	return names
+}
+
 // shuffled are the same people in another order, without one.
 func (p *planner) shuffled(people []string, without string) []string {
 	all := slices.DeleteFunc(slices.Clone(people), func(who string) bool { return who == without })
@@ -138,12 +152,12 @@ func (p *planner) add(s Step) { p.steps = append(p.steps, s) }
 // request plans a request's whole life.
 func (p *planner) request(at time.Duration) {
 	p.requests++
-	n, who, resource := p.requests, pick(p, requesters), pick(p, names)
+	n, who, resource := p.requests, pick(p, requesters), pick(p, p.names())
 	seconds := 3 + p.rand.IntN(longest-2)
 	p.add(Step{At: at, Do: ask, Request: n, Who: who, Resource: resource, Seconds: seconds})
 	granted := p.decisions(at, n, who, resource)
 	p.after(granted, n, who, seconds)
-	if !p.chance(20) {
+	if !p.chance(20) || resource == Database { // Vault's logins aren't extended, but asked for anew
 		return
 	}
 	p.requests++
@@ -228,7 +242,7 @@ func (p *planner) lock(at time.Duration) {
 	if p.chance(50) {
 		s.User = pick(p, []string{"alice", "erin", "frank"})
 	} else {
-		s.Resource = pick(p, names)
+		s.Resource = pick(p, p.names())
 	}
 	p.add(s)
 	if p.chance(60) {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/api"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
@@ -23,6 +25,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/sealed"
 	"hallpass/statement"
 	"hallpass/testsuite/chaos/check"
 )
@@ -101,6 +104,10 @@ type asked struct {
 
 	mu   sync.Mutex
 	cert *ssh.Certificate
+
+	age            string // opens what Vault gives
+	opened         bool   // somebody has begun to
+	user, password string // "" until then
 }
 
 func (p *player) logf(format string, args ...any) {
@@ -234,8 +241,16 @@ func (p *player) ask(ctx context.Context, a *asked) {
 	}
 	who := a.step.Who
 	r := access.Request{
-		Header: p.stack.People.Header(who, access.TypeRequest), Resource: a.step.Resource, Login: p.stack.Login,
-		Duration: access.Seconds(a.step.Seconds), Reason: "chaos", PublicKey: statement.MarshalKey(a.key.PublicKey()),
+		Header: p.stack.People.Header(who, access.TypeRequest), Resource: a.step.Resource, Duration: access.Seconds(a.step.Seconds), Reason: "chaos",
+	}
+	if r.Resource == Database {
+		r.Actions = []string{"read"}
+		if a.age, r.Recipient, err = sealed.NewKey(); err != nil {
+			p.t.Error(err)
+			return
+		}
+	} else {
+		r.Login, r.PublicKey = p.stack.Login, statement.MarshalKey(a.key.PublicKey())
 	}
 	if a.step.Extends != 0 {
 		<-p.asked[a.step.Extends].taken
@@ -275,7 +290,11 @@ func (p *player) follow(ctx context.Context, a *asked) {
 		if err != nil {
 			continue
 		}
-		if c := status.Credential; c != nil {
+		switch c := status.Credential; {
+		case c == nil:
+		case a.age != "":
+			go p.open(ctx, a, c.Sealed)
+		default:
 			p.hold(a, c.Certificate)
 		}
 		if !status.State.Final() {
@@ -425,8 +444,91 @@ func (p *player) lock(ctx context.Context, s Step) {
 	})
 }
 
-// login tries a request's certificate, if there is one.
+// open takes a login to the database of Vault. What breaks down meanwhile is lost,
+// as the token that opens works once.
+func (p *player) open(ctx context.Context, a *asked, text string) {
+	a.mu.Lock()
+	first := !a.opened
+	a.opened = true
+	a.mu.Unlock()
+	if !first {
+		return
+	}
+	secret, err := sealed.Open(a.age, text)
+	if err != nil {
+		p.t.Errorf("request %s was given what can't be opened: %v", a.id, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	user, password, err := p.stack.Vault.read(ctx, secret)
+	if err != nil {
+		p.logf("what Vault gave for request %d is lost: %v", a.n, err)
+		return
+	}
+	a.mu.Lock()
+	a.user, a.password = user, password
+	a.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.Opened = append(p.seen.Opened, check.Opened{Request: a.id, At: time.Now()})
+}
+
+// read unwraps a secret, and reads the login.
+func (v *Vault) read(ctx context.Context, secret sealed.Secret) (user, password string, err error) {
+	c, err := api.NewClient(v.Config)
+	if err != nil {
+		return "", "", err
+	}
+	unwrapped, err := c.Logical().UnwrapWithContext(ctx, secret.WrappingToken)
+	if err != nil {
+		return "", "", err
+	}
+	token, err := unwrapped.TokenID()
+	if err != nil {
+		return "", "", err
+	}
+	c.SetToken(token)
+	login, err := c.Logical().ReadWithContext(ctx, secret.Reads[0].Path)
+	if err != nil {
+		return "", "", err
+	}
+	user, _ = login.Data["username"].(string)
+	password, _ = login.Data["password"].(string)
+	if user == "" || password == "" {
+		return "", "", errors.New("it is no login")
+	}
+	return user, password, nil
+}
+
+// database tries to log in to the database. Only what that says counts.
+func (p *player) database(a *asked) {
+	a.mu.Lock()
+	user, password := a.user, a.password
+	a.mu.Unlock()
+	if user == "" {
+		return
+	}
+	l := check.Login{Request: a.id, Began: time.Now()}
+	var refused *pgconn.PgError
+	switch err := p.stack.Vault.Login(user, password); {
+	case err == nil:
+		l.Worked = true
+	case !errors.As(err, &refused) || refused.Code[:2] != "28": // invalid authorization; else it is away
+		p.logf("login to the database on request %d: %v", a.n, err)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.Database = append(p.seen.Database, l)
+}
+
+// login tries a request's credential, if there is one.
 func (p *player) login(_ context.Context, a *asked) {
+	if a.age != "" {
+		p.database(a)
+		return
+	}
 	a.mu.Lock()
 	cert := a.cert
 	a.mu.Unlock()
@@ -565,6 +667,18 @@ func (p *player) clear() {
 	} {
 		if n, err := count(fmt.Sprintf("%s AND ExecutionStatus = %q", types, status)); err != nil || n > 0 {
 			left("%d workflows are %s (%v)", n, status, err)
+		}
+	}
+	if p.stack.Vault != nil {
+		err := poll(context.Background(), "Vault to have nothing left", func() error {
+			what, err := p.stack.Vault.Left()
+			if len(what) > 0 {
+				err = errors.Join(err, errors.New(strings.Join(what, ", ")))
+			}
+			return err
+		})
+		if err != nil {
+			left("%v", err)
 		}
 	}
 	for _, part := range p.stack.Parts {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/vault/api"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/crypto/ssh"
 
@@ -31,7 +32,15 @@ type Stack struct {
 
 	Parts []*Part
 	Links []*Link
-	Disk  *Disk // nil: there is none to fill
+	Disk  *Disk  // nil: there is none to fill
+	Vault *Vault // nil: there is none to ask
+}
+
+// Vault makes the logins to a database that people ask for.
+type Vault struct {
+	Config *api.Config                       // as people reach it
+	Login  func(user, password string) error // to the database
+	Left   func() (what []string, err error) // of leases, tokens and logins
 }
 
 // Running is a process.
@@ -57,7 +66,7 @@ type Part struct {
 
 // Scene is what there is to break in a stack.
 func (s *Stack) Scene() Scene {
-	out := Scene{Disk: s.Disk != nil}
+	out := Scene{Disk: s.Disk != nil, Vault: s.Vault != nil}
 	for _, p := range s.Parts {
 		out.Parts = append(out.Parts, p.Name)
 		if p.Pause {
@@ -75,7 +84,7 @@ func (s *Stack) Scene() Scene {
 
 // world is what the checker is told of it.
 func (s *Stack) world() check.World {
-	w := check.World{People: map[string]check.Person{}, Resources: Resources, Lockers: "security", Login: s.Login, CA: s.CA, Skew: ahead}
+	w := check.World{People: map[string]check.Person{}, Resources: Resources, Lockers: "security", Login: s.Login, CA: s.CA, Lag: lag, Skew: ahead}
 	for name, p := range s.People {
 		w.People[name] = check.Person{Key: p.Signer.PublicKey(), Groups: words(p.Group)}
 	}

@@ -17,6 +17,9 @@ import (
 	"hallpass/testsuite/sshdtest"
 )
 
+// catalogOfVault is what there is of Vault's in it.
+const catalogOfVault = "  " + chaos.Database + ": {labels: {env: prod}, path: database/creds, actions: {read: orders-ro}}\n"
+
 // TestChaos plays a planned worst day on the topology: each process killed and
 // stopped, the database restarted, the ways between the parts cut, and the
 // issuers' clocks moved.
@@ -28,13 +31,19 @@ func TestChaos(t *testing.T) {
 	s := &chaos.Stack{Login: sshdtest.User(t), Program: filepath.Join(w.bin, "hallpass"), Namespace: namespace, Folders: []string{w.dir}}
 	people := t.TempDir()
 	var err error
-	if s.People, err = devtest.Furnish(people, map[string]string{"policy.yaml": chaos.Policy(), "catalog.yaml": chaos.Catalog(s.Login)}, chaos.Groups()); err != nil {
+	if s.People, err = devtest.Furnish(people, map[string]string{"policy.yaml": chaos.Policy(), "catalog.yaml": chaos.Catalog(s.Login) + catalogOfVault}, chaos.Groups()); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"policy.yaml", "catalog.yaml"} {
 		w.copy(filepath.Join(people, name), filepath.Join(w.dir, name))
 	}
 	w.copy(filepath.Join(people, "directory.yaml"), filepath.Join(w.dir, "public/directory.yaml"))
+	w.furnishVault()
+	s.Vault = &chaos.Vault{
+		Config: w.vault.Client(t).CloneConfig(),
+		Login:  func(user, password string) error { return w.pg.Login(user, password, "orders") },
+		Left:   w.left,
+	}
 
 	link := func(name, to string) *chaos.Link {
 		l, err := chaos.NewLink(name, to)
@@ -57,7 +66,7 @@ func TestChaos(t *testing.T) {
 	hosts, clients := link("hosts", w.service), link("people", w.frontend)
 	w.run()
 
-	for _, name := range []string{"history", "matching", "frontend", "workflows-1", "workflows-2", "issuer-1", "issuer-2", "service"} {
+	for _, name := range []string{"history", "matching", "frontend", "workflows-1", "workflows-2", "issuer-1", "issuer-2", "issuer-vault", "service"} {
 		p := w.programs[name]
 		first := p.process
 		s.Parts = append(s.Parts, &chaos.Part{Name: name, Pause: true, Clock: strings.HasPrefix(name, "issuer"), Start: func() (chaos.Running, error) {
@@ -73,17 +82,22 @@ func TestChaos(t *testing.T) {
 			return next, nil
 		}})
 	}
-	running := true
-	s.Parts = append(s.Parts, &chaos.Part{Name: "postgres", Start: func() (chaos.Running, error) {
-		if running {
-			running = false
-			return w.pg.Process(), nil
-		}
-		if err := w.pg.Again(t); err != nil {
-			return nil, err
-		}
-		return w.pg.Process(), nil
-	}})
+	// One that runs, and how it is started again.
+	server := func(name string, pause bool, process func() *process.Process, again func() error) {
+		running := true
+		s.Parts = append(s.Parts, &chaos.Part{Name: name, Pause: pause, Start: func() (chaos.Running, error) {
+			if running {
+				running = false
+				return process(), nil
+			}
+			if err := again(); err != nil {
+				return nil, err
+			}
+			return process(), nil
+		}})
+	}
+	server("postgres", false, w.pg.Process, func() error { return w.pg.Again(t) })
+	server("vault", true, w.vault.Process, func() error { return w.vault.Again() })
 	ctx, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	for _, p := range s.Parts {

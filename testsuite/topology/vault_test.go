@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/api"
+	"github.com/jackc/pgx/v5"
+
 	"hallpass/catalog"
 	"hallpass/cli"
 	"hallpass/testsuite/vaulttest"
@@ -131,13 +134,42 @@ func (w *world) open(ctx context.Context) error {
 // nothingLeft waits until nothing that Vault gave is left, in Vault or in the
 // database.
 func (w *world) nothingLeft(t *testing.T) {
+	t.Helper()
 	w.poll("the last leases to end", func() error {
-		if leases := w.vault.Leases(t, "database/creds"); len(leases) > 0 {
-			return fmt.Errorf("there are %d", len(leases))
+		what, err := w.left()
+		if len(what) > 0 {
+			err = errors.Join(err, errors.New(strings.Join(what, ", ")))
 		}
-		if logins := w.pg.Value(t, "orders", `SELECT count(*) FROM pg_roles WHERE pg_has_role(oid, 'orders-ro', 'MEMBER') AND rolcanlogin AND rolname <> 'vault' AND NOT rolsuper`); logins != "0" {
-			return fmt.Errorf("%s logins are in the database", logins)
-		}
-		return nil
+		return err
 	})
+}
+
+// left is what Vault gave and hasn't taken back.
+func (w *world) left() (what []string, err error) {
+	c, err := api.NewClient(w.vault.Client(w.t).CloneConfig())
+	if err != nil {
+		return nil, err
+	}
+	c.SetToken(w.vault.RootToken)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	leases, err := c.Logical().ListWithContext(ctx, "sys/leases/lookup/database/creds/orders-ro")
+	if err != nil {
+		return nil, err
+	}
+	if leases != nil {
+		ids, _ := leases.Data["keys"].([]any)
+		what = append(what, fmt.Sprintf("%d leases are in Vault", len(ids)))
+	}
+	conn, err := pgx.Connect(ctx, w.pg.AdminDSN("orders"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var logins int
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_roles WHERE pg_has_role(oid, 'orders-ro', 'MEMBER') AND rolcanlogin AND rolname <> 'vault' AND NOT rolsuper`).Scan(&logins)
+	if err == nil && logins > 0 {
+		what = append(what, fmt.Sprintf("%d logins are in the database", logins))
+	}
+	return what, err
 }

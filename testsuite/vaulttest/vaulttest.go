@@ -17,6 +17,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
@@ -144,14 +145,23 @@ func (s *Server) RestartSealed(t testing.TB) {
 
 func (s *Server) restart(t testing.TB, args ...string) {
 	t.Helper()
-	if s.config.Memory {
-		t.Fatal("a Vault in memory has nothing to restart with")
-	}
-	s.process.Kill()
-	if err := s.start(args...); err != nil {
+	if err := s.Again(args...); err != nil {
 		t.Fatal(err)
 	}
 }
+
+// Again is Restart that says why it failed, for goroutines other than the
+// test's. Arguments are those of the program.
+func (s *Server) Again(args ...string) error {
+	if s.config.Memory {
+		return errors.New("a Vault in memory has nothing to restart with")
+	}
+	s.process.Kill()
+	return s.start(args...)
+}
+
+// Process is the one that was started last.
+func (s *Server) Process() *process.Process { return s.process }
 
 // Seal seals the server. It goes on running and answers 503.
 func (s *Server) Seal(t testing.TB) {

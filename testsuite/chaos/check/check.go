@@ -1,6 +1,7 @@
 // Package check says whether access was given as it should have been, by what
 // can be seen from outside: the exported audit log, the certificates that
-// people received, the logins that an sshd took, and what was left behind.
+// people received, the logins that an sshd took, those of Vault's that a database
+// took, and what was left behind.
 //
 // It shares no code with hallpass, so that a flaw there isn't here as well.
 // Signatures are checked by ssh-keygen, certificates by golang.org/x/crypto/ssh,
@@ -67,10 +68,11 @@ type Set struct {
 // World is what was arranged beforehand.
 type World struct {
 	People    map[string]Person
-	Resources map[string]Need // "ssh/name"
+	Resources map[string]Need // "ssh/name", and "vault/name" where Vault makes logins to a database
 	Lockers   string          // the group that may lock
 	Login     string          // the only one there is
 	CA        ssh.PublicKey
+	Lag       time.Duration // for which a database may take a login after its end, since Vault or the database was away
 	Skew      time.Duration // by how far the clock of an issuer that issues was ahead at most, in a Span of Seen.Ahead
 }
 
@@ -87,6 +89,12 @@ type Login struct {
 	Began   time.Time // all clocks are the one of the machine
 	Worked  bool
 	List    time.Time // when the host began to fetch the key revocation list that it had
+}
+
+// Opened is a login to a database that somebody has received of Vault.
+type Opened struct {
+	Request string
+	At      time.Time
 }
 
 // Over is a request whose early end somebody was told of: from then on, a host
@@ -109,6 +117,8 @@ type Seen struct {
 	Held        []Held
 	Logins      []Login
 	HostLog     string // sshd's, at LogLevel VERBOSE
+	Opened      []Opened
+	Database    []Login // attempts to log in to the database with what was opened, which knows no list
 	Over        []Over
 	Stopped     []string // requests whose denial or early end was accepted
 	Ahead       []Span   // when an issuer's clock was ahead
@@ -130,6 +140,10 @@ type event struct {
 	} `json:"evidence"`
 	Credential *struct {
 		Certificate string `json:"certificate"`
+		Handle      struct {
+			Accessor string    `json:"accessor"`
+			NotAfter time.Time `json:"not_after"`
+		} `json:"handle"`
 	} `json:"credential"`
 	Ruling *struct {
 		At time.Time `json:"at"`
@@ -189,11 +203,13 @@ type checker struct {
 	ended  map[string]int     // by request: the event that ended it
 }
 
-// issued is a certificate on record.
+// issued is a credential on record: a certificate, or the accessor of a token of
+// Vault's.
 type issued struct {
 	at       int // its event
 	line     string
-	cert     *ssh.Certificate
+	cert     *ssh.Certificate // nil: Vault's
+	ends     time.Time
 	asked    time.Time
 	duration time.Duration // that was asked for, and left by approvers
 	extends  string
@@ -211,6 +227,7 @@ func Check(ctx context.Context, s Seen) (_ []Violation, err error) {
 		c.requests()
 		c.certificates()
 		c.logins()
+		c.database()
 	}
 	for _, what := range s.Left {
 		c.violated(Behind, "%s", what)
@@ -278,7 +295,7 @@ func (c *checker) log() bool {
 func (c *checker) record() {
 	locks := map[string]word{} // in force, by id
 	denied := map[string]bool{}
-	serials := map[uint64]string{}
+	taken := map[string]string{} // by serial or accessor
 	for i, e := range c.events {
 		switch {
 		case e.Type == "lock.set" || e.Type == "lock.lifted":
@@ -307,8 +324,8 @@ func (c *checker) record() {
 			if denied[e.Request] {
 				c.violated(Approved, "event %d: request %s was denied before it was granted", i, e.Request)
 			}
-			if other, twice := serials[is.cert.Serial]; twice {
-				c.violated(Recorded, "requests %s and %s have one serial, %d", other, e.Request, is.cert.Serial)
+			if other, twice := taken[is.name(e)]; twice {
+				c.violated(Recorded, "requests %s and %s have one %s", other, e.Request, is.name(e))
 			}
 			if _, twice := c.issued[e.Request]; twice {
 				c.violated(Recorded, "request %s was issued twice", e.Request)
@@ -316,9 +333,17 @@ func (c *checker) record() {
 			if end, over := c.ended[e.Request]; over {
 				c.violated(InTime, "event %d: request %s was granted, and had ended by event %d", i, e.Request, end)
 			}
-			serials[is.cert.Serial], c.issued[e.Request] = e.Request, is
+			taken[is.name(e)], c.issued[e.Request] = e.Request, is
 		}
 	}
+}
+
+// name is what nobody else's credential has.
+func (is *issued) name(e event) string {
+	if is.cert == nil {
+		return "accessor " + e.Credential.Handle.Accessor
+	}
+	return fmt.Sprintf("serial %d", is.cert.Serial)
 }
 
 // issue judges one credential: who asked, who approved, what is in it.
@@ -365,11 +390,18 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 	if c.locked(locks, "user", asked.Signer, e.judged()) || c.locked(locks, "resource", asked.Resource, e.judged()) {
 		return bad("%s or %s was locked", asked.Signer, asked.Resource)
 	}
+	if strings.HasPrefix(asked.Resource, "vault/") {
+		is.ends = e.Credential.Handle.NotAfter
+		if e.Credential.Handle.Accessor == "" || is.line != "" {
+			return bad("it was given no token of Vault's")
+		}
+		return is, true
+	}
 	cert, err := parseCertificate(is.line)
 	if err != nil {
 		return bad("%v", err)
 	}
-	is.cert = cert
+	is.cert, is.ends = cert, time.Unix(int64(cert.ValidBefore), 0)
 	checker := ssh.CertChecker{
 		IsUserAuthority: func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), c.World.CA.Marshal()) },
 		Clock:           func() time.Time { return time.Unix(int64(cert.ValidBefore)-1, 0) },
@@ -474,16 +506,16 @@ func (c *checker) certificates() {
 			continue
 		}
 		// It began no later than it was received.
-		end, latest := time.Unix(int64(is.cert.ValidBefore), 0), h.At.Add(is.duration+c.ahead(is.asked, h.At))
+		latest := h.At.Add(is.duration + c.ahead(is.asked, h.At))
 		if extended := c.issued[is.extends]; is.extends != "" {
 			if extended == nil {
 				c.violated(Approved, "request %s extends %s, which was never granted", h.Request, is.extends)
 				continue
 			}
-			latest = time.Unix(int64(extended.cert.ValidBefore), 0).Add(is.duration)
+			latest = extended.ends.Add(is.duration)
 		}
-		if end.After(latest) {
-			c.violated(InTime, "the certificate of request %s ends %s later than was approved", h.Request, end.Sub(latest))
+		if is.ends.After(latest) {
+			c.violated(InTime, "the certificate of request %s ends %s later than was approved", h.Request, is.ends.Sub(latest))
 		}
 	}
 }
@@ -494,29 +526,65 @@ var (
 	accepted = regexp.MustCompile(`\bAccepted publickey for (\S+) from .* ID (\S+) \(serial (\d+)\) CA `)
 )
 
-// logins holds what the host did against what it should have done.
-func (c *checker) logins() {
+// over says since when somebody knew of each early end.
+func (c *checker) over() map[string]time.Time {
 	over := map[string]time.Time{}
 	for _, o := range c.Over {
 		if at, known := over[o.Request]; !known || o.At.Before(at) {
 			over[o.Request] = o.At
 		}
 	}
+	return over
+}
+
+// database holds the logins that Vault gave against the record.
+func (c *checker) database() {
+	for _, o := range c.Opened {
+		is := c.issued[o.Request]
+		if is == nil {
+			c.violated(Recorded, "a login to the database was given on request %s, which has no token on record", o.Request)
+			continue
+		}
+		if latest := o.At.Add(is.duration + c.ahead(is.asked, o.At)); is.ends.After(latest) {
+			c.violated(InTime, "the token of request %s ends %s later than was approved", o.Request, is.ends.Sub(latest))
+		}
+	}
+	over := c.over()
+	for _, l := range c.Database {
+		is := c.issued[l.Request]
+		if !l.Worked || is == nil {
+			continue
+		}
+		ended := is.ends
+		if at, early := over[l.Request]; early && at.Before(ended) {
+			ended = at
+		}
+		if late := l.Began.Sub(ended); late > c.World.Lag {
+			c.violated(InTime, "somebody logged in to the database on request %s, %s after its end", l.Request, late)
+		}
+	}
+}
+
+// logins holds what the host did against what it should have done.
+func (c *checker) logins() {
+	over := c.over()
 	for _, l := range c.Logins {
 		is := c.issued[l.Request]
 		switch {
 		case !l.Worked:
 		case is == nil:
 			c.violated(Recorded, "somebody logged in on request %s, which has no certificate on record", l.Request)
-		case l.Began.Unix() >= int64(is.cert.ValidBefore):
-			c.violated(InTime, "somebody logged in on request %s, %s after its end", l.Request, l.Began.Sub(time.Unix(int64(is.cert.ValidBefore), 0)))
+		case l.Began.Unix() >= is.ends.Unix():
+			c.violated(InTime, "somebody logged in on request %s, %s after its end", l.Request, l.Began.Sub(is.ends))
 		case !over[l.Request].IsZero() && l.List.After(over[l.Request]):
 			c.violated(InTime, "somebody logged in on request %s, which was over before the host fetched its list", l.Request)
 		}
 	}
 	bySerial := map[uint64]*issued{}
 	for _, is := range c.issued {
-		bySerial[is.cert.Serial] = is
+		if is.cert != nil {
+			bySerial[is.cert.Serial] = is
+		}
 	}
 	for line := range strings.Lines(c.HostLog) {
 		if !letIn.MatchString(line) {

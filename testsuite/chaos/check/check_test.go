@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/sealed"
 	"hallpass/statement"
 	"hallpass/testsuite/chaos/check"
 )
@@ -116,7 +118,7 @@ func newStory(t *testing.T) *story {
 	s := &story{t: t, signers: map[string]ssh.Signer{}, ca: signer(t), noon: time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC)}
 	world := check.World{
 		People: map[string]check.Person{}, Resources: map[string]check.Need{"ssh/web-1": {{Count: 1, Group: "sre"}}},
-		Lockers: "security", Login: "root", CA: s.ca.PublicKey(), Skew: 30 * time.Second,
+		Lockers: "security", Login: "root", CA: s.ca.PublicKey(), Skew: 30 * time.Second, Lag: time.Minute,
 	}
 	for who, group := range map[string]string{"alice": "sre", "bob": "sre", "dave": "security", "erin": "dev"} {
 		s.signers[who] = signer(t)
@@ -198,6 +200,47 @@ func (s *story) check() []check.Violation {
 		s.t.Fatal(err)
 	}
 	return found
+}
+
+// inVault makes it a story of a database's login instead of a certificate: opened
+// at once, used, given back, and tried again.
+func (s *story) inVault() {
+	const name = "vault/orders"
+	s.seen.World.Resources[name] = check.Need{{Count: 1, Group: "sre"}}
+	_, recipient, err := sealed.NewKey()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	mine := access.Request{Header: s.header("alice", access.TypeRequest), Resource: name, Actions: []string{"read"}, Duration: 60, Recipient: recipient}
+	s.seen.Asked[0], s.request, s.signed = mine.ID, mine, s.sign("alice", mine)
+	s.events[received]["statement"] = s.signed
+	s.events[decided]["statement"] = s.decide("bob", "bob", access.Approve)
+	for _, i := range []int{received, decided, issued, released} {
+		s.events[i]["request"], s.events[i]["resource"] = mine.ID, name
+	}
+	s.evidence(s.signed, s.events[decided]["statement"].(access.Statement))
+	s.token("acc", s.noon.Add(time.Minute))
+	at := func(after time.Duration, worked bool) check.Login {
+		return check.Login{Request: mine.ID, Began: s.noon.Add(after), Worked: worked}
+	}
+	s.seen.Held, s.seen.Logins, s.seen.HostLog = nil, nil, ""
+	s.seen.Opened = []check.Opened{{Request: mine.ID, At: s.noon}}
+	s.seen.Database = []check.Login{at(time.Second, true), at(20*time.Second, true), at(time.Hour, false)}
+	s.seen.Stopped = []string{mine.ID}
+	s.seen.Over = []check.Over{{Request: mine.ID, At: s.noon.Add(7 * time.Second)}}
+}
+
+// token is the credential of Vault's that the issuer recorded.
+func (s *story) token(accessor string, until time.Time) {
+	s.events[issued]["credential"] = map[string]any{"handle": map[string]any{"accessor": accessor, "not_after": until}}
+}
+
+func TestNothingWrongInVault(t *testing.T) {
+	s := newStory(t)
+	s.inVault()
+	if found := s.check(); len(found) != 0 {
+		t.Error(found)
+	}
 }
 
 // What is as it should be, passes.
@@ -297,6 +340,28 @@ func TestViolationsAreFound(t *testing.T) {
 		"a login as somebody else":           {check.Recorded, "let nobody in", func(s *story) { s.seen.HostLog = strings.Replace(s.accepted(1), "for root", "for nobody", 1) }},
 		"a login by password":                {check.Recorded, "without a certificate", func(s *story) { s.seen.HostLog += "Accepted password for root from 127.0.0.1 port 5 ssh2\n" }},
 		"issued twice":                       {check.Recorded, "issued twice", func(s *story) { s.events = slices.Insert(s.events, issued, s.events[issued]) }},
+
+		"a login of Vault's without approval": {check.Approved, "takes [{1 sre}], and there are []", func(s *story) { s.inVault(); s.evidence(s.signed) }},
+		"no token":                            {check.Approved, "no token", func(s *story) { s.inVault(); s.token("", s.noon) }},
+		"a certificate for a database": {check.Approved, "no token", func(s *story) {
+			s.inVault()
+			s.events[issued]["credential"] = map[string]any{"certificate": "x", "handle": map[string]any{"accessor": "acc"}}
+		}},
+		"a token that lasts too long":            {check.InTime, "1m0s later than was approved", func(s *story) { s.inVault(); s.token("acc", s.noon.Add(2*time.Minute)) }},
+		"a login to the database after the end":  {check.InTime, "59m53s after its end", func(s *story) { s.inVault(); s.seen.Database[2].Worked = true }},
+		"a login to the database that ran out":   {check.InTime, "59m0s after its end", func(s *story) { s.inVault(); s.seen.Over = nil; s.seen.Database[2].Worked = true }},
+		"a login to the database off the record": {check.Recorded, "no token on record", func(s *story) { s.inVault(); s.seen.Opened[0].Request = "another" }},
+		"one token for two": {check.Recorded, "one accessor acc", func(s *story) {
+			s.inVault()
+			one := maps.Clone(s.events[issued])
+			mine := s.request
+			mine.Header.ID = statement.NewID()
+			signed, hash := s.sign("alice", mine), s.signed
+			s.request, s.signed = mine, signed
+			one["request"], one["evidence"] = mine.ID, access.Evidence{Request: signed, Decisions: []access.Statement{s.decide("bob", "bob", access.Approve)}}
+			s.signed = hash
+			s.events = slices.Insert(s.events, issued, one)
+		}},
 
 		"no end":         {check.Ends, "has no end", func(s *story) { s.events = s.events[:timedOut] }},
 		"two ends":       {check.Ends, "ends twice", func(s *story) { s.events = append(s.events, s.events[timedOut]) }},
