@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"hallpass/access"
 	"hallpass/testsuite/measure"
 )
 
@@ -113,6 +114,27 @@ func BenchmarkProve(b *testing.B) {
 	for b.Loop() {
 		if _, err := r.Prove(context.Background(), "r3"); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPast looks back on somebody who has asked for the same thing day after
+// day: as many requests and grants as are ever looked at, and more.
+func BenchmarkPast(b *testing.B) {
+	w := newWorld(b)
+	var last string
+	for range maxPast + 20 {
+		r, st := w.ask("alice")
+		yes := w.decision("bob", access.Approve, r, st)
+		w.accept("bob", r, yes)
+		w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+		last = r.ID
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		past, err := w.log.Past(context.Background(), "alice", "ssh/web-1", last)
+		if err != nil || past.Asked != maxPast || past.Grants != maxPast || len(past.Last) != maxLast {
+			b.Fatal(past, err)
 		}
 	}
 }

@@ -2,7 +2,9 @@ package audit
 
 import (
 	"context"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -38,6 +40,72 @@ func TestPast(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}
+}
+
+// Of what there is more than a hundred of, the last hundred count, and the grants
+// that are named are the last ones. What somebody has done to the ledger or to an
+// older event keeps nobody from being asked.
+func TestPastIsBounded(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	var granted []access.Request
+	for i := range maxPast + 5 {
+		w.now = w.now.Add(20 * time.Minute)
+		r, st := w.ask("alice")
+		if i >= 2 && i < 5 {
+			continue // these get nothing
+		}
+		yes := w.decision("bob", access.Approve, r, st)
+		w.accept("bob", r, yes)
+		w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+		granted = append(granted, r)
+	}
+	latest := granted[len(granted)-1]
+	w.end(End{Request: latest.ID, State: access.StateExpired})
+	ask, _ := w.ask("alice")
+	hours := make([]int, 24)
+	for _, rec := range w.events(Query{Requester: "alice", Type: RequestReceived, Limit: maxPast + 1, Last: true})[:maxPast] {
+		hours[rec.Event.Time.Hour()]++
+	}
+	look := func() access.Past {
+		t.Helper()
+		past, err := w.log.Past(ctx, "alice", ask.Resource, ask.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return past
+	}
+	past := look()
+	if past.Asked != maxPast || past.Grants != maxPast || past.Longest != 1800 {
+		t.Errorf("asked %d, granted %d, the longest for %s", past.Asked, past.Grants, past.Longest)
+	}
+	if diff := cmp.Diff(hours, past.Hours); diff != "" {
+		t.Errorf("hours (-want +got):\n%s", diff)
+	}
+	if len(past.Last) != maxLast || past.Last[0].Request != latest.ID || past.Last[0].Ended != access.StateExpired ||
+		past.Last[maxLast-1].Request != granted[len(granted)-maxLast].ID || past.Last[1].Ended != "" {
+		t.Errorf("last: %+v", past.Last)
+	}
+	w.edit(
+		fmt.Sprintf("UPDATE ledger SET handle = '' WHERE request = '%s'", granted[50].ID),
+		fmt.Sprintf("DELETE FROM ledger WHERE request = '%s'", granted[51].ID),
+		fmt.Sprintf("UPDATE events SET leaf = x'7b' WHERE request = '%s' AND type = '%s'", granted[52].ID, CredentialIssued),
+	)
+	w.open()
+	if diff := cmp.Diff(past, look()); diff != "" {
+		t.Errorf("after the ledger was changed (-want +got):\n%s", diff)
+	}
+}
+
+func (w *world) events(q Query) (all []Record) {
+	w.t.Helper()
+	for rec, err := range w.log.Events(context.Background(), q) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		all = append(all, rec)
+	}
+	return all
 }
 
 func (w *world) grants() []Grant {

@@ -154,7 +154,9 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestDelegationsAtTheSameMoment,
 		TestIssuedThroughDelegations,
 		TestLive,
-		// proof_test.go
+		// past_test.go, proof_test.go
+		TestPast,
+		TestPastIsBounded,
 		TestProof,
 		TestQueries,
 		TestExport,
