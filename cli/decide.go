@@ -151,7 +151,7 @@ func (a *app) say(b backend, s access.Status, req access.Request, d access.Decis
 // settled waits a moment for what a message leads to: the answer to it is the
 // standing, and the next state comes right behind.
 func (a *app) settled(b backend, s access.Status) access.Status {
-	for delay := firstPoll; delay < time.Second && underWay(s); delay *= 2 {
+	for delay := soonPoll; delay < time.Second && underWay(s); delay *= 2 {
 		if a.sleep(a.ctx, delay) != nil {
 			break
 		}

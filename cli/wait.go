@@ -23,6 +23,7 @@ import (
 // How often a waiting command asks: quickly at first, for what is approved by
 // itself, then so that nobody notices the difference.
 const (
+	soonPoll  = 15 * time.Millisecond // where all that is waited for is an activity
 	firstPoll = 50 * time.Millisecond
 	lastPoll  = 2 * time.Second
 	patience  = time.Minute      // how long the service may be gone while waiting
