@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"hallpass/access"
+	"hallpass/ca"
 )
 
 // extendedStep is the step of the event that says by what a grant is extended.
@@ -50,6 +53,37 @@ func (r *Reader) Extended(ctx context.Context, request string) (x access.Extende
 		}
 	}
 	return x, true, nil
+}
+
+// Extension is the certificate that extends the grant of another, as text, "" if
+// there is none that is out and wasn't taken back. It is for whoever has the
+// other one, which holds 32 random bytes that nobody guesses.
+func (r *Reader) Extension(ctx context.Context, of *ssh.Certificate) (string, error) {
+	request, _, err := ca.ParseKeyID(of.KeyId)
+	if err != nil {
+		return "", nil
+	}
+	entry, found, err := r.Entry(ctx, request)
+	if err != nil || !found || entry.Credential == nil || entry.Credential.Certificate != ca.Marshal(of) {
+		return "", err
+	}
+	var by string
+	for rec, err := range r.Events(ctx, Query{Request: request, Type: GrantExtended}) {
+		if err != nil {
+			return "", err
+		}
+		if rec.Event.Handle != nil {
+			by = rec.Event.Handle.Request // the last one counts
+		}
+	}
+	if by == "" {
+		return "", nil
+	}
+	entry, _, err = r.Entry(ctx, by)
+	if err != nil || entry.Ended != "" || entry.Credential == nil {
+		return "", err
+	}
+	return entry.Credential.Certificate, nil
 }
 
 // unissued says whether the request has ended without a credential. If it was

@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"hallpass/access"
+	"hallpass/ca"
 	"hallpass/evidence"
 )
 
@@ -232,6 +235,64 @@ func TestUnissuedExtensionBarsNoOther(t *testing.T) {
 	if row, err := w.log.Row(ctx, first.ID); err != nil || len(row) != 3 {
 		t.Errorf("the row has %d handles, %v", len(row), err)
 	}
+}
+
+// Whoever has a certificate learns which one extends its grant, once that one is
+// out and for as long as it isn't taken back. Who hasn't, doesn't.
+func TestExtension(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(extendPolicy)
+	ctx := context.Background()
+	first := w.first()
+	parse := func(request string) *ssh.Certificate {
+		t.Helper()
+		entry, _, err := w.log.Entry(ctx, request)
+		if err != nil || entry.Credential == nil {
+			t.Fatal(err)
+		}
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(entry.Credential.Certificate))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key.(*ssh.Certificate)
+	}
+	cert := parse(first.ID)
+	want := func(what, request string, of *ssh.Certificate) {
+		t.Helper()
+		text := ""
+		if request != "" {
+			text = ca.Marshal(parse(request))
+		}
+		if got, err := w.log.Extension(ctx, of); err != nil || got != text {
+			t.Errorf("%s: extended by %q, %v", what, got, err)
+		}
+	}
+	want("nothing extends it", "", cert)
+	ev, h := w.longer(first, time.Minute)
+	event := Event{Digests: w.digests(), Requester: "alice", Resource: "ssh/web-1"}
+	if err := w.take(ev.Request.Hash(), h, event); err != nil {
+		t.Fatal(err)
+	}
+	want("prepared, and not out", "", cert)
+	w.end(End{Request: h.Request, State: access.StateCancelled})
+	want("prepared, and never out", "", cert)
+	ev, h = w.longer(first, time.Minute)
+	w.extended(ev, h, w.take)
+	want("it is out", h.Request, cert)
+	want("of the extension itself", "", parse(h.Request))
+
+	guessed := *cert
+	guessed.Nonce = make([]byte, len(cert.Nonce))
+	want("by whoever hasn't the certificate", "", &guessed)
+	unknown := *cert
+	unknown.KeyId = "hallpass:01900000-0000-7000-8000-000000000098:alice"
+	want("of a request that there isn't", "", &unknown)
+	foreign := *cert
+	foreign.KeyId = "somebody else's"
+	want("of another CA's certificate", "", &foreign)
+
+	w.end(End{Request: first.ID, State: access.StateReleased})
+	want("given back", "", cert)
 }
 
 // A second extension beside one that had its credential is found.

@@ -14,7 +14,8 @@ func (a *app) extendCommand() *cli.Command {
 		Name: "extend", Usage: "ask for a running grant to last longer", ArgsUsage: "ID", Category: categoryAccess,
 		Description: "A request of its own, for the same, which begins at once and ends as much later\n" +
 			"than the grant does as --for says. What it takes is as policy has it, and so is how\n" +
-			"long a grant may last with its extensions. Giving one of them back gives back all.",
+			"long a grant may last with its extensions. Sessions that are open on hosts with\n" +
+			"hallpass-host go on. Giving one of them back gives back all.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "for", Usage: "how much `LONGER`, such as 30m"},
 			&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`", DefaultText: "the grant's"},

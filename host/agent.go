@@ -62,8 +62,8 @@ type agent struct {
 }
 
 // Run looks after the host until ctx is done: it keeps the list of revoked
-// certificates fresh, ends sessions whose grant has ended, reports what
-// happened and renews the host certificate. Sessions that were open when it
+// certificates fresh, ends sessions whose grant has ended, asks whether it was
+// extended before it does, reports what happened and renews the host certificate. Sessions that were open when it
 // stopped, or was killed, are taken up again by the next Run.
 func Run(ctx context.Context, o RunOptions) error {
 	a, err := newAgent(o)
@@ -84,6 +84,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	running.Go(func() { a.serve(ctx, ln) })
 	running.Go(func() { a.fetch(ctx) })
 	running.Go(func() { a.deliver(ctx) })
+	running.Go(func() { a.extending(ctx) })
 	running.Go(func() { a.guard(ctx) })
 	running.Go(func() { a.renewing(ctx) })
 	if o.Ready != nil {

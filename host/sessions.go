@@ -64,6 +64,7 @@ type session struct {
 	warned  bool
 	ending  bool
 	look    time.Time // when to look whether processes are left; zero: no need
+	ask     time.Time // when to ask whether the grant was extended
 }
 
 // sessions keeps an eye on every connection that was opened with a certificate
@@ -80,6 +81,7 @@ type sessions struct {
 	offset time.Duration // how far the clock is off; tests only
 	log    *slog.Logger
 	report func(event)
+	news   chan struct{} // holds one: a session was opened
 
 	epoll, timer, stop int
 
@@ -118,7 +120,7 @@ const (
 func newSessions(dir, mount string, warn time.Duration, log *slog.Logger, report func(event)) (*sessions, error) {
 	s := &sessions{
 		dir: dir, mount: mount, warn: warn, log: log, report: report,
-		epoll: -1, timer: -1, stop: -1,
+		news: make(chan struct{}, 1), epoll: -1, timer: -1, stop: -1,
 		live: map[string]*session{}, byFD: map[int32]*session{}, hands: make(chan struct{}, atOnce),
 	}
 	var err1, err2, err3 error
@@ -450,6 +452,10 @@ func (s *sessions) open(monitor *process, g *grant, login, source string) (err e
 	s.report(event{What: access.SessionOpened, Session: x.record, grant: g})
 	s.log.Info("session opened", "session", x.ID, "request", g.request, "login", login, "source", source, "ends", g.over())
 	s.wake()
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
@@ -469,9 +475,10 @@ func (s *sessions) admit(x *session) error {
 	return nil
 }
 
-// extend lets the sessions go on whose grant this one extends. That somebody has
-// just logged in with it is how the host gets to know; until then, and if it
-// can't be kept on disk, the old end holds. The lock is held.
+// extend lets the sessions go on whose grant this one extends. The host gets to
+// know of it from the service, which it asks when a session is about to end, or
+// because somebody logs in with it; until then, and if it can't be kept on disk,
+// the old end holds. The lock is held.
 func (s *sessions) extend(g *grant) {
 	for _, x := range s.live {
 		if x.ending || !g.continues(x.until()) || s.revoked(x.grant) {
@@ -483,7 +490,10 @@ func (s *sessions) extend(g *grant) {
 			s.log.Error("session can't be kept on disk, and isn't extended", "session", x.ID, "error", err)
 			continue
 		}
-		x.record, x.longer, x.warned = r, g, false
+		if x.record, x.longer = r, g; x.warned {
+			x.warned = false // of what is no longer so
+			go tell(s.pids(x), fmt.Sprintf("hallpass: the grant was extended; this session now ends at %s.", g.over().Format("15:04:05 MST")))
+		}
 		s.log.Info("session extended", "session", x.ID, "request", x.grant.request, "by", g.request, "ends", g.over())
 	}
 }

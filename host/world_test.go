@@ -94,6 +94,8 @@ type fakeService struct {
 	agentKey ssh.PublicKey
 	tokens   map[string]string // statement id: agent key
 	renewals int
+	extended map[string][]string // what is said to extend a certificate
+	asked    int                 // how often that was asked
 }
 
 func newService(t testing.TB) *fakeService {
@@ -101,7 +103,7 @@ func newService(t testing.TB) *fakeService {
 	f := &fakeService{
 		ca: newSigner(t), hostCA: newSigner(t), version: 1, changed: make(chan struct{}),
 		reports: map[string]access.Session{}, times: map[string]int{}, tokens: map[string]string{},
-		principals: map[string][]string{login: {"web-1/" + login}},
+		principals: map[string][]string{login: {"web-1/" + login}}, extended: map[string][]string{},
 	}
 	f.server = httptest.NewUnstartedServer(f)
 	f.server.Config.ErrorLog = nil
@@ -167,6 +169,8 @@ func (f *fakeService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.renew(w, r)
 	case r.URL.Path == "/v1/sessions":
 		f.take(w, r)
+	case r.URL.Path == "/v1/extensions":
+		f.extensions(w, r)
 	default:
 		reply(w, 404, access.Errorf(access.CodeNotFound, "no %s", r.URL.Path))
 	}
@@ -309,6 +313,31 @@ func (f *fakeService) take(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	reply(w, 200, out)
+}
+
+func (f *fakeService) extensions(w http.ResponseWriter, r *http.Request) {
+	var m struct {
+		Certificates []string `json:"certificates"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&m)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	found := []string{}
+	for _, line := range m.Certificates {
+		found = append(found, f.extended[line]...)
+	}
+	m.Certificates = found
+	reply(w, 200, m)
+}
+
+// extend has the service say that one certificate extends another.
+func (f *fakeService) extend(cert *ssh.Certificate, by ...*ssh.Certificate) {
+	f.update(func() {
+		for _, c := range by {
+			f.extended[statement.MarshalKey(cert)] = append(f.extended[statement.MarshalKey(cert)], statement.MarshalKey(c))
+		}
+	})
 }
 
 // events are the reports that came of a request, by what they tell.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/evidence"
@@ -16,6 +18,9 @@ import (
 
 // MaxReports is how many reports one message may carry.
 const MaxReports = 500
+
+// MaxExtensions is how many certificates one message may ask about.
+const MaxExtensions = 100
 
 // certifyTimeout is how long a host waits for an issuer within one request.
 const certifyTimeout = 20 * time.Second
@@ -26,6 +31,8 @@ type Hosts interface {
 	Locks(ctx context.Context) (audit.Locks, error)
 	// Report records what a host says, once, after checking that it may.
 	Report(ctx context.Context, st access.Statement, on func(host string) []access.Resource) error
+	// Extension is the certificate that extends the grant of another, "" if none does.
+	Extension(ctx context.Context, of *ssh.Certificate) (string, error)
 }
 
 // post makes a handler of a function that takes a message and returns what to
@@ -225,6 +232,44 @@ func (s *server) report(ctx context.Context, host, id string, st access.Statemen
 		return access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
 	}
 	return s.Hosts.Report(ctx, st, on)
+}
+
+// certificates is what a host asks, and what it is answered: SSH certificates as
+// text.
+type certificates struct {
+	Certificates []string `json:"certificates"`
+}
+
+// extensions answers with those that extend the grants of the ones asked about.
+// Who has a certificate may know that: its host does, and nobody else finds out
+// what there is. Of what isn't known nothing is said.
+func (s *server) extensions(ctx context.Context, body []byte) (any, error) {
+	var in certificates
+	if err := read(body, &in); err != nil {
+		return nil, err
+	}
+	if len(in.Certificates) > MaxExtensions {
+		return nil, access.Errorf(access.CodeMalformed, "%d certificates in one message; at most %d are taken", len(in.Certificates), MaxExtensions)
+	}
+	out := certificates{[]string{}}
+	for _, line := range in.Certificates {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil {
+			return nil, access.Errorf(access.CodeMalformed, "what is asked about is not an SSH certificate")
+		}
+		cert, ok := key.(*ssh.Certificate)
+		if !ok {
+			return nil, access.Errorf(access.CodeMalformed, "what is asked about is not an SSH certificate")
+		}
+		by, err := s.Hosts.Extension(ctx, cert)
+		if err != nil {
+			return nil, err
+		}
+		if by != "" {
+			out.Certificates = append(out.Certificates, by)
+		}
+	}
+	return out, nil
 }
 
 // on says which resources a host serves, by the catalog of the moment.

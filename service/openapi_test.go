@@ -62,6 +62,7 @@ func schemas() string {
 		"StatusAnswer": transport.StatusAnswer{}, "LockAnswer": transport.LockAnswer{}, "Summary": transport.Summary{},
 		"HeldLock": evidence.Held{}, "HeldDelegation": evidence.Delegated{}, "Delegated": access.Delegated{}, "User": access.User{}, "ReviewTask": access.ReviewTask{},
 		"Joining": joining{}, "Renewing": access.Enrolment{}, "Enrolled": access.Enrolled{}, "Reporting": reporting{}, "Reported": reported{},
+		"Certificates": certificates{},
 	} {
 		w.named(name, reflect.TypeOf(v))
 	}

@@ -97,6 +97,7 @@ func (s *server) routes() []route {
 		{"POST /v1/hosts", s.post(s.enrol)},
 		{"POST /v1/hosts/renew", s.post(s.renew)},
 		{"POST /v1/sessions", s.post(s.sessions)},
+		{"POST /v1/extensions", s.post(s.extensions)},
 		{"POST /v1/requests", s.people(s.submit)},
 		{"GET /v1/requests", s.people(s.list)},
 		{"GET /v1/requests/{id}", s.people(s.status)},

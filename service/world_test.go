@@ -361,11 +361,54 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// A host learns which certificate extends one that it has, and nobody learns more.
+func TestExtensions(t *testing.T) {
+	w := newWorld(t, "deploy")
+	first, _ := w.issue(newKey(t).PublicKey(), "deploy")
+	alone, _ := w.issue(newKey(t).PublicKey(), "deploy")
+	ask := func(lines ...string) ([]string, error) {
+		var got certificates
+		err := w.post("/v1/extensions", certificates{lines}, &got)
+		return got.Certificates, err
+	}
+	got, err := ask(first.Certificate, alone.Certificate)
+	w.check(err)
+	if len(got) != 0 {
+		t.Errorf("nothing is extended, and the answer is %q", got)
+	}
+	longer, _ := w.extend(first.Handle.Request, newKey(t).PublicKey(), "deploy")
+	if got, err = ask(first.Certificate, alone.Certificate, longer.Certificate); err != nil || len(got) != 1 || got[0] != longer.Certificate {
+		t.Errorf("the answer is %q, %v", got, err)
+	}
+	// sshd tells a host of a certificate without the comment behind it.
+	bare, _, _ := strings.Cut(first.Certificate, " hallpass:")
+	if got, err = ask(bare); err != nil || len(got) != 1 {
+		t.Errorf("without the comment: %q, %v", got, err)
+	}
+	for name, lines := range map[string][]string{
+		"no key":           {"web-1"},
+		"no certificate":   {public(newKey(t))},
+		"too many":         make([]string, MaxExtensions+1),
+		"one among others": {first.Certificate, ""},
+	} {
+		if _, err := ask(lines...); access.CodeOf(err) != access.CodeMalformed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // issue lets alice in, by a request that needs nobody.
 func (w *world) issue(key ssh.PublicKey, login string) (access.Credential, access.Statement) {
 	w.t.Helper()
+	return w.extend("", key, login)
+}
+
+// extend is the same for a request that extends another, if it isn't "".
+func (w *world) extend(of string, key ssh.PublicKey, login string) (access.Credential, access.Statement) {
+	w.t.Helper()
 	st := w.sign(w.people["alice"], access.Request{
 		Header: header(access.TypeRequest, "alice"), Resource: "ssh/web-1", Login: login, Duration: 600, PublicKey: statement.MarshalKey(key),
+		Extends: of,
 	})
 	digests := w.book.Digests()
 	req, err := statement.ParseRequest([]byte(st.Payload))
