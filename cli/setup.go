@@ -103,7 +103,7 @@ func (a *app) connect() (backend, error) {
 		return nil, err
 	}
 	if cfg.Client.Service != "" {
-		h, err := cfg.HTTPS(a.signRead, a.now)
+		h, err := cfg.HTTPS(a.ctx, a.signRead, a.now)
 		if err != nil {
 			return nil, err
 		}

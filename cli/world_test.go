@@ -208,7 +208,7 @@ func (w *world) reach(a *app) (backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg.HTTPS(a.signRead, a.now)
+	return cfg.HTTPS(a.ctx, a.signRead, a.now)
 }
 
 func check(t *testing.T, err error) {

@@ -98,7 +98,7 @@ func (s *server) people(do func(v visit) (any, error)) http.HandlerFunc {
 	}
 }
 
-func (s *server) admit(w http.ResponseWriter, r *http.Request, do func(v visit) (any, error)) (any, error) {
+func (s *server) admit(w http.ResponseWriter, r *http.Request, do func(v visit) (any, error)) (_ any, err error) {
 	book := s.Rulebook()
 	if book == nil {
 		return nil, access.Errorf(access.CodeUnavailable, "there is no policy, directory and catalog")
@@ -115,6 +115,11 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request, do func(v visit) 
 		}
 	}
 	defer leave()
+	if s.Trace != nil && r.Method == http.MethodPost {
+		ctx, end := s.Trace(r)
+		defer func() { end(err) }()
+		r = r.WithContext(ctx)
+	}
 	v := visit{Request: r, w: w, who: who, book: book}
 	if v.requests, err = s.Requests(); err == nil {
 		var out any

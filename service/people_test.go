@@ -95,6 +95,7 @@ type lobby struct {
 	handler http.Handler
 	now     time.Time
 	slept   time.Duration
+	traced  []string // calls that have a span, with the code that it ended with
 }
 
 var here = access.Audience([]byte("here"))
@@ -117,6 +118,9 @@ func newLobby(t *testing.T) *lobby {
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			l.slept += d
 			return ctx.Err()
+		},
+		Trace: func(r *http.Request) (context.Context, func(error)) {
+			return r.Context(), func(err error) { l.traced = append(l.traced, r.Pattern+" "+string(access.CodeOf(err))) }
 		},
 	}), func(err error) { t.Error(err) })
 	return l
@@ -263,7 +267,7 @@ func TestWhoMayCall(t *testing.T) {
 					t.Errorf("%s: %v, heard %v", path, r.header, l.heard)
 				}
 			}
-			l.heard = nil
+			l.heard, l.traced = nil, nil
 			st := l.sign("alice", access.Request{Header: l.header(access.TypeRequest, "alice"), Resource: "ssh/web-1", Duration: 60})
 			if r := l.call(http.MethodPost, "/v1/requests", tt.authorization, st); (r.status == 201) != (tt.status == 200) || (r.status == 201) != (len(l.heard) == 1) {
 				t.Errorf("submit: %d %s, heard %v", r.status, r.body, l.heard)
@@ -273,6 +277,45 @@ func TestWhoMayCall(t *testing.T) {
 	l.employ("bob")
 	if r := l.call(http.MethodGet, "/v1/requests", "Bearer "+good, nil); r.status != 401 || r.code() != "unverified" {
 		t.Errorf("after she left: %d %s", r.status, r.body)
+	}
+}
+
+// Traces are of what is said by those whom the directory knows, each under the
+// name of its kind. What strangers send makes none, nor does looking, which
+// whoever waits does all the time, nor what is too much.
+func TestWhatIsTraced(t *testing.T) {
+	l := newLobby(t)
+	l.status = access.Status{ID: statement.NewID(), State: access.StatePending}
+	request := func(by string) access.Statement {
+		return l.sign(by, access.Request{Header: l.header(access.TypeRequest, by), Resource: "ssh/web-1", Duration: 60})
+	}
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for _, by := range []string{"", "Bearer rubbish", "Bearer " + l.read("mallory", nil)} {
+		l.call(http.MethodPost, "/v1/requests", by, request("mallory"), "traceparent", parent)
+	}
+	alice := "Bearer " + l.read("alice", nil)
+	l.call(http.MethodGet, "/v1/requests", alice, nil, "traceparent", parent)
+	l.call(http.MethodGet, "/v1/requests/"+l.status.ID, alice, nil, "traceparent", parent)
+	l.call(http.MethodPost, "/v1/nothing", alice, "{}", "traceparent", parent)
+	if len(l.traced) > 0 {
+		t.Errorf("there are spans of %q", l.traced)
+	}
+	l.call(http.MethodPost, "/v1/requests", alice, request("alice"))
+	l.call(http.MethodPost, "/v1/requests", alice, request("bob"))
+	l.call(http.MethodPost, "/v1/requests/"+l.status.ID+"/nothing", alice, "{}")
+	want := "POST /v1/requests ;POST /v1/requests forbidden;POST /v1/requests/{id}/{message} not-found"
+	if got := strings.Join(l.traced, ";"); got != want {
+		t.Errorf("there are spans of %q, want %q", got, want)
+	}
+	l.traced = nil
+	for l.call(http.MethodPost, "/v1/locks", alice, "{}").status != http.StatusTooManyRequests {
+		if len(l.traced) > callsAtOnce {
+			t.Fatal("nothing is too much")
+		}
+	}
+	before := len(l.traced)
+	if l.call(http.MethodPost, "/v1/locks", alice, "{}"); len(l.traced) != before {
+		t.Errorf("what is too much has a span")
 	}
 }
 

@@ -55,6 +55,11 @@ type Options struct {
 	// access.Audience.
 	Audience string
 
+	// Trace begins the span of a call by which somebody says something whom the
+	// directory knows, within the trace that the call names, and returns what
+	// ends it; nil: nobody follows calls. Strangers make no spans.
+	Trace func(*http.Request) (ctx context.Context, end func(error))
+
 	Log   *slog.Logger
 	Now   func() time.Time                           // nil: time.Now
 	Sleep func(context.Context, time.Duration) error // between looks, while somebody waits; nil: sleeps

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -41,6 +43,17 @@ type HTTPSOptions struct {
 	// Sign completes a read statement by its header and signs it.
 	Sign func(access.Read) (access.Statement, error)
 	Now  func() time.Time
+	// Traces follow the calls that say something; nil: nobody does. Close
+	// closes them.
+	Traces Traces
+}
+
+// Traces are where spans go.
+type Traces interface {
+	// Begin begins the span of a call, such as "POST /v1/requests", tells the
+	// service about it in the call's header, and returns what ends it.
+	Begin(ctx context.Context, call string, header http.Header) (end func(error))
+	Close()
 }
 
 // HTTPS talks to the service (service/openapi.yaml). Who asks is known by a
@@ -143,8 +156,13 @@ func NewHTTPS(o HTTPSOptions) (*HTTPS, error) {
 	}, nil
 }
 
-// Close closes connections that are idle.
-func (h *HTTPS) Close() { h.http.CloseIdleConnections() }
+// Close closes connections that are idle, and the traces.
+func (h *HTTPS) Close() {
+	h.http.CloseIdleConnections()
+	if h.o.Traces != nil {
+		h.o.Traces.Close()
+	}
+}
 
 // bearer is a read statement that is good for another call.
 func (h *HTTPS) bearer(afresh bool) (string, error) {
@@ -169,7 +187,9 @@ func (h *HTTPS) bearer(afresh bool) (string, error) {
 // call is one call of the service.
 type call struct {
 	method, path string
+	route        string // the path without what differs from request to request; "": there is nothing
 	query        url.Values
+	header       http.Header
 	body         *access.Statement
 	tag          string        // what is known already
 	takes        time.Duration // what the service may wait for
@@ -180,6 +200,11 @@ type call struct {
 // told to, and signs another read statement if the clocks differ so much that
 // the first is over. It returns the answer's tag, and false if nothing is new.
 func (h *HTTPS) do(ctx context.Context, c call, out any) (tag string, fresh bool, err error) {
+	if c.body != nil && h.o.Traces != nil {
+		c.header = http.Header{}
+		end := h.o.Traces.Begin(ctx, c.method+" "+cmp.Or(c.route, c.path), c.header)
+		defer func() { end(err) }()
+	}
 	afresh := false
 	for holds := 0; ; {
 		resp, data, err := h.once(ctx, c, afresh)
@@ -255,6 +280,7 @@ func (h *HTTPS) once(ctx context.Context, c call, afresh bool) (*http.Response, 
 	if err != nil {
 		return nil, nil, err
 	}
+	maps.Copy(req.Header, c.header)
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -419,7 +445,10 @@ func (h *HTTPS) List(ctx context.Context, f Filter) ([]Summary, error) {
 // Send delivers a statement to a request.
 func (h *HTTPS) Send(ctx context.Context, id, message, _ string, st access.Statement) (access.Status, error) {
 	var out StatusAnswer
-	c := call{method: http.MethodPost, path: "/v1/requests/" + url.PathEscape(id) + "/" + url.PathEscape(message), body: &st, takes: sendTimeout}
+	c := call{
+		method: http.MethodPost, path: "/v1/requests/" + url.PathEscape(id) + "/" + url.PathEscape(message), route: "/v1/requests/{id}/" + message,
+		body: &st, takes: sendTimeout,
+	}
 	if _, _, err := h.do(ctx, c, &out); err != nil {
 		return access.Status{}, err
 	}

@@ -258,6 +258,55 @@ func TestComesBackLater(t *testing.T) {
 	}
 }
 
+// traces keeps what it is told, and names each span by its number.
+type traces []string
+
+func (s *traces) Begin(_ context.Context, call string, header http.Header) func(error) {
+	*s = append(*s, call)
+	n := len(*s) - 1
+	header.Set("Traceparent", fmt.Sprint(n))
+	return func(err error) { (*s)[n] += " " + string(access.CodeOf(err)) }
+}
+
+func (s *traces) Close() { *s = append(*s, "closed") }
+
+// What is said has one span, however often it has to be sent, and the service
+// hears of it. What is asked has none: whoever waits asks all the time.
+func TestTraces(t *testing.T) {
+	ca, signed := newAuthority(t), 0
+	var heard []string
+	address := ca.serve(t, func(w http.ResponseWriter, r *http.Request) {
+		heard = append(heard, r.Method+" "+r.Header.Get("Traceparent"))
+		switch {
+		case len(heard) == 1:
+			reply(w, http.StatusTooManyRequests, access.Errorf(access.CodeUnavailable, "too many calls"))
+		case strings.HasSuffix(r.URL.Path, "decision"):
+			reply(w, http.StatusForbidden, access.Errorf(access.CodeForbidden, "not you"))
+		case r.Method == http.MethodPost:
+			reply(w, http.StatusCreated, Submitted{ID: testID})
+		default:
+			reply(w, http.StatusOK, StatusAnswer{Status: access.Status{ID: testID}})
+		}
+	}, nil)
+	h, spans := dial(t, address, ca.pem(), time.Now, &signed), &traces{}
+	h.o.Traces = spans
+	st := access.Statement{Payload: "p", Signature: "s"}
+	check(t, h.Submit(t.Context(), access.Submission{Request: st}, access.Request{Header: access.Header{ID: testID}}))
+	_, err := h.Status(t.Context(), testID)
+	check(t, err)
+	if _, err := h.Send(t.Context(), testID, access.MessageDecision, "", st); access.CodeOf(err) != access.CodeForbidden {
+		t.Error(err)
+	}
+	h.Close()
+	if got, want := strings.Join(heard, ";"), "POST 0;POST 0;GET ;POST 1"; got != want {
+		t.Errorf("the service hears %q, want %q", got, want)
+	}
+	if got, want := strings.Join(*spans, ";"), "POST /v1/requests ;POST /v1/requests/{id}/decision forbidden;closed"; got != want {
+		t.Errorf("there are spans %q, want %q", got, want)
+	}
+	h.o.Traces = nil // for the end of the test
+}
+
 func TestHTTPSAnswers(t *testing.T) {
 	ca, signed := newAuthority(t), 0
 	var answer func(http.ResponseWriter)

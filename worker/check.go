@@ -149,7 +149,7 @@ func (c *Config) Check(ctx context.Context) []Finding {
 
 // greets says whether the service that people's commands use is there.
 func (c *Config) greets(ctx context.Context) (string, error) {
-	h, err := c.HTTPS(nil, nil)
+	h, err := c.HTTPS(ctx, nil, nil)
 	if err != nil {
 		return "", err
 	}

@@ -48,16 +48,22 @@ func (c *Config) Dial(ctx context.Context) (client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	cl, flush, err := c.dial(ctx, ring, slog.New(slog.DiscardHandler), nil)
+	quiet := slog.New(slog.DiscardHandler)
+	tracing, err := c.traces(ctx, quiet)
 	if err != nil {
 		return nil, err
 	}
-	return traced{cl, flush}, nil
+	cl, err := c.dial(ctx, ring, quiet, nil, tracing)
+	if err != nil {
+		tracing.Close()
+		return nil, err
+	}
+	return traced{cl, tracing}, nil
 }
 
 // HTTPS prepares to talk to the service that people's commands are configured
 // to use. sign is as in transport.HTTPSOptions, nil to say nothing but Hello.
-func (c *Config) HTTPS(sign func(access.Read) (access.Statement, error), now func() time.Time) (*transport.HTTPS, error) {
+func (c *Config) HTTPS(ctx context.Context, sign func(access.Read) (access.Statement, error), now func() time.Time) (*transport.HTTPS, error) {
 	if err := c.needs("service.ca"); err != nil {
 		return nil, err
 	}
@@ -68,38 +74,46 @@ func (c *Config) HTTPS(sign func(access.Read) (access.Statement, error), now fun
 	} else if err != nil {
 		return nil, fmt.Errorf("service.ca: %w", err)
 	}
-	return transport.NewHTTPS(transport.HTTPSOptions{Address: c.Client.Service, CA: pem, Sign: sign, Now: now})
+	o := transport.HTTPSOptions{Address: c.Client.Service, CA: pem, Sign: sign, Now: now}
+	tracing, err := c.traces(ctx, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	if tracing != nil {
+		o.Traces = tracing
+	}
+	h, err := transport.NewHTTPS(o)
+	if err != nil {
+		tracing.Close()
+		return nil, err
+	}
+	return h, nil
 }
 
 // dial is Dial for workers: the SDK takes its own kind of client alone, so
-// they call flush themselves once it is closed.
-func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, counts client.MetricsHandler) (_ client.Client, flush func(), err error) {
+// they close tracing, which may be nil, themselves.
+func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, counts client.MetricsHandler, tracing *tracing) (client.Client, error) {
 	o, err := c.clientOptions()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := c.renewing(o.ConnectionOptions.TLS, log); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
 	o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
-	tracing, flush, err := c.traces(ctx, log)
-	if err != nil {
-		return nil, nil, err
-	}
 	if tracing != nil {
-		o.Interceptors = []interceptor.ClientInterceptor{tracing}
+		o.Interceptors = []interceptor.ClientInterceptor{tracing.interceptor}
 	}
 	cl, err := client.DialContext(ctx, o)
 	if err != nil {
-		flush()
 		if ctx.Err() != nil {
-			return nil, nil, ctx.Err()
+			return nil, ctx.Err()
 		}
 		why := cause(err)
-		return nil, nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
+		return nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
 	}
-	return cl, flush, nil
+	return cl, nil
 }
 
 // renewing has connections shown the certificate that is in the files of

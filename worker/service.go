@@ -37,10 +37,14 @@ func openService(_ context.Context, p *parts) (work, error) {
 	if err != nil {
 		return work{}, err
 	}
-	handler := service.New(service.Options{
+	o := service.Options{
 		KRL: p.audit, Hosts: p.audit, Rulebook: p.book.Rulebook, Certify: p.certify, Log: p.log,
 		Requests: p.requests, Audience: audience,
-	})
+	}
+	if p.tracing != nil {
+		o.Trace = p.tracing.hear
+	}
+	handler := service.New(o)
 	var listening atomic.Bool
 	p.health.add("service", func(context.Context) (string, error) {
 		if !listening.Load() {

@@ -327,6 +327,7 @@ type parts struct {
 	audit    *audit.Log
 	book     *book
 	ring     *codec.Ring
+	tracing  *tracing // nil: there are no traces
 	stations []*station
 	health   *health
 	temporal atomic.Pointer[client.Client] // once there is a connection
@@ -391,6 +392,9 @@ func open(ctx context.Context, c *Config, names []string, h *health, log *slog.L
 	if c.Temporal.Codec != "" {
 		h.add("codec keys", p.askRing)
 	}
+	if p.tracing, err = c.traces(ctx, log); err != nil {
+		return nil, err
+	}
 	h.addTemporal(p.askTemporal, slices.ContainsFunc(names, func(name string) bool { return roles()[name].queue != "" }))
 	err = h.metrics.watch("hallpass_open_grants", "grants in the ledger that have not ended", func(ctx context.Context) (float64, bool) {
 		n, err := p.audit.CountOpen(ctx)
@@ -427,6 +431,7 @@ func (c *Config) needs(names ...string) error {
 }
 
 func (p *parts) close() error {
+	p.tracing.Close()
 	if p.audit == nil {
 		return nil
 	}
@@ -502,16 +507,14 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 // queues serves the roles' task queues until ctx ends.
 func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, beside func(func(context.Context) error), ready func()) error {
 	var cl client.Client
-	var flush func()
 	err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) (err error) {
-		cl, flush, err = p.config.dial(ctx, p.ring, warnings(ctx, p.log), p.health.metrics.sdk())
+		cl, err = p.config.dial(ctx, p.ring, warnings(ctx, p.log), p.health.metrics.sdk(), p.tracing)
 		p.health.enter(starting, err)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	defer flush()
 	defer cl.Close()
 	p.temporal.Store(&cl)
 	defer p.temporal.Store(nil)

@@ -17,8 +17,8 @@ import (
 	"hallpass/cli"
 )
 
-// collecting is an OpenTelemetry collector that keeps the names of spans, by
-// trace.
+// collecting is an OpenTelemetry collector that keeps the kinds and names of
+// spans, by trace.
 type collecting struct {
 	collector.UnimplementedTraceServiceServer
 	mu    sync.Mutex
@@ -33,7 +33,7 @@ func (c *collecting) Export(_ context.Context, in *collector.ExportTraceServiceR
 		for _, s := range r.ScopeSpans {
 			for _, span := range s.Spans {
 				id := hex.EncodeToString(span.TraceId)
-				c.spans[id] = append(c.spans[id], span.Name)
+				c.spans[id] = append(c.spans[id], strings.TrimPrefix(span.Kind.String(), "SPAN_KIND_")+" "+span.Name)
 			}
 		}
 	}
@@ -57,18 +57,26 @@ func TestWhatItSays(t *testing.T) {
 	w := furnish(t)
 	w.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://" + l.Addr().String()
 	w.run("workflows-1", "issuer-1", "service")
-	t.Run("one trace", func(t *testing.T) { w.oneTrace(t, c) })
+	t.Run("one trace", func(t *testing.T) {
+		t.Run("by Temporal", func(t *testing.T) { w.oneTrace(t, c) })
+		w.env["HALLPASS_SERVICE"] = "https://" + w.service
+		t.Run("by the service", func(t *testing.T) { w.oneTrace(t, c, "CLIENT POST /v1/requests", "SERVER POST /v1/requests") })
+	})
 	t.Run("ready", w.readySaysWhich)
 }
 
 // oneTrace follows a request from the command to the certificate: one trace
-// over three processes. (The workflow itself is in it once it has ended.)
-func (w *world) oneTrace(t *testing.T, c *collecting) {
+// over all processes, with these spans on the way to Temporal. (The workflow
+// itself is in it once it has ended.)
+func (w *world) oneTrace(t *testing.T, c *collecting, way ...string) {
+	c.mu.Lock()
+	c.spans = map[string][]string{}
+	c.mu.Unlock()
 	code, _, errs := w.as(t.Context(), "alice", "request", "ssh/web-2", "--for", "10m", "--reason", "words for nobody's trace", "--timeout", "1m")
 	if code != cli.ExitOK {
 		t.Fatal(errs)
 	}
-	want := []string{"StartWorkflow:AccessRequest", "RunActivity:Decide", "StartActivity:Issue", "RunActivity:Issue"}
+	want := append(way, "CLIENT StartWorkflow:AccessRequest", "SERVER RunActivity:Decide", "CLIENT StartActivity:Issue", "SERVER RunActivity:Issue")
 	w.poll("the trace", func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
