@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hallpass/access"
+	"hallpass/internal/trusted"
 )
 
 // maxFile bounds what is read of a file. The parsers have lower bounds.
@@ -37,7 +40,8 @@ type FilesOptions struct {
 //
 // A file is best replaced by renaming a finished one over it. A file written
 // in place can be seen half written; then it counts as it is seen, for the
-// moment until it is seen again.
+// moment until it is seen again. One that others than root and this process's
+// user could change, or put another in the place of, is broken, whatever it says.
 type Files struct {
 	o     FilesOptions
 	paths [3]string // policy, directory, catalog
@@ -144,7 +148,11 @@ func (f *Files) breaks(err error, version string) {
 		return
 	}
 	f.bad = version
-	f.o.Log.Error("rulebook files are broken; the last good ones stay in force", "error", err)
+	var hint string
+	if e := (*access.Error)(nil); errors.As(err, &e) {
+		hint = e.Hint
+	}
+	f.o.Log.Error("rulebook files are broken; the last good ones stay in force", "error", err, "hint", hint)
 	if f.o.OnBroken != nil {
 		f.o.OnBroken(err)
 	}
@@ -184,6 +192,9 @@ func (s *seen) look(path string) (changed bool, err error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG { // opening a pipe would wait
 		return false, fmt.Errorf("%s is not a regular file", path)
 	}
+	if err := trusted.Path(path); err != nil { // also where what it says is the same
+		return false, err
+	}
 	now := stampOf(&st)
 	if now == s.stamp && !s.fresh {
 		return false, nil
@@ -207,6 +218,9 @@ func readFile(path string) ([]byte, stamp, error) {
 		return nil, stamp{}, err
 	}
 	defer func() { _ = file.Close() }() // only read
+	if err := trusted.File(file); err != nil {
+		return nil, stamp{}, err
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return nil, stamp{}, &os.PathError{Op: "stat", Path: path, Err: err}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hallpass/access"
 )
 
 // watched is Files on three good files, and what it told.
@@ -27,6 +29,9 @@ const filePolicy = "rules:\n- {name: a, when: true, deny: one}\n"
 func watch(t *testing.T) *watched {
 	t.Helper()
 	w := &watched{dir: t.TempDir(), t: t}
+	if err := os.Chmod(w.dir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
 	world := newWorld(t)
 	w.write("policy.yaml", filePolicy)
 	w.write("directory.yaml", string(world.directory()))
@@ -226,6 +231,57 @@ func TestOpenFilesRefuses(t *testing.T) {
 	}
 }
 
+// What others can write isn't obeyed: not to begin with, and not later.
+func TestFilesOthersCanWrite(t *testing.T) {
+	for _, name := range []string{"policy.yaml", "directory.yaml", "catalog.yaml"} {
+		t.Run(name, func(t *testing.T) {
+			w := watch(t)
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			must(os.Chmod(w.path(name), 0o664))
+			w.want("one", 0, 1)
+			w.want("one", 0, 1) // told once
+			if why := w.broken[0]; !strings.Contains(why, w.path(name)+" can be changed by others than its owner (mode 0664)") {
+				t.Errorf("told %q", why)
+			}
+			// What somebody then writes into it doesn't count.
+			w.write(name, "users: {}\n")
+			w.want("one", 0, 1)
+			if _, err := OpenFiles(w.path("policy.yaml"), w.path("directory.yaml"), w.path("catalog.yaml"), FilesOptions{}); access.CodeOf(err) != access.CodeForbidden {
+				t.Errorf("to begin with: %v", err)
+			}
+			world := newWorld(t)
+			w.write(name, map[string]string{"policy.yaml": filePolicy, "directory.yaml": string(world.directory()), "catalog.yaml": string(world.catalog())}[name])
+			must(os.Chmod(w.path(name), 0o644))
+			w.mended("one", 0, 1)
+
+			// A folder that they can write to is as good as the file.
+			must(os.Chmod(w.dir, 0o777))
+			w.want("one", 0, 2)
+			must(os.Chmod(w.dir, 0o755))
+			w.mended("one", 0, 2)
+		})
+	}
+}
+
+func TestFilesOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	w := watch(t)
+	if err := os.Chown(w.path("directory.yaml"), 4242, 4242); err != nil {
+		t.Fatal(err)
+	}
+	w.want("one", 0, 1)
+	if why := w.broken[0]; !strings.Contains(why, "directory.yaml belongs to uid 4242") {
+		t.Errorf("told %q", why)
+	}
+}
+
 func TestFilesConcurrently(t *testing.T) {
 	w := watch(t)
 	var wg sync.WaitGroup
@@ -250,6 +306,9 @@ func TestFilesConcurrently(t *testing.T) {
 
 func BenchmarkFiles(b *testing.B) {
 	dir := b.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+		b.Fatal(err)
+	}
 	world := newWorld(b)
 	paths := make([]string, 3)
 	for i, data := range [][]byte{[]byte(world.policy), world.directory(), world.catalog()} {

@@ -43,7 +43,11 @@ func pager(t *testing.T, who string) (*lookup.Set, *atomic.Pointer[string], *ato
 		_, _ = fmt.Fprintf(w, `{"oncalls": [{"user": {"email": "%s@example.com"}, "escalation_level": 1, "start": null, "end": null}]}`, *on.Load())
 	}))
 	t.Cleanup(s.Close)
-	path := filepath.Join(t.TempDir(), "lookups.yaml")
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "lookups.yaml")
 	file := "allow: [127.0.0.0/8]\nlookups:\n  oncall: {kind: pagerduty, url: \"" + s.URL + "\", domain: example.com}\n"
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 		t.Fatal(err)

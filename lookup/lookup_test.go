@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -234,6 +235,9 @@ lookups:
 
 func TestAuthorization(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("Token token=s3cr3t\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -257,6 +261,12 @@ func TestAuthorization(t *testing.T) {
 	}
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "chmod 600") || strings.Contains(err.Error(), "s3cr3t") {
 		t.Errorf("a token that others can read: %v", err)
+	}
+	if err := errors.Join(os.Chmod(filepath.Join(dir, "token"), 0o600), os.Chmod(path, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "can be changed by others") {
+		t.Errorf("a list that all can write to: %v", err)
 	}
 	if _, err := Load(filepath.Join(dir, "none")); err == nil {
 		t.Error("there is no such file")

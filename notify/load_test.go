@@ -9,6 +9,9 @@ import (
 
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{
 		"slack.url": "https://hooks.example.com/services/T0/B0/secret\n", "hook.secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n",
 		"bad.secret": "hunter2\n", "password": "secret\n", "odd.url": "ftp://x\n",

@@ -23,6 +23,7 @@ var floors = map[string]int{
 	"access":              0,
 	"internal/certfile":   0,
 	"internal/postgresql": 0,
+	"internal/trusted":    0,
 	"internal/yamlfile":   0,
 	"statement":           1, "directory": 1, "catalog": 1, "policy": 1, "ca": 1, "notify": 1, "lookup": 1, "sealed": 1, "vault": 1,
 	"evidence": 2, "audit": 2, "grant": 2,

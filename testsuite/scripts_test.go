@@ -22,6 +22,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -193,6 +194,7 @@ func newHouse(t *testing.T) *house {
 // run runs the scripts that are wanted.
 func (h *house) run(t *testing.T, want func(name string) bool) {
 	t.Helper()
+	syscall.Umask(0o022) // a policy that a group can write to isn't obeyed
 	files, err := filepath.Glob("testdata/scripts/*.txtar")
 	if err != nil {
 		t.Fatal(err)

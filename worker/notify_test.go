@@ -11,6 +11,9 @@ import (
 // starting; without one nobody is told.
 func TestNotify(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
 	p := &parts{config: &Config{UI: "https://temporal.example.com/", env: environ(nil)}}
 	if got := p.link("0199"); got != "https://temporal.example.com/namespaces/default/workflows/access-0199" {
 		t.Errorf("link %s", got)

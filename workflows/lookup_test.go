@@ -57,7 +57,11 @@ func TestAutomaticByLookup(t *testing.T) {
 				_, _ = fmt.Fprintf(rw, `{"state": "%s"}`, state)
 			}))
 			defer tracker.Close()
-			path := filepath.Join(t.TempDir(), "lookups.yaml")
+			dir := t.TempDir()
+			if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "lookups.yaml")
 			file := "allow: [127.0.0.0/8]\nlookups: {ticket: {kind: http-json, url: \"" + tracker.URL + "/{ticket}\", pick: {state: state}}}\n"
 			if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 				t.Fatal(err)
