@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -735,71 +734,4 @@ func TestRevokedUnderAFlood(t *testing.T) {
 
 func raw(encoding, data string) converter.RawValue {
 	return converter.NewRawValue(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)})
-}
-
-// What is secret in a person's folder is in no part of the stack: not in its
-// files, its databases and logs, its memory or its place in /proc.
-func TestSecretsAreNowhereElse(t *testing.T) {
-	s := attack(t)
-	a := s.ask(t, "alice", "ssh/sandbox")
-	await(t, s.Client, a, access.StateActive)
-	for _, who := range []string{"alice", "bob"} {
-		file, err := os.ReadFile(s.People[who].Key)
-		must(t, err)
-		lines := strings.Split(strings.TrimSpace(string(file)), "\n")
-		secret := lines[len(lines)-2] // of the private half
-		must(t, filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() || strings.HasPrefix(path, filepath.Join(s.dir, "people")) {
-				return err
-			}
-			data, err := os.ReadFile(path)
-			if errors.Is(err, os.ErrNotExist) {
-				return nil // databases come and go
-			}
-			if strings.Contains(string(data), secret) {
-				t.Errorf("%s's key is in %s", who, path)
-			}
-			return err
-		}))
-		for _, where := range inMemory(t, s.PID, secret) {
-			t.Errorf("%s's key is in %s", who, where)
-		}
-	}
-	if len(inMemory(t, s.PID, a.ID)) == 0 && os.Getuid() == 0 {
-		t.Error("the request's id isn't found in memory either, so the test shows nothing")
-	}
-}
-
-// inMemory says where in a process a text is: its memory, command line and
-// environment. It needs Linux, and to be the process's owner.
-func inMemory(t testing.TB, pid int, text string) (found []string) {
-	t.Helper()
-	proc := filepath.Join("/proc", itoa(pid))
-	for _, name := range []string{"cmdline", "environ"} {
-		data, err := os.ReadFile(filepath.Join(proc, name))
-		if err == nil && strings.Contains(string(data), text) {
-			found = append(found, name)
-		}
-	}
-	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
-	if err != nil {
-		t.Skipf("memory of processes can't be read here: %v", err)
-	}
-	mem, err := os.Open(filepath.Join(proc, "mem"))
-	if err != nil {
-		t.Skipf("memory of processes can't be read here: %v", err)
-	}
-	defer func() { _ = mem.Close() }()
-	for line := range strings.Lines(string(maps)) {
-		from, to, writable := region(line)
-		if !writable {
-			continue
-		}
-		data := make([]byte, to-from)
-		n, _ := io.ReadFull(io.NewSectionReader(mem, from, to-from), data) // some can't be read
-		if strings.Contains(string(data[:n]), text) {
-			found = append(found, strings.TrimSpace(line))
-		}
-	}
-	return found
 }
