@@ -16,22 +16,33 @@ const (
 	floodEach = 2000 // to one request: Temporal takes no more
 	floodOver = 16   // requests at a time: Temporal takes the signals of one in turn
 	flooders  = 128  // signals on their way at a time
+
+	// So many revocations, of which the slowest hundredth is more than one; or as
+	// many as there are within so much time.
+	floodRevoked = 200
+	floodTime    = 10 * time.Minute
 )
 
-// flood measures what somebody else's revocation takes while one user sends as
-// many bad signals as he can, up to floodRate.
+// flood measures what the revocation of carol's grants takes while alice sends as
+// many bad signals as she can, up to floodRate.
 func (b *bench) flood() error {
 	return b.world(func(w *world) error {
 		note := func(name, base string, t measure.Times, also map[string]float64) {
+			also["revocations"] = float64(len(t))
 			b.add(row{Name: name, Base: base, P50: t.At(0.5).Seconds(), P99: t.At(0.99).Seconds(), N: len(t), Also: also})
 		}
 		const list, answer = "command to list at the host", "command to its answer"
-		arrived, command, err := b.revocations(w)
+		n, within := b.times(floodRevoked), time.Duration(b.scale*float64(floodTime))
+		grants, err := w.grants(b.ctx, "carol", 2*n)
 		if err != nil {
 			return err
 		}
-		note(list, "", arrived, nil)
-		note(answer, "", command, nil)
+		arrived, command, err := b.revocations(w, grants[:n], within)
+		if err != nil {
+			return err
+		}
+		note(list, "", arrived, map[string]float64{})
+		note(answer, "", command, map[string]float64{})
 
 		ctx, stop := context.WithCancel(b.ctx)
 		defer stop()
@@ -39,14 +50,14 @@ func (b *bench) flood() error {
 		done := make(chan error, 1)
 		began := time.Now()
 		go func() { done <- w.flood(ctx, &sent) }()
-		arrived, command, err = b.revocations(w)
+		arrived, command, err = b.revocations(w, grants[n:], within)
 		took := time.Since(began)
 		stop()
 		if err := errors.Join(err, <-done); err != nil {
 			return err
 		}
 		note(list+", under the flood", list, arrived, map[string]float64{"bad signals/s": float64(sent.Load()) / took.Seconds()})
-		note(answer+", under the flood", answer, command, nil)
+		note(answer+", under the flood", answer, command, map[string]float64{})
 		return nil
 	})
 }

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	groups = map[string]string{"alice": "dev", "bob": "sre"}
+	groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "dev"}
 	files  = map[string]string{
 		"hallpass.yaml": `temporal: {namespace: default}
 policy: policy.yaml
@@ -104,15 +104,37 @@ type asked struct {
 }
 
 // ask submits a request of alice's.
-func (w *world) ask(ctx context.Context, resource string, d time.Duration) (a asked, err error) {
-	if a.request, err = w.people.Request("alice", resource, "deploy", d); err != nil {
+func (w *world) ask(ctx context.Context, resource string, d time.Duration) (asked, error) {
+	return w.askAs(ctx, "alice", resource, d)
+}
+
+func (w *world) askAs(ctx context.Context, who, resource string, d time.Duration) (a asked, err error) {
+	if a.request, err = w.people.Request(who, resource, "deploy", d); err != nil {
 		return a, err
 	}
-	if a.signed, err = w.people.Sign("alice", a.request); err != nil {
+	if a.signed, err = w.people.Sign(who, a.request); err != nil {
 		return a, err
 	}
 	a.history, err = start(ctx, w.Client, access.WorkflowID(a.request.ID), access.TaskQueue, access.Workflow, access.Submission{Request: a.signed})
 	return a, err
+}
+
+// grants gives somebody as many grants of ssh/web-1, each asked for and approved.
+func (w *world) grants(ctx context.Context, who string, n int) (all []asked, err error) {
+	for range n {
+		a, err := w.askAs(ctx, who, "ssh/web-1", 24*time.Hour)
+		if err == nil {
+			err = w.approve(ctx, a)
+		}
+		if err == nil {
+			_, err = a.history.until(issued)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
 }
 
 // approve sends bob's approval, as a signal.
