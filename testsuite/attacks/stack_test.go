@@ -1,11 +1,9 @@
 package attacks
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"net"
@@ -218,18 +216,6 @@ func (s *stack) decide(t testing.TB, key, name string, a asked, v access.Verdict
 	})
 	must(t, err)
 	return st
-}
-
-// forge signs any decision with ssh-keygen, which asks no questions.
-func (s *stack) forge(t testing.TB, key string, d access.Decision) access.Statement {
-	t.Helper()
-	payload, err := json.Marshal(d)
-	must(t, err)
-	cmd := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-Y", "sign", "-f", s.People[key].Key, "-n", "decision@hallpass")
-	cmd.Stdin = bytes.NewReader(payload)
-	signature, err := cmd.Output()
-	must(t, err)
-	return access.Statement{Payload: string(payload), Signature: string(signature)}
 }
 
 // say sends a message as an update and gives what was answered.

@@ -1,0 +1,203 @@
+package attacks
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	sdkworker "go.temporal.io/sdk/worker"
+	"golang.org/x/crypto/ssh"
+
+	"hallpass/access"
+	"hallpass/audit"
+	"hallpass/ca"
+	"hallpass/statement"
+	"hallpass/testsuite/chaos"
+	"hallpass/testsuite/sshdtest"
+)
+
+// Bob has approved, and the request waits for an issuer. By the time that there
+// is one, policy asks for more, or who signed has left: that is what it is
+// judged by.
+func TestFilesSwappedBeforeTheIssue(t *testing.T) {
+	r := apart(t, "swapped")
+	r.start(t, "workflows")
+	directory := r.Directory()
+	for _, c := range []struct {
+		name, file, before, after string
+		want                      access.State
+	}{
+		{"nothing is changed", "policy.yaml", policy, policy, access.StateActive},
+		{"policy asks for two", "policy.yaml", policy, strings.Replace(policy, "count: 1, from: [sre]", "count: 2, from: [sre]", 1), access.StateDenied},
+		{"policy asks others", "policy.yaml", policy, strings.Replace(policy, "count: 1, from: [sre]", "count: 1, from: [security]", 1), access.StateDenied},
+		{"policy denies it", "policy.yaml", policy, strings.Replace(policy, "rules:\n", "rules:\n  - {name: closed, when: true, deny: nobody gets in today}\n", 1), access.StateDenied},
+		{"policy allows less", "policy.yaml", policy, strings.Replace(policy, "max_duration: 8h\n    approvals: [", "max_duration: 10m\n    approvals: [", 1), access.StateDenied},
+		{"policy is broken, and the last good one unknown", "policy.yaml", policy, "rules: [", ""},
+		{"bob has left", "directory.yaml", directory, r.Directory("bob"), access.StateDenied},
+		{"bob has another key", "directory.yaml", directory, strings.Replace(directory, marshal(r, "bob"), marshal(r, "mallory"), 1), access.StateDenied},
+		{"bob isn't asked any more", "directory.yaml", directory, strings.Replace(directory, "bob: {groups: [sre]", "bob: {groups: [dev]", 1), access.StateDenied},
+		{"alice has left", "directory.yaml", directory, r.Directory("alice"), access.StateDenied},
+		{"the resource is gone", "catalog.yaml", r.read(t, "catalog.yaml"), strings.Replace(r.read(t, "catalog.yaml"), "ssh/web-1:", "ssh/web-2:", 1), access.StateDenied},
+	} {
+		if c.want != access.StateActive && c.before == c.after {
+			t.Fatalf("%s: nothing is swapped", c.name)
+		}
+		a := r.ask(t, "alice", "ssh/web-1")
+		await(t, r.Client, a, access.StatePending)
+		must(t, say(t, r.Client, a, access.MessageDecision, r.decide(t, "bob", "bob", a, access.Approve)))
+		await(t, r.Client, a, access.StateIssuing)
+		refused := r.count(t, asked{}, audit.CredentialRefused) // of one that doesn't verify it doesn't say which
+		r.replace(t, c.file, c.after)
+		r.start(t, "issuer:ssh")
+		if c.want == "" { // the issuer doesn't even start
+			_ = r.run["issuer:ssh"].Wait()
+			delete(r.run, "issuer:ssh")
+			if got := status(t, r.Client, a); got.State != access.StateIssuing || r.issued(t, a) != 0 {
+				t.Errorf("%s: %s, %s", c.name, got.State, got.Why)
+			}
+			must(t, r.Client.TerminateWorkflow(t.Context(), access.WorkflowID(a.ID), "", "over"))
+		} else {
+			got := await(t, r.Client, a, c.want)
+			r.stop("issuer:ssh")
+			refused = r.count(t, asked{}, audit.CredentialRefused) - refused
+			if active := c.want == access.StateActive; r.issued(t, a) > 0 != active || refused > 0 == active {
+				t.Errorf("%s: %s, %s; issued %d times, refused %d", c.name, got.State, got.Why, r.issued(t, a), refused)
+			}
+		}
+		r.replace(t, c.file, c.before)
+	}
+
+	// Who has left when he says so hasn't said anything.
+	a := r.ask(t, "alice", "ssh/web-1")
+	await(t, r.Client, a, access.StatePending)
+	approval := r.decide(t, "bob", "bob", a, access.Approve)
+	r.replace(t, "directory.yaml", r.Directory("bob"))
+	if err := say(t, r.Client, a, access.MessageDecision, approval); err == nil {
+		t.Error("the approval of somebody who has left is taken")
+	}
+	if got := status(t, r.Client, a); got.State != access.StatePending || len(got.Standing.Voices) != 0 {
+		t.Errorf("%s, with %+v", got.State, got.Standing.Voices)
+	}
+	r.replace(t, "directory.yaml", directory)
+	must(t, say(t, r.Client, a, access.MessageDecision, approval))
+	r.verifies(t)
+}
+
+func marshal(r *roles, who string) string {
+	return statement.MarshalKey(r.People[who].Signer.PublicKey())
+}
+
+func (r *roles) read(t testing.TB, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(r.dir, name))
+	must(t, err)
+	return string(data)
+}
+
+// Somebody on the issuer's queue says that he has taken a real grant back, and
+// hasn't: the record and the list that hosts go by have its end all the same.
+func TestRoguePollerRevokesNothing(t *testing.T) {
+	r := apart(t, "revoker")
+	r.start(t, "workflows")
+	r.start(t, "issuer:ssh")
+	grants := map[access.State]asked{}
+	certs := map[access.State]*ssh.Certificate{}
+	for _, end := range []access.State{access.StateReleased, access.StateRevoked} {
+		a := r.ask(t, "alice", "ssh/web-1")
+		await(t, r.Client, a, access.StatePending)
+		must(t, say(t, r.Client, a, access.MessageDecision, r.decide(t, "bob", "bob", a, access.Approve)))
+		grants[end], certs[end] = a, certificate(t, await(t, r.Client, a, access.StateActive))
+	}
+	r.stop("issuer:ssh")
+
+	var claimed atomic.Int64
+	poller := sdkworker.New(r.Client, access.IssueQueue("ssh"), sdkworker.Options{DisableWorkflowWorker: true})
+	poller.RegisterActivityWithOptions(func(context.Context, audit.End) error { claimed.Add(1); return nil }, activity.RegisterOptions{Name: "Revoke"})
+	must(t, poller.Start())
+	must(t, say(t, r.Client, grants[access.StateReleased], access.MessageRelease, r.stack.stop(t, "alice", access.TypeRelease, grants[access.StateReleased])))
+	must(t, say(t, r.Client, grants[access.StateRevoked], access.MessageRevoke, r.stack.stop(t, "dave", access.TypeRevoke, grants[access.StateRevoked])))
+	for end, a := range grants {
+		await(t, r.Client, a, end)
+		if n := r.count(t, a, "grant."+string(end)); n != 1 {
+			t.Errorf("%s: its end is on record %d times", end, n)
+		}
+	}
+	poller.Stop()
+	if claimed.Load() != 2 {
+		t.Fatalf("the poller was asked %d times, so the test shows nothing", claimed.Load())
+	}
+
+	// The list is made by whoever has the CA's key, when he is back.
+	r.start(t, "issuer:ssh")
+	list := filepath.Join(t.TempDir(), "krl")
+	for end, cert := range certs {
+		file := sshdtest.WriteCert(t, cert)
+		eventually(t, string(end)+" is in the list", func() bool {
+			cmd := exec.CommandContext(t.Context(), r.program, "ca", "krl", list)
+			cmd.Env = r.env
+			if cmd.Run() != nil {
+				return false // none yet
+			}
+			out, _ := exec.CommandContext(t.Context(), "ssh-keygen", "-Q", "-f", list, file).CombinedOutput() // exits 1 where it is revoked
+			return strings.Contains(string(out), "REVOKED")
+		})
+	}
+	r.verifies(t)
+}
+
+// The issuer's clock goes wrong on a running stack. Nothing it then issues lasts
+// longer than was approved, by its clock or by anybody's, and it tells of what
+// it refuses; with its clock right again, it issues as before.
+func TestClockOfTheIssuerMoves(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("clocks of processes are moved on Linux on amd64 alone")
+	}
+	r := apart(t, "clocks")
+	r.start(t, "workflows")
+	issuer := r.start(t, "issuer:ssh")
+	t.Cleanup(func() { _ = chaos.MoveClock(issuer, 0) }) // it is to stop in order
+	const length = 10 * time.Minute
+	grant := func(by time.Duration) {
+		t.Helper()
+		must(t, chaos.MoveClock(issuer, by))
+		a := r.ask(t, "alice", "ssh/sandbox", func(q *access.Request) { q.Duration = access.InSeconds(length) })
+		var got access.Status
+		eventually(t, "an end with the clock at "+by.String(), func() bool {
+			got = status(t, r.Client, a)
+			return got.State.Final() || got.State == access.StateActive
+		})
+		switch {
+		case got.State == access.StateDenied && r.issued(t, a) == 0:
+			if by.Abs() <= access.ClockSkew {
+				t.Errorf("with the clock at %s: %s", by, got.Why)
+			}
+			t.Logf("with the clock at %s: %s", by, got.Why)
+		case got.State == access.StateActive:
+			cert := certificate(t, got)
+			from, until := time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0)
+			t.Logf("with the clock at %s: from %s until %s from now", by, time.Until(from).Round(time.Second), time.Until(until).Round(time.Second))
+			if until.Sub(from) > length+ca.BackDate {
+				t.Errorf("with the clock at %s it lasts from %s until %s", by, from, until)
+			}
+			if latest := time.Now().Add(length + max(by, 0)); until.After(latest.Add(time.Second)) {
+				t.Errorf("with the clock at %s it ends at %s, after %s", by, until, latest)
+			}
+			if by < 0 && until.After(a.Time.Add(length+patience)) {
+				t.Errorf("with the clock at %s it ends at %s", by, until)
+			}
+		default:
+			t.Errorf("with the clock at %s: %s, %s; issued %d times", by, got.State, got.Why, r.issued(t, a))
+		}
+	}
+	for _, by := range []time.Duration{0, 10 * time.Second, -10 * time.Second, time.Hour, -time.Hour, 26 * time.Hour, -26 * time.Hour, 0} {
+		grant(by)
+	}
+	r.verifies(t)
+}
