@@ -52,7 +52,7 @@ func (a *app) vaultSetup(c *cli.Context) error {
 	}
 	plan := cfg.PlanVault(cat.Resources())
 	if len(plan.Grants) == 0 {
-		return failf(ExitNotFound, "the catalog has no resources of kind vault").withHint("see docs/vault.md")
+		return failf(ExitNotFound, "the catalog has no resources of kind vault").withHint("see docs/vault.md; and so that nothing can be minted for what it named before: vault delete auth/token/roles/%s", plan.TokenRole)
 	}
 	return a.print(plan, func(p *printer) { p.Printf("%s", markup(plan.Script())) })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,9 +49,11 @@ func (c *Client) Check(ctx context.Context, resources []access.Resource, tokenRo
 	if c.config.Token != "" {
 		by = "by an operator's token: what the issuer itself may do is not looked at"
 	}
-	all = append(all, Finding{Part: "login", Detail: c.config.Address + ", " + by}, c.checkRole(ctx, tokenRole))
+	all = append(all, Finding{Part: "login", Detail: c.config.Address + ", " + by}, c.checkRole(ctx, plan))
 	if c.config.Token == "" {
-		all = append(all, c.checkIssuer(ctx, tokenRole))
+		all = append(all, c.checkIssuer(ctx, plan))
+	} else if f := c.checkLeft(ctx, plan); f.Err != nil {
+		all = append(all, f)
 	}
 	for _, r := range resources {
 		if r.Kind != catalog.KindVault {
@@ -92,8 +95,9 @@ func (c *Client) read(ctx context.Context, path string) (data map[string]any, ok
 }
 
 // checkRole looks at the token role.
-func (c *Client) checkRole(ctx context.Context, name string) Finding {
+func (c *Client) checkRole(ctx context.Context, plan Plan) Finding {
 	const part = "token role"
+	name := plan.TokenRole
 	data, ok, err := c.read(ctx, "auth/token/roles/"+name)
 	switch {
 	case Status(err) == http.StatusForbidden:
@@ -105,8 +109,8 @@ func (c *Client) checkRole(ctx context.Context, name string) Finding {
 	}
 	// A role that allows more would let the issuer mint for more.
 	for _, p := range append(texts(data["allowed_policies"]), texts(data["allowed_policies_glob"])...) {
-		if !strings.HasPrefix(p, GrantPrefix) {
-			return wrong(part, setUp, "%s allows the policy %s, which is none of hallpass's grants: the issuer could get at all that it opens", name, p)
+		if !slices.Contains(plan.policies(), p) {
+			return wrong(part, setUp, "%s allows the policy %s, which is none of the catalog's: the issuer could get at all that it opens", name, p)
 		}
 	}
 	for _, want := range []Parameter{
@@ -121,15 +125,50 @@ func (c *Client) checkRole(ctx context.Context, name string) Finding {
 			return wrong(part, setUp, "%s has %s=%v, it should be %s", name, want.Name, got, want.Value)
 		}
 	}
-	return Finding{Part: part, Detail: name + " mints for " + GrantPrefix + "* alone"}
+	return Finding{Part: part, Detail: name + " mints for the catalog's policies alone"}
+}
+
+// checkLeft looks for policies of what isn't in the catalog any more, where it
+// may. The token role doesn't mint for them; but they are there to be named by
+// something else.
+func (c *Client) checkLeft(ctx context.Context, plan Plan) Finding {
+	const part = "policies"
+	var list *api.Secret
+	err := c.as(ctx, func(ctx context.Context, client *api.Client) (err error) {
+		list, err = client.Logical().ListWithContext(ctx, "sys/policies/acl")
+		return err
+	})
+	switch {
+	case Status(err) == http.StatusForbidden || err == nil && list == nil:
+		return Finding{Part: part}
+	case err != nil:
+		return Finding{Part: part, Err: err}
+	}
+	var left []string
+	for _, name := range texts(list.Data["keys"]) {
+		if strings.HasPrefix(name, GrantPrefix) && !slices.Contains(plan.policies(), name) {
+			left = append(left, name)
+		}
+	}
+	if len(left) == 0 {
+		return Finding{Part: part}
+	}
+	const most = 5
+	more := ""
+	if n := len(left); n > most {
+		left, more = left[:most], fmt.Sprintf(" and %d more", n-most)
+	}
+	return wrong(part, setUp, "the catalog doesn't name what these open any more: %s%s", strings.Join(left, ", "), more)
 }
 
 // checkIssuer tries what the issuer must not be able to do.
-func (c *Client) checkIssuer(ctx context.Context, tokenRole string) Finding {
+func (c *Client) checkIssuer(ctx context.Context, plan Plan) Finding {
 	const part = "issuer"
+	mayMint, tokenRole := plan.policies()[0], plan.TokenRole
 	for _, try := range []struct{ what, path, policy, wrap string }{
-		{"mint a token that isn't wrapped", "auth/token/create/" + tokenRole, GrantPrefix + "x", ""},
-		{"mint a token without the token role", "auth/token/create", GrantPrefix + "x", "60s"},
+		{"mint a token that isn't wrapped", "auth/token/create/" + tokenRole, mayMint, ""},
+		{"mint a token without the token role", "auth/token/create", mayMint, "60s"},
+		{"mint a token for what the catalog doesn't name", "auth/token/create/" + tokenRole, GrantPrefix + "no.such@action", "60s"},
 		{"mint a token for the policy default", "auth/token/create/" + tokenRole, "default", "60s"},
 		{"mint a token for its own policy", "auth/token/create/" + tokenRole, IssuerPolicy, "60s"},
 		{"mint a token for the policy root", "auth/token/create/" + tokenRole, "root", "60s"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,7 +44,7 @@ func TestSetUpAndCheck(t *testing.T) {
 	issuer, operator := newClient(t, h.config), newClient(t, vault.Config{Address: h.Address, Token: h.RootToken})
 	want := []string{
 		"login: " + h.Address + ", as the issuer, by approle",
-		"token role: hallpass mints for hallpass-grant-* alone",
+		"token role: hallpass mints for the catalog's policies alone",
 		"issuer: can mint wrapped tokens by the token role, and no others",
 		"vault/orders dump: database/creds/orders-dump gives a lease, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-dump.",
 		"vault/orders read: database/creds/orders-ro gives a lease, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-ro.",
@@ -54,7 +55,7 @@ func TestSetUpAndCheck(t *testing.T) {
 	}
 	want = []string{
 		"login: " + h.Address + ", by an operator's token: what the issuer itself may do is not looked at",
-		"token role: hallpass mints for hallpass-grant-* alone",
+		"token role: hallpass mints for the catalog's policies alone",
 		"vault/orders dump: database/creds/orders-dump gives a lease, and it was revoked. Its revocation statements end open sessions.",
 		"vault/orders read: database/creds/orders-ro gives a lease, and it was revoked. Its revocation statements end open sessions. Its leases end after 1h, also in a longer grant.",
 		want[5],
@@ -63,6 +64,65 @@ func TestSetUpAndCheck(t *testing.T) {
 		t.Errorf("as an operator: %s", diff)
 	}
 	h.noLeases(t)
+}
+
+// What is taken out of the catalog can't be minted for once the script has run
+// again, and its policy is gone. Until then, a check says so to the issuer and to
+// an operator. Policies that aren't grants stay.
+func TestOutOfTheCatalog(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.Policy(t, "hallpass-ssh-ca", `path "transit/sign/ssh" { capabilities = ["update"] }`)
+	const payroll = "hallpass-grant-payroll@read"
+	h.setUp(t, catalogYAML+"  vault/payroll: {path: database/creds, actions: {read: orders-dump}}\n")
+	var own *api.Client
+	if err := newClient(t, h.config).Do(context.Background(), func(_ context.Context, c *api.Client) error {
+		own = h.ClientWithToken(t, c.Token())
+		own.SetWrappingLookupFunc(func(string, string) string { return "60s" })
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mint := func() error {
+		_, err := own.Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{payroll}, NoDefaultPolicy: true}, "hallpass")
+		return err
+	}
+	if err := mint(); err != nil {
+		t.Fatalf("while it is there: %v", err)
+	}
+	list := resources(t, catalogYAML)
+	for who, c := range map[string]*vault.Client{"the issuer": newClient(t, h.config), "an operator": newClient(t, vault.Config{Address: h.Address, Token: h.RootToken})} {
+		if got := strings.Join(findings(c, list), "\n"); !strings.Contains(got, "BAD token role: hallpass allows the policy "+payroll) {
+			t.Errorf("%s isn't told:\n%s", who, got)
+		}
+	}
+	h.setUp(t, catalogYAML)
+	if err := mint(); err == nil {
+		t.Error("what is out of the catalog can be minted for")
+	}
+	policies, err := h.Client(t).Sys().ListPolicies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(policies)
+	if want := []string{"default", "hallpass-grant-orders@dump", "hallpass-grant-orders@read", "hallpass-grant-web-cert@renew", "hallpass-issuer", "hallpass-ssh-ca", "root"}; !slices.Equal(policies, want) {
+		t.Errorf("policies %v, want %v", policies, want)
+	}
+	h.Policy(t, payroll, `path "database/creds/orders-ro" { capabilities = ["read"] }`)
+	if err := mint(); err == nil {
+		t.Error("a policy alone makes it mintable")
+	}
+	// To Vault, a role without a list has no bound.
+	role := map[string]any{}
+	for _, p := range vault.NewPlan(nil, vault.Config{}, "hallpass").Role {
+		role[p.Name] = p.Value
+	}
+	h.Write(t, "auth/token/roles/hallpass", role)
+	for _, name := range []string{"hallpass-grant-orders@read", "hallpass-issuer", "default", "root"} {
+		if _, err := own.Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{name}, NoDefaultPolicy: true}, "hallpass"); err == nil {
+			t.Errorf("with an empty catalog, %s can be minted for", name)
+		}
+	}
 }
 
 // noLeases: what a check reads, it takes back.
@@ -110,8 +170,12 @@ func TestCheckFinds(t *testing.T) {
 		{"a wider policy", catalogYAML, func(t *testing.T) {
 			h.Policy(t, "hallpass-grant-orders@read", `path "database/creds/*" { capabilities = ["read"] }`)
 		}, false, "BAD vault/orders read: the policy hallpass-grant-orders@read is not what the catalog asks for"},
-		{"a token role for more", catalogYAML, role("allowed_policies_glob", "hallpass-*"), false, "BAD token role: hallpass allows the policy hallpass-*, which is none of hallpass's grants"},
+		{"a token role for more", catalogYAML, role("allowed_policies_glob", "hallpass-*"), false, "BAD token role: hallpass allows the policy hallpass-*, which is none of the catalog's"},
 		{"a token role for another policy", catalogYAML, role("allowed_policies", "default"), false, "BAD token role: hallpass allows the policy default"},
+		{"a token role for all that begins so", catalogYAML, role("allowed_policies_glob", "hallpass-grant-*"), false, "BAD token role: hallpass allows the policy hallpass-grant-*, which is none of the catalog's"},
+		{"a policy of what is out of the catalog", catalogYAML, func(t *testing.T) {
+			h.Policy(t, "hallpass-grant-payroll@read", `path "database/creds/orders-ro" { capabilities = ["read"] }`)
+		}, true, "BAD policies: the catalog doesn't name what these open any more: hallpass-grant-payroll@read"},
 		{"tokens that die with the issuer's", catalogYAML, role("orphan", "false"), false, "BAD token role: hallpass has orphan=false, it should be true"},
 		{"tokens that can be renewed", catalogYAML, role("renewable", "true"), false, "BAD token role: hallpass has renewable=true, it should be false"},
 		{"tokens that can't be revoked", catalogYAML, func(t *testing.T) {

@@ -10,9 +10,9 @@ import (
 	"hallpass/catalog"
 )
 
-// What hallpass calls its own in Vault. The token role can mint for policies
-// that begin with GrantPrefix and for no others, so whatever can use it can get
-// at what the catalog names and at nothing else.
+// What hallpass calls its own in Vault. The token role can mint for the policies
+// of the plan and for no others, so whatever can use it can get at what the
+// catalog named when Vault was told last, and at nothing else.
 const (
 	GrantPrefix      = "hallpass-grant-"
 	IssuerPolicy     = "hallpass-issuer"
@@ -48,7 +48,7 @@ type Plan struct {
 
 // NewPlan makes the plan for the resources of kind vault.
 func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan {
-	p := Plan{TokenRole: tokenRole, Role: roleParameters(), config: config}
+	p := Plan{TokenRole: tokenRole, config: config}
 	var leases []string
 	for _, r := range resources {
 		if r.Kind != catalog.KindVault {
@@ -59,17 +59,36 @@ func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan 
 			leases = append(leases, r.VaultPath(action))
 		}
 	}
+	p.Role = roleParameters(p.policies())
 	slices.Sort(leases)
 	p.Issuer = Policy{Name: IssuerPolicy, Text: issuerPolicy(tokenRole, slices.Compact(leases))}
 	return p
 }
 
+// policies are the names of those that tokens are minted for.
+func (p Plan) policies() []string {
+	names := make([]string, 0, len(p.Grants))
+	for _, g := range p.Grants {
+		names = append(names, g.Name)
+	}
+	if len(names) == 0 {
+		return []string{GrantPrefix + "none"} // to Vault, a role without a list has no bound
+	}
+	return names
+}
+
+// mintable is the token role's parameter with the policies that it mints for,
+// with commas between.
+const mintable = "allowed_policies"
+
 // roleParameters are the token role's. Whoever may use it can't get more than
-// this out of it.
-func roleParameters() []Parameter {
+// this out of it: each policy is named, so that what is out of the catalog, or
+// another hallpass's, can't be minted for, even while its policy is there.
+func roleParameters(policies []string) []Parameter {
 	return []Parameter{
-		{"allowed_policies_glob", GrantPrefix + "*"},
-		{"orphan", "true"}, // it outlives the issuer's own login
+		{mintable, strings.Join(policies, ",")},
+		{"allowed_policies_glob", ""}, // whatever somebody has put there
+		{"orphan", "true"},            // it outlives the issuer's own login
 		{"renewable", "false"},
 		{"token_type", "service"}, // batch tokens can't be revoked
 		{"token_no_default_policy", "true"},
@@ -145,7 +164,7 @@ func quoted(words []string) string {
 func (p Plan) Script() string {
 	var b strings.Builder
 	b.WriteString("# What hallpass needs in Vault, from its catalog. Run it as an operator of Vault,\n" +
-		"# again whenever the catalog's resources of kind vault have changed.\nset -eu\n")
+		"# again whenever the catalog's resources of kind vault have changed.\nset -euf\n")
 	policy := func(p Policy) {
 		fmt.Fprintf(&b, "\nvault policy write '%s' - <<'EOF'\n%sEOF\n", p.Name, p.Text)
 	}
@@ -156,13 +175,31 @@ func (p Plan) Script() string {
 	b.WriteString("\n# Makes the tokens, one for each request.\n")
 	fmt.Fprintf(&b, "vault write auth/token/roles/%s", p.TokenRole)
 	for _, x := range p.Role {
-		fmt.Fprintf(&b, " \\\n  %s='%s'", x.Name, x.Value)
+		values := []string{x.Value}
+		if x.Name == mintable {
+			values = strings.Split(x.Value, ",") // one argument can't hold as many as there may be
+		}
+		for _, value := range values {
+			fmt.Fprintf(&b, " \\\n  %s='%s'", x.Name, value)
+		}
 	}
+	p.forget(&b)
 	b.WriteString("\n\n# The issuer: may mint and revoke, and read none of it.\n")
 	policy(p.Issuer)
 	b.WriteString("\n")
 	p.login(&b)
 	return b.String()
+}
+
+// forget takes away what the catalog doesn't name any more. The names of
+// policies have nothing in them that a shell would make something of.
+func (p Plan) forget(b *strings.Builder) {
+	b.WriteString("\n\n# What is out of the catalog: nobody can mint for it any more, and tokens that\n" +
+		"# were minted before read nothing more.\npolicies=$(vault policy list)\nfor policy in $policies; do\n  case \"$policy\" in\n")
+	for _, name := range p.policies() {
+		fmt.Fprintf(b, "    '%s') ;;\n", name)
+	}
+	fmt.Fprintf(b, "    %s*) vault policy delete \"$policy\" ;;\n  esac\ndone", GrantPrefix)
 }
 
 // login is how the issuer gets its policy.

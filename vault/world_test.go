@@ -185,6 +185,12 @@ func cli(args []string) error {
 			return err
 		}
 		return c.Sys().PutPolicy(words[2], string(text))
+	case slices.Equal(words, []string{"policy", "list"}):
+		list, err := c.Sys().ListPolicies()
+		fmt.Println(strings.Join(list, "\n"))
+		return err
+	case len(words) == 3 && words[0] == "policy" && words[1] == "delete":
+		return c.Sys().DeletePolicy(words[2])
 	case slices.Equal(words, []string{"auth", "list"}):
 		list, err := c.Sys().ListAuth()
 		for path := range list {
@@ -209,7 +215,14 @@ func cli(args []string) error {
 			if !ok {
 				return fmt.Errorf("%q is not name=value", w)
 			}
-			data[name] = value
+			switch before := data[name].(type) { // as Vault's own does
+			case nil:
+				data[name] = value
+			case string:
+				data[name] = []string{before, value}
+			case []string:
+				data[name] = append(before, value)
+			}
 		}
 		_, err := c.Logical().Write(words[1], data)
 		return err

@@ -51,7 +51,7 @@ func TestCommands(t *testing.T) {
 	}{
 		{"as the issuer", catalogYAML, nil, []string{"vault", "check"}, cli.ExitOK, "ok   vault/orders read  database/creds/orders-ro gives a lease, and it was revoked."},
 		{"as an operator", catalogYAML, root, []string{"vault", "check"}, cli.ExitOK, "Its revocation statements end open sessions."},
-		{"by the catalog", catalogYAML, nil, []string{"catalog", "check", "--vault"}, cli.ExitOK, "ok   token role         hallpass mints for hallpass-grant-* alone"},
+		{"by the catalog", catalogYAML, nil, []string{"catalog", "check", "--vault"}, cli.ExitOK, "ok   token role         hallpass mints for the catalog's policies alone"},
 		{"no lease", kv, nil, []string{"catalog", "check", "--vault"}, cli.ExitError, "hallpass: vault/passwords read: what kv/password gives has no lease, so it can't be taken back"},
 		{"a wrong token", catalogYAML, map[string]string{"VAULT_TOKEN": "hvs.wrong"}, []string{"vault", "check"}, cli.ExitError, "vault answers 403 to auth/token/lookup-self"},
 	} {
