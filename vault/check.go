@@ -24,6 +24,7 @@ type Finding struct {
 
 const (
 	setUp    = "run what this prints, as an operator of Vault: hallpass vault setup --print"
+	ends     = "give its role a default_ttl of at most that; see \"While Vault is away\" in docs/vault.md"
 	sessions = "see \"Sessions that are open\" in docs/vault.md for statements that do"
 )
 
@@ -248,12 +249,17 @@ func (c *Client) checkAction(ctx context.Context, plan Plan, r access.Resource, 
 			f = Finding{Part: part, Err: err}
 		}
 	}()
-	if f := c.checkRead(ctx, part, r, action, wrapping); f.Err != nil {
+	life, f := c.checkRead(ctx, part, r, action, wrapping)
+	if f.Err != nil {
 		return f
 	}
-	f = c.checkDatabase(ctx, part, r, action)
+	if life > access.MaxVault {
+		return wrong(part, ends, "what %s gives lasts %s, and no grant is longer than %s: it would live on so long if Vault is away when the grant ends",
+			r.VaultPath(action), about(life), access.ShortDuration(access.MaxVault))
+	}
+	f = c.checkDatabase(ctx, part, r, action, life)
 	if f.Err == nil {
-		f.Detail = strings.TrimSpace(r.VaultPath(action) + " gives a lease, and it was revoked. " + f.Detail)
+		f.Detail = strings.TrimSpace(fmt.Sprintf("%s gives a lease of %s, and it was revoked. %s", r.VaultPath(action), about(life), f.Detail))
 	}
 	return f
 }
@@ -277,23 +283,25 @@ func (c *Client) checkPolicy(ctx context.Context, plan Plan, part, name string) 
 	return Finding{Part: part}
 }
 
-// checkRead unwraps a token and reads with it, as a requester does.
-func (c *Client) checkRead(ctx context.Context, part string, r access.Resource, action, wrapping string) Finding {
+// checkRead unwraps a token and reads with it, as a requester does. It says how
+// long what it got would last if nobody revoked it.
+func (c *Client) checkRead(ctx context.Context, part string, r access.Resource, action, wrapping string) (life time.Duration, f Finding) {
+	bad := func(f Finding) (time.Duration, Finding) { return 0, f }
 	client, err := c.client("")
 	if err != nil {
-		return Finding{Part: part, Err: err}
+		return bad(Finding{Part: part, Err: err})
 	}
 	ctx, cancel := context.WithTimeout(ctx, 6*c.config.Timeout) // some clouds take their time
 	defer cancel()
 	token, err := client.Logical().UnwrapWithContext(ctx, wrapping)
 	if err != nil {
-		return Finding{Part: part, Err: c.explain(err)}
+		return bad(Finding{Part: part, Err: c.explain(err)})
 	}
 	if token == nil || token.Auth == nil {
-		return wrong(part, setUp, "what was minted for it is not a token")
+		return bad(wrong(part, setUp, "what was minted for it is not a token"))
 	}
 	if p := token.Auth.TokenPolicies; len(p) != 1 || p[0] != PolicyName(r, action) {
-		return wrong(part, setUp, "a token minted for it has the policies %s", strings.Join(p, ", "))
+		return bad(wrong(part, setUp, "a token minted for it has the policies %s", strings.Join(p, ", ")))
 	}
 	client.SetToken(token.Auth.ClientToken)
 	path := r.VaultPath(action)
@@ -310,25 +318,25 @@ func (c *Client) checkRead(ctx context.Context, part string, r access.Resource, 
 	if err = c.explain(err); err != nil {
 		switch Status(err) {
 		case http.StatusForbidden:
-			return wrong(part, setUp, "a token minted for it doesn't get at %s: is there such a mount? (%v)", path, err)
+			return bad(wrong(part, setUp, "a token minted for it doesn't get at %s: is there such a mount? (%v)", path, err))
 		case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
-			return wrong(part, "name a mount and role that Vault has in catalog.yaml", "there is no secret at %s: %v", path, err)
+			return bad(wrong(part, "name a mount and role that Vault has in catalog.yaml", "there is no secret at %s: %v", path, err))
 		}
-		return Finding{Part: part, Err: err}
+		return bad(Finding{Part: part, Err: err})
 	}
 	if secret == nil {
-		return wrong(part, "name a mount and role that Vault has in catalog.yaml", "there is nothing at %s", path)
+		return bad(wrong(part, "name a mount and role that Vault has in catalog.yaml", "there is nothing at %s", path))
 	}
 	if secret.LeaseID == "" {
-		return wrong(part, "only engines whose secrets have leases can be granted: database, aws, kubernetes, rabbitmq and others, and pki with generate_lease",
-			"what %s gives has no lease, so it can't be taken back", path)
+		return bad(wrong(part, "only engines whose secrets have leases can be granted: database, aws, kubernetes, rabbitmq and others, and pki with generate_lease",
+			"what %s gives has no lease, so it can't be taken back", path))
 	}
-	return Finding{Part: part}
+	return time.Duration(secret.LeaseDuration) * time.Second, Finding{Part: part}
 }
 
 // checkDatabase looks at how a login of a database engine is taken back. For
 // other engines, and where it may not look, it has nothing to say.
-func (c *Client) checkDatabase(ctx context.Context, part string, r access.Resource, action string) Finding {
+func (c *Client) checkDatabase(ctx context.Context, part string, r access.Resource, action string, life time.Duration) Finding {
 	mount, ok := strings.CutSuffix(r.Path, "/creds")
 	if !ok {
 		return Finding{Part: part}
@@ -353,15 +361,25 @@ func (c *Client) checkDatabase(ctx context.Context, part string, r access.Resour
 	case !strings.Contains(statements, "pg_terminate_backend"):
 		return wrong(part, sessions, "the revocation_statements of the role %s don't end sessions (pg_terminate_backend): those that are open stay open when the grant ends", role)
 	}
-	f := Finding{Part: part, Detail: "Its revocation statements end open sessions."}
-	if ttl, err := parseSeconds(data["default_ttl"]); err == nil && ttl > 0 && ttl < access.MaxVault {
-		f.Detail += " Its leases end after " + access.ShortDuration(ttl) + ", also in a longer grant."
+	creation := strings.Join(texts(data["creation_statements"]), "\n")
+	if !strings.Contains(strings.ToUpper(creation), "VALID UNTIL") || !strings.Contains(creation, "{{expiration}}") {
+		return wrong(part, "let them say VALID UNTIL '{{expiration}}'; see \"While Vault is away\" in docs/vault.md",
+			"the creation_statements of the role %s give its logins no end of their own: one that Vault can't take back works for ever", role)
+	}
+	f := Finding{Part: part, Detail: fmt.Sprintf("Its revocation statements end open sessions. If Vault is away when a grant ends, its login works until Vault is back, at most until %s after it was read.",
+		about(life))}
+	if life < access.MaxVault {
+		f.Detail += " It does not work for longer than that in a longer grant either."
 	}
 	return f
 }
 
-func parseSeconds(v any) (time.Duration, error) {
-	return time.ParseDuration(fmt.Sprint(v) + "s")
+// about is a duration without the seconds that Vault took.
+func about(d time.Duration) string {
+	if d > time.Minute {
+		d = d.Round(time.Minute)
+	}
+	return access.ShortDuration(d)
 }
 
 // texts is a list of strings as the api package has it.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/vault/api"
@@ -46,9 +47,9 @@ func TestSetUpAndCheck(t *testing.T) {
 		"login: " + h.Address + ", as the issuer, by approle",
 		"token role: hallpass mints for the catalog's policies alone",
 		"issuer: can mint wrapped tokens by the token role, and no others",
-		"vault/orders dump: database/creds/orders-dump gives a lease, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-dump.",
-		"vault/orders read: database/creds/orders-ro gives a lease, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-ro.",
-		"vault/web-cert renew: pki/issue/web gives a lease, and it was revoked.",
+		"vault/orders dump: database/creds/orders-dump gives a lease of 1d, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-dump.",
+		"vault/orders read: database/creds/orders-ro gives a lease of 1h, and it was revoked. Whether open sessions end is not looked at: an operator's VAULT_TOKEN can read database/roles/orders-ro.",
+		"vault/web-cert renew: pki/issue/web gives a lease of 1h, and it was revoked.",
 	}
 	if diff := cmp.Diff(want, findings(issuer, list)); diff != "" {
 		t.Errorf("as the issuer: %s", diff)
@@ -56,8 +57,8 @@ func TestSetUpAndCheck(t *testing.T) {
 	want = []string{
 		"login: " + h.Address + ", by an operator's token: what the issuer itself may do is not looked at",
 		"token role: hallpass mints for the catalog's policies alone",
-		"vault/orders dump: database/creds/orders-dump gives a lease, and it was revoked. Its revocation statements end open sessions.",
-		"vault/orders read: database/creds/orders-ro gives a lease, and it was revoked. Its revocation statements end open sessions. Its leases end after 1h, also in a longer grant.",
+		"vault/orders dump: database/creds/orders-dump gives a lease of 1d, and it was revoked. Its revocation statements end open sessions. If Vault is away when a grant ends, its login works until Vault is back, at most until 1d after it was read.",
+		"vault/orders read: database/creds/orders-ro gives a lease of 1h, and it was revoked. Its revocation statements end open sessions. If Vault is away when a grant ends, its login works until Vault is back, at most until 1h after it was read. It does not work for longer than that in a longer grant either.",
 		want[5],
 	}
 	if diff := cmp.Diff(want, findings(operator, list)); diff != "" {
@@ -143,6 +144,11 @@ func TestCheckFinds(t *testing.T) {
 	h.Write(t, "database/roles/no-statements", map[string]any{"revocation_statements": ""})
 	h.db.Role(t, "no-terminate", 24*60*60*1e9)
 	h.Write(t, "database/roles/no-terminate", map[string]any{"revocation_statements": `DROP ROLE "{{name}}"`})
+	h.db.Role(t, "no-end", 24*60*60*1e9)
+	h.Write(t, "database/roles/no-end", map[string]any{"creation_statements": `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' IN ROLE "no-end"; GRANT "{{name}}" TO CURRENT_USER`})
+	h.db.Role(t, "too-long", 25*time.Hour)
+	h.db.Role(t, "no-ttl", 25*time.Hour)
+	h.Write(t, "database/roles/no-ttl", map[string]any{"default_ttl": 0, "max_ttl": 0})
 	more := func(path, role string) string {
 		return catalogYAML + "  vault/more: {path: " + path + ", actions: {x: " + role + "}}\n"
 	}
@@ -162,6 +168,9 @@ func TestCheckFinds(t *testing.T) {
 		{"no such role", more("database/creds", "nobody"), nil, false, "BAD vault/more x: there is no secret at database/creds/nobody: vault answers 400"},
 		{"no revocation statements", more("database/creds", "no-statements"), nil, true, "BAD vault/more x: the role no-statements has no revocation_statements: sessions that are open stay open"},
 		{"statements that end no session", more("database/creds", "no-terminate"), nil, true, "BAD vault/more x: the revocation_statements of the role no-terminate don't end sessions"},
+		{"logins without an end of their own", more("database/creds", "no-end"), nil, true, "BAD vault/more x: the creation_statements of the role no-end give its logins no end of their own"},
+		{"leases longer than any grant", more("database/creds", "too-long"), nil, false, "BAD vault/more x: what database/creds/too-long gives lasts 1d1h, and no grant is longer than 1d"},
+		{"leases as long as Vault's own bound", more("database/creds", "no-ttl"), nil, false, "BAD vault/more x: what database/creds/no-ttl gives lasts 32d, and no grant is longer than 1d"},
 		{"no policy", catalogYAML, func(t *testing.T) {
 			if err := h.Client(t).Sys().DeletePolicy("hallpass-grant-orders@read"); err != nil {
 				t.Fatal(err)

@@ -38,8 +38,6 @@ func TestCommands(t *testing.T) {
 	w.vault.Mount(t, "kv", "kv")
 	w.vault.Write(t, "kv/password", map[string]any{"password": "hunter2"})
 	kv := catalogYAML + "  vault/passwords: {path: kv, actions: {read: password}}\n"
-	w.vault.Policy(t, "hallpass-grant-passwords@read", "# read of vault/passwords\npath \"kv/password\" {\n  capabilities = [\"read\"]\n}\n"+
-		"path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\npath \"auth/token/revoke-self\" {\n  capabilities = [\"update\"]\n}\n")
 	root := map[string]string{"VAULT_TOKEN": w.vault.RootToken}
 	for _, tt := range []struct {
 		name    string
@@ -49,13 +47,18 @@ func TestCommands(t *testing.T) {
 		code    int
 		want    string
 	}{
-		{"as the issuer", catalogYAML, nil, []string{"vault", "check"}, cli.ExitOK, "ok   vault/orders read  database/creds/orders-ro gives a lease, and it was revoked."},
+		{"as the issuer", catalogYAML, nil, []string{"vault", "check"}, cli.ExitOK, "ok   vault/orders read  database/creds/orders-ro gives a lease of 1h, and it was revoked."},
 		{"as an operator", catalogYAML, root, []string{"vault", "check"}, cli.ExitOK, "Its revocation statements end open sessions."},
 		{"by the catalog", catalogYAML, nil, []string{"catalog", "check", "--vault"}, cli.ExitOK, "ok   token role         hallpass mints for the catalog's policies alone"},
-		{"no lease", kv, nil, []string{"catalog", "check", "--vault"}, cli.ExitError, "hallpass: vault/passwords read: what kv/password gives has no lease, so it can't be taken back"},
 		{"a wrong token", catalogYAML, map[string]string{"VAULT_TOKEN": "hvs.wrong"}, []string{"vault", "check"}, cli.ExitError, "vault answers 403 to auth/token/lookup-self"},
+		{"no lease", kv, nil, []string{"catalog", "check", "--vault"}, cli.ExitError, "hallpass: vault/passwords read: what kv/password gives has no lease, so it can't be taken back"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.catalog == kv {
+				w.vault.Write(t, "auth/token/roles/hallpass", map[string]any{"allowed_policies": "hallpass-grant-orders@dump,hallpass-grant-orders@read,hallpass-grant-passwords@read"})
+				w.vault.Policy(t, "hallpass-grant-passwords@read", "# read of vault/passwords\npath \"kv/password\" {\n  capabilities = [\"read\"]\n}\n"+
+					"path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\npath \"auth/token/revoke-self\" {\n  capabilities = [\"update\"]\n}\n")
+			}
 			code, out := w.hallpass(tt.catalog, tt.env, tt.args...)
 			if code != tt.code || !strings.Contains(out, tt.want) {
 				t.Errorf("exit code %d, want %d, and %q\n%s", code, tt.code, tt.want, out)

@@ -184,6 +184,40 @@ func TestExpiry(t *testing.T) {
 	w.clean()
 }
 
+// While Vault is away, nothing takes a login back: it works past the end of its
+// grant, and no longer than its own end in the database, which the role says.
+// What is logged in stays until Vault is back.
+func TestExpiryWhileVaultIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const life = 12 * time.Second // of what is read
+	w.vault.Write(t, "database/roles/orders-ro", map[string]any{"default_ttl": life.String()})
+	a := w.ask(4*time.Second, "read")
+	c := w.issue(w.issuer(nil, nil), a)
+	l := w.open(a, c)[0]
+	read := time.Now()
+	conn := w.session(l)
+	w.vault.Kill()
+	w.eventually("the grant is over", func() bool { return time.Now().After(c.Handle.NotAfter.Add(time.Second)) })
+	if err := w.try(l); err != nil && time.Since(read) < life {
+		t.Errorf("it doesn't work any more, so somebody has taken it back: %v", err)
+	}
+	w.eventually("the login is refused", func() bool { return pgCode(w.try(l)) == "28P01" })
+	if late := time.Since(read.Add(life)); late > 10*time.Second { // Vault itself adds 5 s
+		t.Errorf("worked until %s after its own end", late)
+	}
+	if _, err := conn.Exec(context.Background(), "SELECT 1"); err != nil {
+		t.Errorf("the open session has ended by itself: say so in docs/vault.md: %v", err)
+	}
+	w.vault.Restart(t)
+	w.gone(l)
+	if _, err := conn.Exec(context.Background(), "SELECT 1"); pgCode(err) != "57P01" {
+		t.Errorf("the open session: %v", err)
+	}
+	w.end(a, access.StateExpired)
+	w.clean()
+}
+
 // Whoever opens it first is the only one; the other one notices. What was
 // revoked before it was opened is dead when it is.
 func TestUnwrapOnce(t *testing.T) {
