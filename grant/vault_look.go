@@ -75,7 +75,7 @@ func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access
 	var mu sync.Mutex
 	last, done, err := k.each(ctx, unknown, func() bool { return len(sight.Found) >= lookFind }, func(ctx context.Context, accessor string) error {
 		token, err := k.token(ctx, accessor)
-		if err != nil {
+		if err != nil || token == nil { // Vault writes an accessor before its token: there may be one the next time
 			return err
 		}
 		h, ours, err := k.handle(accessor, token)

@@ -131,3 +131,51 @@ func TestSweepOfAnAccessorWithoutAToken(t *testing.T) {
 		t.Errorf("without the right to look: %v", err)
 	}
 }
+
+// Vault writes an accessor before its token. A sweep that looks in between finds
+// no token, and finds it the next time.
+func TestSweepBetweenAccessorAndToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tokens := filepath.Join(w.vault.Storage(), "sys", "token", "id")
+	names := func() (all []string) {
+		files, err := os.ReadDir(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			all = append(all, f.Name())
+		}
+		return all
+	}
+	kind := w.kind()
+	sweeper := w.sweeper(0)
+	w.sweep(sweeper) // it is logged in
+	if _, err := kind.Prepare(context.Background(), w.order(w.ask(time.Hour, "read"))); err != nil {
+		t.Fatal(err)
+	}
+	before := names()
+	if _, err := kind.Prepare(context.Background(), w.order(w.ask(time.Hour, "read"))); err != nil {
+		t.Fatal(err)
+	}
+	made := slices.DeleteFunc(names(), func(name string) bool { return slices.Contains(before, name) })
+	move := func(from, to string) {
+		for _, name := range made {
+			if err := os.Rename(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.vault.Kill()
+		w.vault.Restart(t)
+	}
+	away := t.TempDir()
+	move(tokens, away)
+	if _, found := w.sweep(sweeper); len(found) != 1 {
+		t.Errorf("while its token isn't there: %+v", found)
+	}
+	move(away, tokens)
+	if _, found := w.sweep(sweeper); len(found) != 1 {
+		t.Errorf("once it is: %+v", found)
+	}
+	w.clean()
+}
