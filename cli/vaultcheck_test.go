@@ -71,7 +71,7 @@ func TestCatalogAndVaultCommands(t *testing.T) {
 	var plan vault.Plan
 	got := rulesRun(dir, "vault", "setup", "--catalog", good, "--output", "json")
 	check(t, json.Unmarshal([]byte(got.stdout), &plan))
-	if len(plan.Grants) != 2 || plan.Issuer.Name != vault.IssuerPolicy || plan.TokenRole != vault.DefaultTokenRole {
+	if len(plan.Grants) != 2 || plan.Issuer.Name != vault.IssuerPolicy(vault.DefaultTokenRole) || plan.TokenRole != vault.DefaultTokenRole {
 		t.Errorf("%+v", plan)
 	}
 }

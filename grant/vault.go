@@ -85,7 +85,7 @@ func (k *Vault) reads(o Order) ([]sealed.Read, []string, error) {
 			return nil, nil, access.Errorf(access.CodeNotFound, "%s has no action %q", o.Resource.Name, action)
 		}
 		reads = append(reads, sealed.Read{Action: action, Path: o.Resource.VaultPath(action), With: role.With})
-		policies = append(policies, vault.PolicyName(o.Resource, action))
+		policies = append(policies, vault.PolicyName(k.TokenRole, o.Resource, action))
 	}
 	return reads, policies, nil
 }

@@ -572,7 +572,7 @@ func cmdCost(ts *testscript.TestScript, neg bool, args []string) {
 	for range n {
 		begun := time.Now()
 		minted, err := wrapping.Logical().Write("auth/token/create/"+vault.DefaultTokenRole, map[string]any{
-			"policies": []string{vault.GrantPrefix + "orders-db@read"}, "ttl": "600s", "explicit_max_ttl": "600s", "no_default_policy": true, "renewable": false,
+			"policies": []string{vault.GrantPrefix(vault.DefaultTokenRole) + "orders-db@read"}, "ttl": "600s", "explicit_max_ttl": "600s", "no_default_policy": true, "renewable": false,
 		})
 		ts.Check(err)
 		token, err := v.server.ClientWithToken(tb, "").Logical().Unwrap(minted.WrapInfo.Token)

@@ -147,7 +147,7 @@ func (c *Client) checkLeft(ctx context.Context, plan Plan) Finding {
 	}
 	var left []string
 	for _, name := range texts(list.Data["keys"]) {
-		if strings.HasPrefix(name, GrantPrefix) && !slices.Contains(plan.policies(), name) {
+		if strings.HasPrefix(name, GrantPrefix(plan.TokenRole)) && !slices.Contains(plan.policies(), name) {
 			left = append(left, name)
 		}
 	}
@@ -169,9 +169,9 @@ func (c *Client) checkIssuer(ctx context.Context, plan Plan) Finding {
 	for _, try := range []struct{ what, path, policy, wrap string }{
 		{"mint a token that isn't wrapped", "auth/token/create/" + tokenRole, mayMint, ""},
 		{"mint a token without the token role", "auth/token/create", mayMint, "60s"},
-		{"mint a token for what the catalog doesn't name", "auth/token/create/" + tokenRole, GrantPrefix + "no.such@action", "60s"},
+		{"mint a token for what the catalog doesn't name", "auth/token/create/" + tokenRole, GrantPrefix(tokenRole) + "no.such@action", "60s"},
 		{"mint a token for the policy default", "auth/token/create/" + tokenRole, "default", "60s"},
-		{"mint a token for its own policy", "auth/token/create/" + tokenRole, IssuerPolicy, "60s"},
+		{"mint a token for its own policy", "auth/token/create/" + tokenRole, IssuerPolicy(tokenRole), "60s"},
 		{"mint a token for the policy root", "auth/token/create/" + tokenRole, "root", "60s"},
 	} {
 		accessor, _, err := c.mint(ctx, try.path, try.policy, try.wrap)
@@ -233,7 +233,7 @@ func (c *Client) revoke(ctx context.Context, accessor string) error {
 // checkAction looks at the action's policy, gets its secret once, and takes it
 // back.
 func (c *Client) checkAction(ctx context.Context, plan Plan, r access.Resource, action string) (f Finding) {
-	part, name := r.Name+" "+action, PolicyName(r, action)
+	part, name := r.Name+" "+action, PolicyName(plan.TokenRole, r, action)
 	if f := c.checkPolicy(ctx, plan, part, name); f.Err != nil {
 		return f
 	}
@@ -249,7 +249,7 @@ func (c *Client) checkAction(ctx context.Context, plan Plan, r access.Resource, 
 			f = Finding{Part: part, Err: err}
 		}
 	}()
-	life, f := c.checkRead(ctx, part, r, action, wrapping)
+	life, f := c.checkRead(ctx, part, name, r, action, wrapping)
 	if f.Err != nil {
 		return f
 	}
@@ -285,7 +285,7 @@ func (c *Client) checkPolicy(ctx context.Context, plan Plan, part, name string) 
 
 // checkRead unwraps a token and reads with it, as a requester does. It says how
 // long what it got would last if nobody revoked it.
-func (c *Client) checkRead(ctx context.Context, part string, r access.Resource, action, wrapping string) (life time.Duration, f Finding) {
+func (c *Client) checkRead(ctx context.Context, part, name string, r access.Resource, action, wrapping string) (life time.Duration, f Finding) {
 	bad := func(f Finding) (time.Duration, Finding) { return 0, f }
 	client, err := c.client("")
 	if err != nil {
@@ -300,7 +300,7 @@ func (c *Client) checkRead(ctx context.Context, part string, r access.Resource, 
 	if token == nil || token.Auth == nil {
 		return bad(wrong(part, setUp, "what was minted for it is not a token"))
 	}
-	if p := token.Auth.TokenPolicies; len(p) != 1 || p[0] != PolicyName(r, action) {
+	if p := token.Auth.TokenPolicies; len(p) != 1 || p[0] != name {
 		return bad(wrong(part, setUp, "a token minted for it has the policies %s", strings.Join(p, ", ")))
 	}
 	client.SetToken(token.Auth.ClientToken)

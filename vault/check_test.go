@@ -126,6 +126,33 @@ func TestOutOfTheCatalog(t *testing.T) {
 	}
 }
 
+// Two hallpasses share a Vault, each with a token role of its own: to set one up
+// takes nothing from the other, and neither mints for the other's policies.
+func TestTwoOnOneVault(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.setUpAs(t, "hallpass-eu", "resources:\n  vault/payroll: {path: database/creds, actions: {read: orders-dump}}\n")
+	h.setUp(t, catalogYAML)
+	for _, got := range findings(newClient(t, h.config), resources(t, catalogYAML)) {
+		if strings.HasPrefix(got, "BAD") {
+			t.Error(got)
+		}
+	}
+	for role, policy := range map[string]string{"hallpass": "hallpass-eu-grant-payroll@read", "hallpass-eu": "hallpass-grant-orders@read"} {
+		if _, err := h.Client(t).Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{policy}}, role); err == nil {
+			t.Errorf("%s mints for %s", role, policy)
+		}
+	}
+	if text, err := h.Client(t).Sys().GetPolicy("hallpass-eu-grant-payroll@read"); err != nil || !strings.Contains(text, "database/creds/orders-dump") {
+		t.Errorf("%q, %v", text, err)
+	}
+	for name, ok := range map[string]bool{"hallpass": true, "hallpass-eu": true, "grants": true, "hallpass-grant-eu": false, "hallpass-grant": false} {
+		if err := vault.CheckTokenRole(name); (err == nil) != ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // noLeases: what a check reads, it takes back.
 func (h *house) noLeases(t *testing.T) {
 	t.Helper()
@@ -198,10 +225,10 @@ func TestCheckFinds(t *testing.T) {
 		}, false, "BAD token role: there is no token role hallpass"},
 		{"an issuer that can see what it mints", catalogYAML, func(t *testing.T) {
 			text := strings.ReplaceAll(plan(t).Issuer.Text, `min_wrapping_ttl = "1s"`, "")
-			h.Policy(t, vault.IssuerPolicy, strings.ReplaceAll(text, `max_wrapping_ttl = "86400s"`, ""))
+			h.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), strings.ReplaceAll(text, `max_wrapping_ttl = "86400s"`, ""))
 		}, false, "BAD issuer: it can mint a token that isn't wrapped"},
 		{"an issuer that can mint at will", catalogYAML, func(t *testing.T) {
-			h.Policy(t, vault.IssuerPolicy, plan(t).Issuer.Text+`path "auth/token/create" { capabilities = ["update", "sudo"] }`)
+			h.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), plan(t).Issuer.Text+`path "auth/token/create" { capabilities = ["update", "sudo"] }`)
 		}, false, "BAD issuer: it can mint a token without the token role"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -13,16 +13,33 @@ import (
 // What hallpass calls its own in Vault. The token role can mint for the policies
 // of the plan and for no others, so whatever can use it can get at what the
 // catalog named when Vault was told last, and at nothing else.
-const (
-	GrantPrefix      = "hallpass-grant-"
-	IssuerPolicy     = "hallpass-issuer"
-	DefaultTokenRole = "hallpass"
-)
+//
+// All names begin with the token role's, so that several hallpasses can share a
+// Vault, each with a token role of its own.
+const DefaultTokenRole = "hallpass"
+
+// grants is what stands between a token role's name and what its policies open.
+const grants = "-grant-"
+
+// CheckTokenRole refuses names whose policies could be taken for another's.
+func CheckTokenRole(name string) error {
+	if strings.Contains(name, grants) || strings.HasSuffix(name, strings.TrimSuffix(grants, "-")) {
+		return access.Errorf(access.CodeMalformed, "%q has %q in it, which begins the names of policies", name, strings.TrimSuffix(grants, "-"))
+	}
+	return nil
+}
+
+// GrantPrefix is what the names of all policies begin with that a token role
+// has ever minted for.
+func GrantPrefix(tokenRole string) string { return strings.ToLower(tokenRole) + grants }
+
+// IssuerPolicy is the issuer's own. Vault's policies are in lower case.
+func IssuerPolicy(tokenRole string) string { return strings.ToLower(tokenRole) + "-issuer" }
 
 // PolicyName is the policy of one action of a resource. Names of resources
 // have no "@", so no two actions share one.
-func PolicyName(r access.Resource, action string) string {
-	return GrantPrefix + r.ShortName() + "@" + action
+func PolicyName(tokenRole string, r access.Resource, action string) string {
+	return GrantPrefix(tokenRole) + r.ShortName() + "@" + action
 }
 
 // Policy is one of Vault's policies.
@@ -55,13 +72,13 @@ func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan 
 			continue
 		}
 		for _, action := range r.Actions {
-			p.Grants = append(p.Grants, Policy{Name: PolicyName(r, action), Text: grantPolicy(r, action)})
+			p.Grants = append(p.Grants, Policy{Name: PolicyName(tokenRole, r, action), Text: grantPolicy(r, action)})
 			leases = append(leases, r.VaultPath(action))
 		}
 	}
 	p.Role = roleParameters(p.policies())
 	slices.Sort(leases)
-	p.Issuer = Policy{Name: IssuerPolicy, Text: issuerPolicy(tokenRole, slices.Compact(leases))}
+	p.Issuer = Policy{Name: IssuerPolicy(tokenRole), Text: issuerPolicy(tokenRole, slices.Compact(leases))}
 	return p
 }
 
@@ -72,7 +89,7 @@ func (p Plan) policies() []string {
 		names = append(names, g.Name)
 	}
 	if len(names) == 0 {
-		return []string{GrantPrefix + "none"} // to Vault, a role without a list has no bound
+		return []string{GrantPrefix(p.TokenRole) + "none"} // to Vault, a role without a list has no bound
 	}
 	return names
 }
@@ -138,7 +155,7 @@ func issuerPolicy(tokenRole string, leases []string) string {
 		"path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n}\n", tokenRole)
 	b.WriteString("# For hallpass vault check.\n")
 	own(&b, "roles/"+tokenRole, "read")
-	fmt.Fprintf(&b, "path \"sys/policies/acl/%s*\" {\n  capabilities = [\"read\"]\n}\n", GrantPrefix)
+	fmt.Fprintf(&b, "path \"sys/policies/acl/%s*\" {\n  capabilities = [\"read\"]\n}\n", GrantPrefix(tokenRole))
 	b.WriteString("# For the sweep: what is alive, and whose it is.\n")
 	own(&b, "accessors", "list", "sudo")
 	own(&b, "accessors/", "list", "sudo")
@@ -199,7 +216,7 @@ func (p Plan) forget(b *strings.Builder) {
 	for _, name := range p.policies() {
 		fmt.Fprintf(b, "    '%s') ;;\n", name)
 	}
-	fmt.Fprintf(b, "    %s*) vault policy delete \"$policy\" ;;\n  esac\ndone", GrantPrefix)
+	fmt.Fprintf(b, "    %s*) vault policy delete \"$policy\" ;;\n  esac\ndone", GrantPrefix(p.TokenRole))
 }
 
 // login is how the issuer gets its policy.
@@ -213,21 +230,22 @@ func (p Plan) login(b *strings.Builder) {
 	}
 	role := p.config.Role
 	if role == "" {
-		role = "hallpass"
+		role = p.TokenRole
 	}
+	issuer := p.Issuer.Name
 	switch auth {
 	case AppRole:
 		fmt.Fprintf(b, "# Its login. The last command prints issuers.vault.role_id for hallpass.yaml. Where\n"+
 			"# the issuer runs, this fills issuers.vault.secret_id_file:\n"+
-			"# umask 077; vault write -f -field=secret_id 'auth/%[1]s/role/hallpass/secret-id' > FILE\n"+
+			"# umask 077; vault write -f -field=secret_id 'auth/%[1]s/role/%[3]s/secret-id' > FILE\n"+
 			"vault auth list | grep -q '^%[1]s/' || vault auth enable -path='%[1]s' approle\n"+
-			"vault write 'auth/%[1]s/role/hallpass' \\\n  token_policies='%[2]s' \\\n  token_no_default_policy='true' \\\n  token_ttl='1h' \\\n  token_max_ttl='24h'\n"+
-			"vault read -field=role_id 'auth/%[1]s/role/hallpass/role-id'\n", mount, IssuerPolicy)
+			"vault write 'auth/%[1]s/role/%[3]s' \\\n  token_policies='%[2]s' \\\n  token_no_default_policy='true' \\\n  token_ttl='1h' \\\n  token_max_ttl='24h'\n"+
+			"vault read -field=role_id 'auth/%[1]s/role/%[3]s/role-id'\n", mount, issuer, p.TokenRole)
 	case Token:
-		fmt.Fprintf(b, "# Its login: whatever keeps the file issuers.vault.token_file has to put a token\n# there that has the policy %s and, best, no other.\n", IssuerPolicy)
+		fmt.Fprintf(b, "# Its login: whatever keeps the file issuers.vault.token_file has to put a token\n# there that has the policy %s and, best, no other.\n", issuer)
 	case Cert:
-		fmt.Fprintf(b, "# Its login: give the role of its certificate below auth/%s/certs/ these.\n# token_policies='%s' token_no_default_policy='true'\n", mount, IssuerPolicy)
+		fmt.Fprintf(b, "# Its login: give the role of its certificate below auth/%s/certs/ these.\n# token_policies='%s' token_no_default_policy='true'\n", mount, issuer)
 	default:
-		fmt.Fprintf(b, "# Its login: give auth/%s/role/%s these, and bind it to the issuer alone.\n# token_policies='%s' token_no_default_policy='true'\n", mount, role, IssuerPolicy)
+		fmt.Fprintf(b, "# Its login: give auth/%s/role/%s these, and bind it to the issuer alone.\n# token_policies='%s' token_no_default_policy='true'\n", mount, role, issuer)
 	}
 }

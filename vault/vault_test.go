@@ -39,11 +39,11 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestLogin(t *testing.T) {
 	t.Parallel()
 	s := vaulttest.Start(t, vaulttest.Config{TLS: true})
-	s.Policy(t, vault.IssuerPolicy, `path "auth/token/lookup-self" { capabilities = ["read"] }`)
-	token := s.NewJWT(t, "jwt", "issuer", vault.IssuerPolicy).Token(t, time.Now().Add(time.Hour))
-	cluster := s.NewKubernetes(t, "kubernetes", "issuer", vault.IssuerPolicy)
+	s.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), `path "auth/token/lookup-self" { capabilities = ["read"] }`)
+	token := s.NewJWT(t, "jwt", "issuer", vault.IssuerPolicy(vault.DefaultTokenRole)).Token(t, time.Now().Add(time.Hour))
+	cluster := s.NewKubernetes(t, "kubernetes", "issuer", vault.IssuerPolicy(vault.DefaultTokenRole))
 	s.EnableAuth(t, "team/approle", "approle")
-	s.Write(t, "auth/team/approle/role/hallpass", map[string]any{"token_policies": vault.IssuerPolicy})
+	s.Write(t, "auth/team/approle/role/hallpass", map[string]any{"token_policies": vault.IssuerPolicy(vault.DefaultTokenRole)})
 	id, err := s.Client(t).Logical().Read("auth/team/approle/role/hallpass/role-id")
 	if err != nil {
 		t.Fatal(err)
@@ -54,8 +54,8 @@ func TestLogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Write(t, "auth/cert/certs/issuer", map[string]any{"certificate": string(cert), "token_policies": vault.IssuerPolicy})
-	given, err := s.Client(t).Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{vault.IssuerPolicy}, TTL: "1h"})
+	s.Write(t, "auth/cert/certs/issuer", map[string]any{"certificate": string(cert), "token_policies": vault.IssuerPolicy(vault.DefaultTokenRole)})
+	given, err := s.Client(t).Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{vault.IssuerPolicy(vault.DefaultTokenRole)}, TTL: "1h"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,12 @@ func newHouse(t *testing.T) *house {
 // setUp runs the script for a catalog.
 func (h *house) setUp(t *testing.T, catalog string) (printed string) {
 	t.Helper()
-	script := vault.NewPlan(resources(t, catalog), vault.Config{}, vault.DefaultTokenRole).Script()
+	return h.setUpAs(t, vault.DefaultTokenRole, catalog)
+}
+
+func (h *house) setUpAs(t *testing.T, tokenRole, catalog string) (printed string) {
+	t.Helper()
+	script := vault.NewPlan(resources(t, catalog), vault.Config{}, tokenRole).Script()
 	cmd := exec.Command("sh")
 	cmd.Stdin = strings.NewReader(script)
 	bin := t.TempDir()

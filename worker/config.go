@@ -231,7 +231,7 @@ func settings() []setting {
 		{path: "issuers.vault.namespace", env: "HALLPASS_ISSUERS_VAULT_NAMESPACE", about: "its namespace",
 			at: func(c *Config) any { return &c.Issuers.Vault.Namespace }, check: checkVaultPath},
 		{path: "issuers.vault.token_role", env: "HALLPASS_ISSUERS_VAULT_TOKEN_ROLE", about: "token role that mints", value: vault.DefaultTokenRole,
-			at: func(c *Config) any { return &c.Issuers.Vault.TokenRole }, check: checkVaultName},
+			at: func(c *Config) any { return &c.Issuers.Vault.TokenRole }, check: checkTokenRole},
 		{path: "issuers.vault.auth", env: "HALLPASS_ISSUERS_VAULT_AUTH", about: "how the issuer logs in: " + strings.Join(vault.Auths(), ", "), value: vault.AppRole,
 			at: func(c *Config) any { return &c.Issuers.Vault.Auth }, check: checkVaultAuth},
 		{path: "issuers.vault.auth_mount", env: "HALLPASS_ISSUERS_VAULT_AUTH_MOUNT", about: "where that is mounted; empty: at its own name",
@@ -630,6 +630,13 @@ func checkVaultName(s string) error {
 		return fmt.Errorf("%q has a slash in it", s)
 	}
 	return access.CheckPath("role", s)
+}
+
+func checkTokenRole(s string) error {
+	if err := checkVaultName(s); err != nil {
+		return err
+	}
+	return vault.CheckTokenRole(s)
 }
 
 func checkKeySource(s string) error {

@@ -52,7 +52,7 @@ func BenchmarkGrant(b *testing.B) {
 				return bare.Vault.Do(ctx, func(ctx context.Context, c *api.Client) error {
 					wrapping := c.WithRequestCallbacks(func(r *api.Request) { r.WrapTTL = "600s" })
 					s, err := wrapping.Logical().WriteWithContext(ctx, "auth/token/create/"+vault.DefaultTokenRole, map[string]any{
-						"policies": []string{vault.GrantPrefix + "orders@read"}, "ttl": "600s", "explicit_max_ttl": "600s",
+						"policies": []string{vault.GrantPrefix(vault.DefaultTokenRole) + "orders@read"}, "ttl": "600s", "explicit_max_ttl": "600s",
 						"no_default_policy": true, "renewable": false, "meta": map[string]string{"hallpass_request": a.ID},
 					})
 					if err == nil {

@@ -46,7 +46,7 @@ func TestRevokeThatVaultWasInterruptedIn(t *testing.T) {
 	lost := w.open(a, w.issue(issuer, a))[0]
 	kept := w.open(b, w.issue(issuer, b))[0]
 	otherCred := w.issue(issuer, other)
-	stranger := w.mint("auth/token/create/"+vault.DefaultTokenRole, map[string]any{"policies": []string{vault.GrantPrefix + "orders@read"}})
+	stranger := w.mint("auth/token/create/"+vault.DefaultTokenRole, map[string]any{"policies": []string{vault.GrantPrefix(vault.DefaultTokenRole) + "orders@read"}})
 
 	end := audit.End{Request: a.ID, State: access.StateRevoked, Why: "test"}
 	w.interrupted(func() {
@@ -126,7 +126,7 @@ func TestSweepOfAnAccessorWithoutAToken(t *testing.T) {
 	if _, found := w.sweep(w.sweeper(0)); len(found) != 0 {
 		t.Errorf("found %+v", found)
 	}
-	w.vault.Policy(t, vault.IssuerPolicy, `path "auth/token/accessors*" { capabilities = ["list", "sudo"] }`)
+	w.vault.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), `path "auth/token/accessors*" { capabilities = ["list", "sudo"] }`)
 	if _, err := w.sweeper(0).Sweep(context.Background(), "vault", ""); err == nil || !strings.Contains(err.Error(), "403") {
 		t.Errorf("without the right to look: %v", err)
 	}

@@ -512,8 +512,10 @@ func TestRefusals(t *testing.T) {
 		want      string
 		whenEnded bool // also true of Revoke
 	}{
-		{"no right to mint", func() { w.vault.Policy(t, vault.IssuerPolicy, `path "x" { capabilities = ["read"] }`) },
-			func() { w.vault.Policy(t, vault.IssuerPolicy, plan.Issuer.Text) }, see + "vault answers 403 to auth/token/create/hallpass: 1 error occurred: * permission denied)", false},
+		{"no right to mint", func() {
+			w.vault.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), `path "x" { capabilities = ["read"] }`)
+		},
+			func() { w.vault.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), plan.Issuer.Text) }, see + "vault answers 403 to auth/token/create/hallpass: 1 error occurred: * permission denied)", false},
 		{"no token role", noRole, func() { role("") }, see + "vault answers 400 to auth/token/create/hallpass: unknown role hallpass)", false},
 		{"a token role for others", func() { role("other") }, func() { role("") }, see + "vault answers 400 to auth/token/create/hallpass: ", false},
 		{"rate limit", func() { limit(1); _, _ = w.kind().Prepare(context.Background(), w.order(w.ask(time.Minute, "read"))) },

@@ -90,7 +90,7 @@ func TestSweep(t *testing.T) {
 			"policies": []string{"default"}, "meta": map[string]string{"hallpass_request": never.ID},
 		}),
 		"without a role": w.mint("auth/token/create", map[string]any{"policies": []string{"default"}, "meta": map[string]string{"hallpass_request": never.ID}}),
-		"for no request": w.mint("auth/token/create/"+vault.DefaultTokenRole, map[string]any{"policies": []string{vault.GrantPrefix + "orders@read"}}),
+		"for no request": w.mint("auth/token/create/"+vault.DefaultTokenRole, map[string]any{"policies": []string{vault.GrantPrefix(vault.DefaultTokenRole) + "orders@read"}}),
 	}
 
 	if looked, found := w.sweep(w.sweeper(time.Hour)); looked != 5 || len(found) != 0 {

@@ -121,7 +121,7 @@ func (w *world) setUp() {
 	}
 	w.vault.Write(w.t, "auth/token/roles/"+plan.TokenRole, role)
 	w.vault.EnableAuth(w.t, "approle", "approle")
-	w.vault.Write(w.t, "auth/approle/role/hallpass", map[string]any{"token_policies": vault.IssuerPolicy, "token_no_default_policy": true, "token_ttl": "1h", "token_max_ttl": "24h"})
+	w.vault.Write(w.t, "auth/approle/role/hallpass", map[string]any{"token_policies": vault.IssuerPolicy(vault.DefaultTokenRole), "token_no_default_policy": true, "token_ttl": "1h", "token_max_ttl": "24h"})
 	id, err := w.vault.Client(w.t).Logical().Read("auth/approle/role/hallpass/role-id")
 	if err != nil {
 		w.t.Fatal(err)
