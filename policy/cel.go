@@ -82,13 +82,16 @@ type scope struct {
 	vals []ref.Val
 }
 
-func newScope(in *Input) *scope { return &scope{in, make([]ref.Val, len(variables))} }
+func newScope(in *Input) *scope { return &scope{in: in} }
 
 // ResolveName implements cel.Activation.
 func (s *scope) ResolveName(name string) (any, bool) {
 	i, ok := slots[name]
 	if !ok {
 		return nil, false
+	}
+	if s.vals == nil {
+		s.vals = make([]ref.Val, len(variables))
 	}
 	if s.vals[i] == nil {
 		s.vals[i] = variables[i].value(s.in)
@@ -103,12 +106,21 @@ func (s *scope) Parent() cel.Activation { return nil }
 type condition struct {
 	program cel.Program
 	musts   []must
+	whole   bool     // it holds if, and only if, all musts are met
 	asks    []string // look-ups: the keys of context that it speaks of, or AllLookups
 	total   bool     // it speaks of request.total
 }
 
-// holds evaluates the condition.
+// holds evaluates the condition, as far as its musts don't say what comes of it.
 func (c condition) holds(s *scope) (bool, error) {
+	for _, m := range c.musts {
+		if !m.met(s.in) {
+			return false, nil
+		}
+	}
+	if c.whole {
+		return true, nil
+	}
 	v, _, err := c.program.Eval(s)
 	if err != nil {
 		return false, err
@@ -179,7 +191,8 @@ func (c *compiler) compile(text string) (condition, []complaint) {
 	if err != nil {
 		return condition{}, []complaint{{1, 0, err.Error()}}
 	}
-	return condition{program, musts(checked.NativeRep().Expr()), asks(parsed.NativeRep()), totals(checked.NativeRep())}, nil
+	found, whole := musts(checked.NativeRep().Expr())
+	return condition{program, found, whole, asks(parsed.NativeRep()), totals(checked.NativeRep())}, nil
 }
 
 func complaints(issues *cel.Issues) []complaint {

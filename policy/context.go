@@ -77,7 +77,7 @@ func unasked(c condition, in *Input) error {
 // what nobody looked up then would be missing. "*" stands for all there are.
 func (p *Policy) Lookups(in Input) []string {
 	var out []string
-	for _, i := range p.index.candidates(&in) {
+	for _, i := range p.index.candidates(&in, nil) {
 		r := p.rules[i]
 		if !slices.ContainsFunc(r.musts, func(m must) bool { return !m.met(&in) }) {
 			out = append(append(out, r.when.asks...), r.auto.asks...)
@@ -99,7 +99,7 @@ func (p *Policy) Unsure(name string, failed []string) bool {
 func (p *Policy) Undecided(in Input) []string {
 	var out []string
 	s := newScope(&in)
-	for _, i := range p.index.candidates(&in) {
+	for _, i := range p.index.candidates(&in, nil) {
 		r := p.rules[i]
 		if slices.ContainsFunc(r.musts, func(m must) bool { return !m.met(&in) }) {
 			continue

@@ -41,8 +41,10 @@ type match struct {
 // the digests, Decide fills in the policy's.
 func (p *Policy) Decide(in Input) access.Ruling {
 	s := newScope(&in)
-	var matches []match
-	for _, i := range p.index.candidates(&in) {
+	var few [16]int // as mostly; more are made room for
+	var fewer [4]match
+	matches := fewer[:0]
+	for _, i := range p.index.candidates(&in, few[:0]) {
 		if m := p.rules[i].apply(s); m.matched || m.err != nil {
 			matches = append(matches, m)
 		}

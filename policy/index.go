@@ -6,6 +6,7 @@ import (
 
 	celast "cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
 )
 
 // must is something that has to be so for a condition to hold: one of the
@@ -24,20 +25,25 @@ const (
 	mustLabel = "resource.labels."
 )
 
-// musts finds the musts of an expression.
-func musts(e celast.Expr) []must {
+// musts finds the musts of an expression. whole says that there is nothing else in
+// it: then it holds if, and only if, all of them are met.
+func musts(e celast.Expr) (found []must, whole bool) {
+	if e.Kind() == celast.LiteralKind {
+		return nil, e.AsLiteral() == types.True
+	}
 	if e.Kind() != celast.CallKind {
-		return nil
+		return nil, false
 	}
 	call := e.AsCall()
 	args := call.Args()
 	switch call.FunctionName() {
 	case operators.LogicalAnd:
-		var out []must
+		whole = true
 		for _, a := range args {
-			out = append(out, musts(a)...)
+			more, all := musts(a)
+			found, whole = append(found, more...), whole && all
 		}
-		return out
+		return found, whole
 	case operators.Equals:
 		field, value := path(args[0]), args[1]
 		if field == "" {
@@ -46,15 +52,15 @@ func musts(e celast.Expr) []must {
 		if v, ok := literal(value); ok && v != "" {
 			switch {
 			case field == mustName, field == mustKind, field == mustUser, strings.HasPrefix(field, mustLabel):
-				return []must{{field, v}}
+				return []must{{field, v}}, true
 			}
 		}
 	case operators.In:
 		if v, ok := literal(args[0]); ok && path(args[1]) == mustGroup {
-			return []must{{mustGroup, v}}
+			return []must{{mustGroup, v}}, true
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // path writes an expression as a dotted name, if it is one. The type checker
@@ -114,9 +120,9 @@ func newIndex(rules []*rule) index {
 	return x
 }
 
-// candidates are the rules that may match in, in the rules' order.
-func (x index) candidates(in *Input) []int {
-	out := slices.Clone(x.rest)
+// candidates adds to out the rules that may match in, in the rules' order.
+func (x index) candidates(in *Input, out []int) []int {
+	out = append(out, x.rest...)
 	out = append(out, x.by[must{mustName, in.Resource.Name}]...)
 	out = append(out, x.by[must{mustKind, in.Resource.Kind}]...)
 	out = append(out, x.by[must{mustUser, in.Requester.Name}]...)
