@@ -183,7 +183,7 @@ func (r *Reader) copyInto(ctx context.Context, target dialect) (report Report, e
 		}
 	}
 	report.Log = r.PublicKey()
-	if err := verify(ctx, target, s, r.verifier, &since, &report); err != nil || !report.OK {
+	if err := verify(ctx, target, s, nil, r.verifier, &since, &report); err != nil || !report.OK {
 		return report, err
 	}
 	if _, err := s.send(ctx, stmt{query: commitWork}); err != nil {

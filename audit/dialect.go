@@ -25,6 +25,9 @@ type dialect interface {
 	lock() []stmt
 	// snapshot begins a transaction that sees the log as of one moment.
 	snapshot() string
+	// version asks a connection for a number that stays the same as long as no
+	// other one has committed anything; "" where there is none.
+	version() string
 	// settings are three columns: whether a commit is on disk before it is
 	// acknowledged, by the session's setting and by the server's, and whether
 	// nothing can be written.

@@ -208,6 +208,8 @@ func (p *postgres) lock() []stmt {
 
 func (p *postgres) snapshot() string { return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" }
 
+func (p *postgres) version() string { return "" } // and intact does nothing
+
 func (p *postgres) clock() string {
 	return "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 }

@@ -28,6 +28,7 @@ func (f sqliteFile) String() string                { return string(f) }
 func (f sqliteFile) translate(query string) string { return query }
 func (f sqliteFile) lock() []stmt                  { return []stmt{{query: "BEGIN IMMEDIATE"}} }
 func (f sqliteFile) snapshot() string              { return "BEGIN" }
+func (f sqliteFile) version() string               { return "PRAGMA data_version" }
 func (f sqliteFile) clock() string                 { return "" }
 func (f sqliteFile) settings() string              { return "'on', 'on', 'off'" } // dsn sees to it
 

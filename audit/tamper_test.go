@@ -654,3 +654,65 @@ func TestFilesOfTheDay(t *testing.T) {
 	index := w.issue(r, st, yes, w.certificate(h, w.spec(r, h)))
 	wantProblem(t, w.verify(VerifyOptions{}), index, "not allowed (ask)")
 }
+
+// Verify has the file looked at on a second connection meanwhile. Both see the same,
+// also while others write as fast as they can; where that can't be had, there is one.
+func TestBothConnectionsSeeTheSame(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.live()
+	r, err := OpenReader(ctx, w.path, w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	writing, stop := context.WithCancel(ctx)
+	written := make(chan error, 1)
+	pairs, last := 0, int64(0)
+	for i := 0; last < 400 && i < 100_000; i++ {
+		if i == 50 { // before that, nobody writes
+			if pairs != 50 {
+				t.Errorf("%d pairs of 50 though nobody wrote", pairs)
+			}
+			go func() {
+				for i := 0; ; i++ {
+					if _, err := w.log.Append(writing, newer(1, i)); err != nil {
+						written <- err
+						return
+					}
+				}
+			}()
+		}
+		conn, beside, end, err := r.snapshots(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := func(q querier) (events, signed int64) {
+			if err := q.QueryRowContext(ctx, "SELECT (SELECT max(idx) FROM events), (SELECT max(size) FROM checkpoints)").Scan(&events, &signed); err != nil {
+				t.Fatal(err)
+			}
+			return events, signed
+		}
+		events, signed := seen(conn)
+		last = events
+		if beside != nil {
+			pairs++
+			for range 3 { // whatever is committed meanwhile
+				if e, s := seen(beside); e != events || s != signed {
+					t.Fatalf("one connection sees %d events, the last signed %d, the other %d and %d", events, signed, e, s)
+				}
+				if e, s := seen(conn); e != events || s != signed {
+					t.Fatalf("the snapshot has grown from %d to %d", events, e)
+				}
+			}
+		}
+		end()
+	}
+	stop()
+	if err := <-written; err != nil && writing.Err() == nil {
+		t.Fatal(err)
+	}
+	if pairs <= 50 || last < 400 {
+		t.Errorf("%d pairs, %d events: that shows nothing", pairs, last)
+	}
+}

@@ -111,21 +111,22 @@ func (r *Reader) Verify(ctx context.Context, o VerifyOptions) (Report, error) {
 			return report, fmt.Errorf("older checkpoint: %w", err)
 		}
 	}
-	conn, end, err := r.snapshot(ctx)
+	conn, beside, end, err := r.snapshots(ctx)
 	if err != nil {
 		return report, err
 	}
 	defer end()
-	return report, verify(ctx, r.db, conn, r.verifier, since, &report)
+	return report, verify(ctx, r.db, conn, beside, r.verifier, since, &report)
 }
 
-// verify fills the report in by what a connection sees.
-func verify(ctx context.Context, d dialect, q querier, verifier note.Verifier, since *Checkpoint, report *Report) error {
+// verify fills the report in by what a connection sees, and another one beside it
+// that sees the same, if there is one.
+func verify(ctx context.Context, d dialect, q, beside querier, verifier note.Verifier, since *Checkpoint, report *Report) error {
 	have, err := checkSchema(ctx, d, q)
 	if err != nil {
 		return err
 	}
-	v := &verification{ctx: ctx, db: d, conn: q, report: report, verifier: verifier, since: since, replay: newReplay(report)}
+	v := &verification{ctx: ctx, db: d, conn: q, beside: beside, report: report, verifier: verifier, since: since, replay: newReplay(report)}
 	v.replay.schema = have
 	if err := v.run(); err != nil {
 		return err
@@ -150,12 +151,69 @@ func (r *Reader) snapshot(ctx context.Context) (querier, func(), error) {
 	}, nil
 }
 
+// maxTwins bounds how often snapshots tries to get two connections to see the same.
+const maxTwins = 20
+
+// snapshots gives a connection as snapshot does, and beside it another one that sees
+// the very same, nil if there is none to be had: the database has no way to tell, or
+// others write all the time.
+func (r *Reader) snapshots(ctx context.Context) (conn, beside querier, end func(), err error) {
+	if r.db.version() == "" {
+		conn, end, err = r.snapshot(ctx)
+		return conn, nil, end, err
+	}
+	second, err := r.db.Conn(ctx)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("read audit log: %w", explain(err))
+	}
+	other := translated{second, r.db}
+	release := func() {
+		_, _ = second.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") // nothing was written
+		_ = second.Close()
+	}
+	version := func(q querier) (v int64, err error) {
+		err = q.QueryRowContext(ctx, r.db.version()).Scan(&v)
+		return v, err
+	}
+	for range maxTwins {
+		// A snapshot is taken by the first read in it. What the second connection
+		// is told before the first has read, and when it reads itself, is the same
+		// only if nobody has committed anything from the one to the other.
+		before, err := version(other)
+		if err != nil {
+			break // whatever is wrong with the file, who reads it will say so
+		}
+		first, end, err := r.snapshot(ctx)
+		if err != nil {
+			release()
+			return nil, nil, nil, err
+		}
+		if _, err = version(first); err == nil {
+			_, err = second.ExecContext(ctx, r.db.snapshot())
+		}
+		if err == nil {
+			if after, err := version(other); err == nil && after == before {
+				return first, other, func() { end(); release() }, nil
+			}
+			_, _ = second.ExecContext(ctx, "ROLLBACK")
+		}
+		end()
+		if err != nil {
+			break
+		}
+	}
+	release()
+	conn, end, err = r.snapshot(ctx)
+	return conn, nil, end, err
+}
+
 // verification walks through the events once, in order, and compares the tree
 // that grows with each checkpoint on the way.
 type verification struct {
 	ctx      context.Context
 	db       dialect
 	conn     querier
+	beside   querier // sees the same as conn; nil: there is none
 	report   *Report
 	verifier note.Verifier
 	since    *Checkpoint
@@ -169,6 +227,8 @@ type verification struct {
 }
 
 func (v *verification) run() error {
+	intact, end := v.intact()
+	defer end()
 	var size int64
 	var msg []byte
 	err := v.conn.QueryRowContext(v.ctx, "SELECT size, note FROM checkpoints ORDER BY size LIMIT 1").Scan(&size, &msg)
@@ -209,11 +269,28 @@ func (v *verification) run() error {
 	if err := v.replay.finish(v.ctx, v.conn); err != nil {
 		return err
 	}
-	damage, err := v.db.intact(v.ctx, v.conn)
+	damage, err := intact()
 	if damage != "" {
 		v.report.problem(-1, nil, "%s", damage)
 	}
 	return err
+}
+
+// intact has the database look at itself, on the other connection from now on; where
+// there is none, when it is waited for. Once end has returned, nothing looks any more.
+func (v *verification) intact() (wait func() (string, error), end func()) {
+	if v.beside == nil {
+		return func() (string, error) { return v.db.intact(v.ctx, v.conn) }, func() {}
+	}
+	ctx, stop := context.WithCancel(v.ctx)
+	done := make(chan struct{})
+	var damage string
+	var err error
+	go func() {
+		defer close(done)
+		damage, err = v.db.intact(ctx, v.beside)
+	}()
+	return func() (string, error) { <-done; return damage, err }, func() { stop(); <-done }
 }
 
 // maxPage bounds how many events are read at once, maxAhead how many pages are
