@@ -204,8 +204,9 @@ type Set struct {
 type Need struct {
 	Rule     string `json:"rule"`
 	Sets     []Set  `json:"sets"`
-	Denies   int    `json:"denies,omitempty"`   // so many denials of those who may approve end the request; 0: one
-	Escalate []Step `json:"escalate,omitempty"` // what happens while nobody answers, in order
+	Denies   int    `json:"denies,omitempty"`    // so many denials of those who may approve end the request; 0: one
+	Escalate []Step `json:"escalate,omitempty"`  // what happens while nobody answers, in order
+	InPerson bool   `json:"in_person,omitempty"` // a decision in another's place counts for nothing here
 }
 
 // Step is one step of a rule's escalation.

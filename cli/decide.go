@@ -115,8 +115,14 @@ func (a *app) say(b backend, s access.Status, req access.Request, d access.Decis
 		return err
 	}
 	defer func() { _ = me.signer.Close() }()
+	mine := false
 	if d.For == "" {
-		d.For, _ = a.sayIn(b, s, req, me.user)
+		d.For, mine = a.sayIn(b, s, req, me.user)
+	}
+	if d.For != "" || !mine {
+		if err := a.inPerson(b, s, req, me.user, d.For); err != nil {
+			return err
+		}
 	}
 	if d.For != "" {
 		a.err.Printf("In the place of %s, who has delegated it to you.\n", d.For)
@@ -257,7 +263,7 @@ func (a *app) showRequest(p *printer, s access.Status, req access.Request, more 
 }
 
 func (a *app) requestFields(p *printer, s access.Status, req access.Request, now time.Time) []any {
-	start, deadline, needs, mode := "", "", "", req.Mode
+	start, deadline, needs, personal, mode := "", "", "", "", req.Mode
 	switch {
 	case mode == access.ModeEmergency && s.Granted != nil:
 		mode = "BREAK-GLASS"
@@ -273,6 +279,15 @@ func (a *app) requestFields(p *printer, s access.Status, req access.Request, now
 	}
 	if s.State == access.StatePending && len(s.Standing.Missing) > 0 {
 		needs = policy.Describe(s.Standing.Missing)
+		var rules []string
+		for _, n := range s.Standing.Ruling.Needs {
+			if n.InPerson {
+				rules = append(rules, n.Rule)
+			}
+		}
+		if rules != nil {
+			personal = policy.WantsInPerson(rules)
+		}
 	}
 	return []any{
 		"request", req.ID,
@@ -285,6 +300,7 @@ func (a *app) requestFields(p *printer, s access.Status, req access.Request, now
 		"start", start,
 		"rules", strings.Join(s.Standing.Ruling.Rules, ", "),
 		"still needs", needs,
+		"in person", personal,
 		"decide by", deadline,
 		"signed by", by,
 	}

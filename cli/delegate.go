@@ -233,22 +233,51 @@ func (a *app) sayIn(b backend, s access.Status, req access.Request, me access.Us
 	if me.Name == "" || me.Name == req.Signer {
 		return "", false
 	}
-	used := func(name string) bool {
-		return slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == name || v.For == name })
+	eligible := func(u access.User, instead bool) bool {
+		return !spoken(s, u.Name) && policy.Eligible(s.Standing.Ruling.Needs, a.voter(u, req, instead))
 	}
-	eligible := func(u access.User) bool {
-		return !used(u.Name) && policy.Eligible(s.Standing.Ruling.Needs, policy.Voter{User: u, Waited: a.now().Sub(req.Time)})
-	}
-	if used(me.Name) {
+	if spoken(s, me.Name) {
 		return "", false
 	}
-	if eligible(me) {
+	if eligible(me, false) {
 		return "", true
 	}
 	for _, giver := range a.places(b, me) {
-		if giver.Name != req.Signer && eligible(giver) {
+		if giver.Name != req.Signer && eligible(giver, true) {
 			return giver.Name, true
 		}
 	}
 	return "", false
+}
+
+// spoken says whether somebody's word in a request was used, by whomever.
+func spoken(s access.Status, name string) bool {
+	return slices.ContainsFunc(s.Standing.Voices, func(v access.Voice) bool { return v.Signer == name || v.For == name })
+}
+
+func (a *app) voter(u access.User, req access.Request, instead bool) policy.Voter {
+	return policy.Voter{User: u, Waited: a.now().Sub(req.Time), Instead: instead}
+}
+
+// inPerson says, before it is signed, where a decision by the user in the place of
+// somebody doesn't count because a rule wants that one in person. It is an error
+// if it counts nowhere; with place "" if that is so of everybody in whose place he
+// may decide, and he has no say of his own.
+func (a *app) inPerson(b backend, s access.Status, req access.Request, me access.User, place string) error {
+	needs := s.Standing.Ruling.Needs
+	for _, giver := range a.places(b, me) {
+		if giver.Name == req.Signer || place != "" && giver.Name != place || spoken(s, giver.Name) || spoken(s, me.Name) {
+			continue
+		}
+		v := a.voter(giver, req, true)
+		rules := policy.InPerson(needs, v)
+		switch {
+		case rules == nil:
+		case !policy.Eligible(needs, v):
+			return failf(ExitRefused, "%s, so nobody decides in the place of %s", policy.WantsInPerson(rules), giver.Name)
+		case place != "":
+			a.err.Printf("It doesn't count for all of it: %s, and %s has no word left then.\n", policy.WantsInPerson(rules), giver.Name)
+		}
+	}
+	return nil
 }

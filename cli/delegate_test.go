@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"hallpass/evidence"
 )
 
 func TestDelegate(t *testing.T) {
@@ -62,6 +66,51 @@ func TestDelegate(t *testing.T) {
 	if r := w.must("delegations"); r.stdout != "" || r.stderr != "Nobody decides in another's place.\n" {
 		t.Errorf("%s%s", r.stdout, r.stderr)
 	}
+}
+
+// Where a rule wants decisions in person, whoever would decide in another's place
+// is told before anything is signed, and isn't offered it.
+func TestInPerson(t *testing.T) {
+	w := newWorld(t)
+	policy := testPolicy + `  - name: vaults
+    when: resource.labels.env == "secret"
+    approvals:
+      - {count: 1, from: [sre]}
+    in_person: true
+  - name: vaults-too
+    when: resource.labels.env == "secret" && request.reason == "both"
+    approvals:
+      - {count: 1, from: [sre]}
+`
+	check(t, os.WriteFile(filepath.Join(w.dir, "policy.yaml"), []byte(policy), 0o600))
+	book, err := evidence.NewRulebook([]byte(policy), w.service.book.Directory.Data(), []byte(testCatalog))
+	check(t, err)
+	w.service.book = book
+	w.as("bob").must("delegate --to mallory --for 8h")
+	const only = `rule "vaults" takes decisions in person only`
+
+	id := w.as("alice").ask("ssh/vault --as root --reason x")
+	if r := w.as("mallory").must("pending"); strings.Contains(r.stdout, "Yours to decide") {
+		t.Errorf("it is offered:\n%s", r.stdout)
+	}
+	for _, line := range []string{"approve ", "deny ", "approve --print ", "approve --in-place-of bob "} {
+		r := w.as("mallory").run(line + id)
+		r.says(t, ExitRefused, only+", so nobody decides in the place of bob", "in person ")
+		if strings.Contains(r.stdout, "signature") {
+			t.Errorf("%s: something was signed:\n%s", line, r.stdout)
+		}
+	}
+	if s := w.service.requests[id]; len(s.Evidence.Decisions) > 0 || len(s.Standing.Dropped) > 0 {
+		t.Errorf("something was sent: %+v", s.Evidence)
+	}
+	w.as("bob").must("approve "+id).says(t, ExitOK, "Approved.", only)
+
+	id = w.as("alice").ask("ssh/vault --as root --reason both")
+	r := w.as("mallory").must("approve " + id)
+	r.says(t, ExitOK, "In the place of bob, who has delegated it to you.\n", "It doesn't count for all of it: "+only+", and bob has no word left then.\n",
+		"Approved in the place of bob. The request is pending: still needs 1 approval from sre")
+	w.as("bob").run("approve "+id).says(t, ExitRefused, "mallory for bob (delegated) has decided on this request already")
+	w.as("carol").must("approve "+id).says(t, ExitOK, "Approved. The request is active")
 }
 
 func TestDelegateCommandLines(t *testing.T) {

@@ -215,6 +215,31 @@ func TestJudgeThroughDelegations(t *testing.T) {
 		{name: "and then it is", role: "slow", given: given(t, give("dave", "mallory")), now: 12 * time.Minute, words: func(r access.Statement) []access.Statement {
 			return []access.Statement{w.decide(r, "mallory", instead("dave"), at(11*time.Minute))}
 		}, want: verdict{effect: access.EffectAsk, why: "needs 1 approval from dba or sre", voices: "mallory"}},
+
+		// Rules that want decisions in person.
+		{name: "where the rule wants it in person", role: "person", given: given(t, first),
+			want: verdict{effect: access.EffectAsk, why: "needs 1 approval from sre",
+				dropped: []string{past(`rule "person" takes decisions in person only`)}}},
+		{name: "in person, of a delegate who is one of sre himself", role: "person", given: given(t, give("bob", "carol")), words: func(r access.Statement) []access.Statement {
+			return []access.Statement{w.decide(r, "carol")}
+		}, want: verdict{effect: access.EffectAllow, why: "approved by carol", duration: time.Hour, voices: "carol"}},
+		{name: "not by him for another", role: "person", given: given(t, give("bob", "carol")), words: func(r access.Statement) []access.Statement {
+			return []access.Statement{w.decide(r, "carol", instead("bob"))}
+		}, want: verdict{effect: access.EffectAsk, why: "needs 1 approval from sre",
+			dropped: []string{"approve by carol for bob (delegated) doesn't count: rule \"person\" takes decisions in person only"}}},
+		{name: "a denial in another's place", role: "person", given: given(t, first), words: func(r access.Statement) []access.Statement {
+			return []access.Statement{w.decide(r, "mallory", instead("bob"), deny(""))}
+		}, want: verdict{effect: access.EffectAsk, why: "needs 1 approval from sre",
+			dropped: []string{"deny by mallory for bob (delegated) doesn't count: rule \"person\" takes decisions in person only"}}},
+		{name: "then in person after all", role: "person", given: given(t, first), words: func(r access.Statement) []access.Statement {
+			return []access.Statement{w.decide(r, "mallory", instead("bob")), w.decide(r, "bob")}
+		}, want: verdict{effect: access.EffectAllow, why: "approved by bob", duration: time.Hour, voices: "bob",
+			dropped: []string{past(`rule "person" takes decisions in person only`)}}},
+		{name: "for the rule that doesn't", role: "half", given: given(t, first),
+			want: verdict{effect: access.EffectAsk, why: "needs 1 approval from sre", voices: "mallory"}},
+		{name: "for the rule that doesn't, and somebody in person", role: "half", given: given(t, first), words: func(r access.Statement) []access.Statement {
+			return []access.Statement{w.decide(r, "mallory", instead("bob")), w.decide(r, "carol")}
+		}, want: verdict{effect: access.EffectAllow, why: "approved by mallory for bob (delegated), carol", duration: time.Hour, voices: "mallory carol"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			role := tt.role
@@ -282,6 +307,16 @@ func TestHearThroughDelegations(t *testing.T) {
 		_, _, err := book.Hear(ev, tt.word, now, Limits{})
 		t.Run(tt.name, func(t *testing.T) { wantCode(t, err, tt.code, tt.want) })
 	}
+}
+
+// Whoever decides in another's place where the rule wants that one in person is
+// told so.
+func TestHearInPerson(t *testing.T) {
+	w := withDelegates(t)
+	book := w.book().Through(given(t, give("bob", "mallory")))
+	request := w.ask(on("person"))
+	_, _, err := book.Hear(evidence(request), w.decide(request, "mallory", instead("bob")), asked.Add(2*time.Minute), Limits{})
+	wantCode(t, err, access.CodeForbidden, `approve by mallory for bob (delegated) doesn't count: rule "person" takes decisions in person only`)
 }
 
 func TestCheckDelegation(t *testing.T) {

@@ -163,7 +163,7 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 		// The signature is good and the signer is known, so what dropped
 		// the decision is that he has no say in this, or not yet.
 		if u, _ := r.Directory.User(d.Signer); len(standing.Dropped) > 0 {
-			if first, ok := firstAsked(standing.Ruling.Needs, u); ok {
+			if first, ok := firstAsked(standing.Ruling.Needs, policy.Voter{User: u}); ok {
 				return fail(access.Errorf(access.CodeForbidden, "%s, when it has waited for %s",
 					standing.Dropped[len(standing.Dropped)-1], access.ShortDuration(first)))
 			}
@@ -507,13 +507,16 @@ func (c *check) hear(st access.Statement) error {
 		}
 	}
 	// It has to have waited by both clocks, the signer's and ours.
-	voter := policy.Voter{User: owner, Waited: min(d.Time.Sub(c.asked), c.now.Sub(c.asked))}
+	voter := policy.Voter{User: owner, Waited: min(d.Time.Sub(c.asked), c.now.Sub(c.asked)), Instead: d.For != ""}
 	if needs := c.standing.Ruling.Needs; !policy.Eligible(needs, voter) {
+		if rules := policy.InPerson(needs, voter); rules != nil {
+			return c.drop(d, policy.WantsInPerson(rules))
+		}
 		groups, none := "the signer's groups", "the signer is in none"
 		if d.For != "" {
 			groups, none = "the groups that "+d.For+" has delegated", d.For+" has delegated none"
 		}
-		if first, ok := firstAsked(needs, owner); ok {
+		if first, ok := firstAsked(needs, voter); ok {
 			return c.drop(d, groups+" are not asked before "+c.asked.Add(first).Format(time.RFC3339))
 		}
 		return c.drop(d, none+" of the groups that decide on it")
@@ -565,11 +568,11 @@ func decided(who, request string) error {
 		WithHint("to take an approval back: hallpass revoke %s", request)
 }
 
-// firstAsked is the first step of the escalation that lets u decide, if there
+// firstAsked is the first step of the escalation that lets v decide, if there
 // is one.
-func firstAsked(needs []access.Need, u access.User) (time.Duration, bool) {
+func firstAsked(needs []access.Need, v policy.Voter) (time.Duration, bool) {
 	for _, step := range policy.Steps(needs, policy.Ever) {
-		if policy.Eligible(needs, policy.Voter{User: u, Waited: step.After.Duration()}) {
+		if v.Waited = step.After.Duration(); policy.Eligible(needs, v) {
 			return step.After.Duration(), true
 		}
 	}

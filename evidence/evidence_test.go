@@ -51,6 +51,14 @@ rules:
   - name: mixed
     when: resource.labels.role == "mixed"
     approvals: [{count: 1, from: [sre]}, {count: 1, from: [dba]}]
+  - name: person
+    when: resource.labels.role == "person" || resource.labels.role == "half"
+    approvals: [{count: 1, from: [sre]}]
+    in_person: true
+  - name: half
+    when: resource.labels.role == "half"
+    approvals: [{count: 1, from: [dba, sre]}]
+    escalate: [{after: 10m, ask: [sec]}]
   - name: many
     when: resource.labels.role == "many"
     approvals: [{count: 10, from: [crowd]}]
@@ -94,7 +102,7 @@ func newWorld(t testing.TB) *world {
 		keys:   map[string][]string{"alice": {"alice", "alice2"}, "bob": {"bob", "bob2"}},
 		pin:    map[string]bool{},
 		policy: testPolicy,
-		roles:  []string{"web", "two", "majority", "slow", "mixed", "many", "three", "free", "auto", "none"},
+		roles:  []string{"web", "two", "majority", "slow", "mixed", "person", "half", "many", "three", "free", "auto", "none"},
 	}
 	for i := range crowd {
 		w.groups[fmt.Sprintf("u%02d", i)] = []string{"crowd"}

@@ -89,6 +89,13 @@ func TestIssueThroughDelegations(t *testing.T) {
 			w.member("bob", "dev")
 			return nil
 		}, not + "bob has delegated none of the groups that decide on it"},
+		{"policy wants him in person meanwhile", func(w *world) []access.Statement {
+			w.delegate(nil)
+			book := w.book.Load()
+			policy := strings.Replace(string(book.Policy.Data()), "    approvals:\n", "    in_person: true\n    approvals:\n", 1)
+			w.rules(policy, string(book.Directory.Data()), string(book.Catalog.Data()))
+			return nil
+		}, not + `rule "production" takes decisions in person only`},
 		{"the giver has left", func(w *world) []access.Statement {
 			w.delegate(nil)
 			w.member("bob", "")

@@ -114,7 +114,7 @@ func (p *Policy) rule(in *Input, matches []match) access.Ruling {
 			}
 		default:
 			out.Needs = append(out.Needs, access.Need{
-				Rule: r.Name, Sets: cloneSets(r.Approvals), Denies: r.Denies, Escalate: cloneSteps(r.Escalate),
+				Rule: r.Name, Sets: cloneSets(r.Approvals), Denies: r.Denies, Escalate: cloneSteps(r.Escalate), InPerson: r.InPerson,
 			})
 		}
 		out.MaxDuration = least(out.MaxDuration, access.InSeconds(r.MaxDuration))

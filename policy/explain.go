@@ -71,6 +71,9 @@ func (r *rule) takes(req access.Request, m match) string {
 		if r.Denies > 1 {
 			what += fmt.Sprintf(", and %d denials to end it", r.Denies)
 		}
+		if r.InPerson {
+			what += ", in person"
+		}
 		for _, s := range r.Escalate {
 			if s.Ask != nil {
 				what += fmt.Sprintf(", after %s also from %s", s.After, strings.Join(s.Ask, " or "))

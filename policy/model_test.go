@@ -118,6 +118,7 @@ type modelRule struct {
 	deny, asks  bool
 	denies      int // 0: not named
 	steps       []access.Step
+	person      bool
 	reason      bool
 	max, window int // minutes
 	sets        []access.Set
@@ -166,7 +167,7 @@ func (r rng) rule(name string) modelRule {
 	m.reason = r.IntN(4) == 0
 	m.max, m.window = pick(r, 0, 15, 60, 300), pick(r, 0, 15, 60)
 	if m.asks = r.IntN(3) > 0; m.asks {
-		m.sets, m.denies, m.steps = r.sets(3), r.IntN(4), r.steps()
+		m.sets, m.denies, m.steps, m.person = r.sets(3), r.IntN(4), r.steps(), r.IntN(3) == 0
 		if r.IntN(2) == 0 {
 			m.auto = r.expr(2)
 		}
@@ -220,6 +221,9 @@ func (m modelRule) yaml() string {
 	if m.denies != 0 {
 		line("denies: %d", m.denies)
 	}
+	if m.person {
+		line("in_person: true")
+	}
 	if m.auto.text != "" {
 		line("auto: '%s'", m.auto.text)
 	}
@@ -270,7 +274,7 @@ func modelDecide(rules []modelRule, in Input) access.Ruling {
 			denied = true
 		}
 		if m.asks && auto == no {
-			out.Needs = append(out.Needs, access.Need{Rule: m.name, Sets: m.sets, Denies: m.denies, Escalate: m.steps})
+			out.Needs = append(out.Needs, access.Need{Rule: m.name, Sets: m.sets, Denies: m.denies, Escalate: m.steps, InPerson: m.person})
 		}
 		if auto == yes {
 			for _, s := range m.sets {
@@ -563,7 +567,7 @@ func modelFill(n access.Need, place int, people []Voter, used []bool) int {
 	}
 	best := modelFill(n, place+1, people, used)
 	for i, p := range people {
-		if used[i] || !member(p.User, modelPlaces(n, p.Waited)[place]) {
+		if used[i] || n.InPerson && p.Instead || !member(p.User, modelPlaces(n, p.Waited)[place]) {
 			continue
 		}
 		used[i] = true
@@ -589,13 +593,13 @@ func TestEscalationAgainstModel(t *testing.T) {
 			for i := range sets {
 				sets[i].Count = 1 + sets[i].Count%2
 			}
-			needs = append(needs, access.Need{Rule: fmt.Sprint(i), Sets: sets, Escalate: r.steps()})
+			needs = append(needs, access.Need{Rule: fmt.Sprint(i), Sets: sets, Escalate: r.steps(), InPerson: r.IntN(3) == 0})
 		}
 		now := time.Duration(r.IntN(16)) * minute
 		var voters, early []Voter
 		for _, name := range modelUsers[:r.IntN(len(modelUsers)+1)] {
-			v := Voter{access.User{Name: name, Groups: r.some(modelGroups)[:1]}, min(now, time.Duration(r.IntN(16))*minute)}
-			voters, early = append(voters, v), append(early, Voter{User: v.User})
+			v := Voter{access.User{Name: name, Groups: r.some(modelGroups)[:1]}, min(now, time.Duration(r.IntN(16))*minute), r.IntN(4) == 0}
+			voters, early = append(voters, v), append(early, Voter{User: v.User, Instead: v.Instead})
 		}
 		missing := Missing(needs, now, voters)
 		where := fmt.Sprintf("seed %d: needs %+v, after %s approved by %v, missing %v", seed, needs, now, voters, missing)
@@ -622,17 +626,22 @@ func TestEscalationAgainstModel(t *testing.T) {
 			eligible := false
 			for _, n := range needs {
 				for _, p := range modelPlaces(n, v.Waited) {
-					eligible = eligible || member(v.User, p)
+					eligible = eligible || member(v.User, p) && (!n.InPerson || !v.Instead)
 				}
 			}
 			if Eligible(needs, v) != eligible {
 				t.Fatalf("%s: %v eligible: %v", where, v, eligible)
 			}
+			self := v
+			self.Instead = false
+			if rules := InPerson(needs, v); rules == nil && Eligible(needs, self) != eligible || rules != nil && !v.Instead {
+				t.Fatalf("%s: %v is wanted in person by %v", where, v, rules)
+			}
 		}
 		// What is missing names those who can give it now.
 		for _, s := range missing {
 			for _, g := range s.Groups {
-				if !Eligible(needs, Voter{access.User{Name: "new", Groups: []string{g}}, now}) {
+				if !Eligible(needs, Voter{access.User{Name: "new", Groups: []string{g}}, now, false}) {
 					t.Fatalf("%s: %s can't give it", where, g)
 				}
 			}

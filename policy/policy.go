@@ -101,6 +101,7 @@ type Rule struct {
 	Approvals   []access.Set  // nil: none needed
 	Denies      int           // so many denials end the request; 0: one
 	Escalate    []access.Step // by After, each another one
+	InPerson    bool          // who decides in another's place doesn't decide here
 	Auto        string        // CEL; where true, this rule's approvals aren't needed
 	Revoke      []string      // groups whose members may revoke
 	Limits      access.Limits
@@ -292,6 +293,7 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		}),
 		"denies":    at("denies", func(v node) { rl.Denies = r.count(v, "denies", MaxCount) }),
 		"escalate":  at("escalate", func(v node) { rl.Escalate = r.steps(v) }),
+		"in_person": at("in_person", func(v node) { rl.InPerson = r.boolean(v, "in_person") }),
 		"auto":      at("auto", func(v node) { rl.Auto, rl.auto = r.expression(v, c) }),
 		"emergency": at("emergency", func(v node) { rl.Emergency = r.emergency(v) }),
 		"limits":    at("limits", func(v node) { rl.Limits = r.limits(v) }),
@@ -300,7 +302,7 @@ func (r *reader) rule(n node, c *compiler) *rule {
 	}, "name", "when")
 
 	if rl.pos["deny"] != (position{}) {
-		for _, f := range []string{"max_duration", "total", "approval_window", "require", "approvals", "denies", "escalate", "auto", "limits", "emergency", "ssh"} {
+		for _, f := range []string{"max_duration", "total", "approval_window", "require", "approvals", "denies", "escalate", "in_person", "auto", "limits", "emergency", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
 				r.failAt(at, "a rule that denies has no %s", f)
 			}
@@ -319,6 +321,9 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		}
 		if at, ok := rl.pos["escalate"]; ok {
 			r.failAt(at, "escalate without approvals: there is nothing to wait for")
+		}
+		if at, ok := rl.pos["in_person"]; ok {
+			r.failAt(at, "in_person without approvals: nobody is asked")
 		}
 	}
 	if at, ok := rl.pos["total"]; ok && rl.Total < rl.MaxDuration {

@@ -12,10 +12,12 @@ import (
 )
 
 // Voter is somebody who has decided, and how long after the request that was.
-// By Waited it is known which steps of the escalation had been reached.
+// By Waited it is known which steps of the escalation had been reached. Who
+// decides in another's place has the groups of that one.
 type Voter struct {
 	access.User
-	Waited time.Duration
+	Waited  time.Duration
+	Instead bool // in another's place
 }
 
 // Ever is a Waited after all steps.
@@ -25,7 +27,7 @@ const Ever time.Duration = math.MaxInt64
 func Voters(users []access.User, waited time.Duration) []Voter {
 	var out []Voter
 	for _, u := range users {
-		out = append(out, Voter{u, waited})
+		out = append(out, Voter{User: u, Waited: waited})
 	}
 	return out
 }
@@ -60,13 +62,43 @@ func Missing(needs []access.Need, waited time.Duration, approvers []Voter) []acc
 // Eligible says whether a decision by v could count for any of the needs.
 func Eligible(needs []access.Need, v Voter) bool {
 	for _, n := range needs {
-		for _, s := range reached(n, v.Waited) {
+		for _, s := range heard(n, v) {
 			if member(v.User, s.Groups) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// InPerson names the rules that would hear v if he decided in person, and don't
+// because he does in another's place.
+func InPerson(needs []access.Need, v Voter) (rules []string) {
+	self := v
+	self.Instead = false
+	for _, n := range needs {
+		if one := []access.Need{n}; Eligible(one, self) && !Eligible(one, v) {
+			rules = append(rules, n.Rule)
+		}
+	}
+	return rules
+}
+
+// WantsInPerson says for people what InPerson has found.
+func WantsInPerson(rules []string) string {
+	if len(rules) == 1 {
+		return quoted(rules) + " takes decisions in person only"
+	}
+	return quoted(rules) + " take decisions in person only"
+}
+
+// heard are the sets of a need that v could fill by his groups: none where it
+// wants decisions in person and he decides in another's place.
+func heard(n access.Need, v Voter) []access.Set {
+	if n.InPerson && v.Instead {
+		return nil
+	}
+	return reached(n, v.Waited)
 }
 
 // reached are the sets of a need that has waited so long: each takes those of
@@ -152,13 +184,13 @@ func unfilled(n access.Need, waited time.Duration, people []Voter) []access.Set 
 	holds := make([]int, len(people)) // the set that a person fills a place of, or -1
 	may := make([][]access.Set, len(people))
 	for i, p := range people {
-		holds[i], may[i] = -1, reached(n, p.Waited)
+		holds[i], may[i] = -1, heard(n, p)
 	}
 	var seen []bool
 	var fill func(set int) bool
 	fill = func(set int) bool {
 		for i, p := range people {
-			if seen[i] || !member(p.User, may[i][set].Groups) {
+			if seen[i] || may[i] == nil || !member(p.User, may[i][set].Groups) {
 				continue
 			}
 			seen[i] = true

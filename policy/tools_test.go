@@ -231,7 +231,7 @@ func TestCasesRefuses(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
-	p := mustParse(t, toolPolicy+"  - name: wild\n    when: true\n    approvals: [{count: 1, from: [sre]}]\n    auto: context.x == 1\n")
+	p := mustParse(t, toolPolicy+"  - name: wild\n    when: true\n    approvals: [{count: 1, from: [sre]}]\n    in_person: true\n    auto: context.x == 1\n")
 	in := ask(func(in *Input) { in.Context = map[string]any{"incident": false} })
 	got, err := p.Explain(in)
 	if err != nil {
@@ -240,7 +240,7 @@ func TestExplain(t *testing.T) {
 	want := []Finding{
 		{Rule: "freeze", Line: 9, Deny: true, Why: `not so: now.getDayOfWeek("UTC") == 6`},
 		{Rule: "prod", Line: 2, Matched: true, Why: "needs 2 approvals from dba or sre, because auto doesn't hold; at most 2h"},
-		{Rule: "wild", Line: 16, Matched: true, Why: "needs 1 approval from sre, because auto can't be evaluated: look-up x has no answer"},
+		{Rule: "wild", Line: 16, Matched: true, Why: "needs 1 approval from sre, in person, because auto can't be evaluated: look-up x has no answer"},
 		{Rule: "window", Line: 12, Why: "not so: context.incident"},
 	}
 	// A term that isn't a bool by itself can't be told apart: the whole is.

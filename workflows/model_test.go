@@ -61,6 +61,7 @@ type modelRule struct {
 	after  time.Duration // 0: no escalation
 	ask    []string
 	revoke []string
+	person bool // nobody decides in another's place
 }
 
 // modelWord is a decision that somebody sends.
@@ -119,8 +120,8 @@ func (r modelRule) takes(s modelSet, groups []string, waited time.Duration) bool
 	return common(groups, s.groups) || r.after > 0 && waited >= r.after && common(groups, r.ask)
 }
 
-func (r modelRule) hears(groups []string, waited time.Duration) bool {
-	return slices.ContainsFunc(r.sets, func(s modelSet) bool { return r.takes(s, groups, waited) })
+func (r modelRule) hears(w modelWord, groups []string) bool {
+	return (!r.person || w.place == "") && slices.ContainsFunc(r.sets, func(s modelSet) bool { return r.takes(s, groups, w.at) })
 }
 
 // voice is a word that counts, with the groups that it counts by.
@@ -154,7 +155,7 @@ func (m *model) counting(words []modelWord) (out []voice) {
 			continue
 		case m.locked(access.LockUser, w.who), m.locked(access.LockUser, w.place):
 			continue
-		case !slices.ContainsFunc(m.rules, func(r modelRule) bool { return r.hears(groups, w.at) }):
+		case !slices.ContainsFunc(m.rules, func(r modelRule) bool { return r.hears(w, groups) }):
 			continue
 		}
 		used[w.who] = true
@@ -178,7 +179,7 @@ func (r modelRule) filled(place int, voices []voice, taken []bool) bool {
 		return true
 	}
 	for i, v := range voices {
-		if taken[i] || v.deny || !r.takes(places[place], v.groups, v.at) {
+		if taken[i] || v.deny || r.person && v.place != "" || !r.takes(places[place], v.groups, v.at) {
 			continue
 		}
 		taken[i] = true
@@ -199,7 +200,7 @@ func (m *model) standing(words []modelWord) access.Effect {
 	for _, r := range m.rules {
 		against := 0
 		for _, v := range voices {
-			if v.deny && r.hears(v.groups, v.at) {
+			if v.deny && r.hears(v.modelWord, v.groups) {
 				against++
 			}
 		}
@@ -305,7 +306,7 @@ func (m *model) pass(until time.Duration) {
 // mayRevoke says whether somebody could take the request away.
 func (m *model) mayRevoke(who string) bool {
 	return who != "alice" && slices.ContainsFunc(m.rules, func(r modelRule) bool {
-		return r.hears(m.groups[who], modelWindow) || common(m.groups[who], r.revoke)
+		return r.hears(modelWord{who: who, at: modelWindow}, m.groups[who]) || common(m.groups[who], r.revoke)
 	})
 }
 
@@ -350,6 +351,7 @@ type play struct {
 type stats struct {
 	ends                              map[access.State]int
 	accepted, places, moved, rogues   int
+	inPerson                          int
 	delegated, refusedDelegations     int
 	extended, later, replays, unlocks int
 }
@@ -419,6 +421,10 @@ func (p *play) rules() {
 		}
 		if r.denies > 0 {
 			fmt.Fprintf(&b, "    denies: %d\n", r.denies)
+		}
+		if p.once(3) {
+			r.person = true
+			b.WriteString("    in_person: true\n")
 		}
 		if p.once(2) {
 			r.after, r.ask = time.Duration(1+p.dice(20))*time.Minute, p.some(modelGroups, 2)
@@ -512,7 +518,16 @@ func (p *play) decide() {
 func (p *play) say(w modelWord) {
 	p.sent = append(p.sent, w)
 	live := !p.m.over()
+	lax := p.m // the same, if no rule wanted decisions in person
+	lax.rules = slices.Clone(lax.rules)
+	for i := range lax.rules {
+		lax.rules[i].person = false
+	}
+	heard := lax.hear(w)
 	want := p.m.hear(w)
+	if heard && !want {
+		p.stats.inPerson++
+	}
 	p.note("%s for %q, deny %v, bad %v: accepted %v, %s, %s", w.who, w.place, w.deny, w.bad, want, p.m.effect, p.m.state)
 	if want {
 		p.stats.accepted++
@@ -555,7 +570,7 @@ func (p *play) withdraw() {
 	}
 	who, name, typ := p.person(), access.MessageRevoke, access.TypeRevoke
 	may := p.m.mayRevoke(who)
-	if p.once(2) {
+	if p.once(2) && (p.m.state != access.StateActive || p.once(2)) { // what is granted is rare, and mostly revoked
 		name, typ, may = access.MessageCancel, access.TypeCancel, who == "alice"
 	}
 	p.note("%s by %s: %v", name, who, may)
@@ -750,7 +765,7 @@ func newStats() *stats { return &stats{ends: map[access.State]int{}} }
 func TestSequencesAgainstModel(t *testing.T) {
 	rounds := 100
 	if testing.Short() {
-		rounds = 30
+		rounds = 60
 	}
 	s := newStats()
 	for seed := range rounds {
@@ -764,7 +779,7 @@ func TestSequencesAgainstModel(t *testing.T) {
 		}
 	}
 	for what, n := range map[string]int{
-		"accepted": s.accepted, "accepted in another's place": s.places, "moves": s.moved, "made-up evidence": s.rogues, "delegations": s.delegated,
+		"accepted": s.accepted, "accepted in another's place": s.places, "wanted in person": s.inPerson, "moves": s.moved, "made-up evidence": s.rogues, "delegations": s.delegated,
 		"refused delegations": s.refusedDelegations, "extensions": s.extended, "requests for later": s.later, "replays": s.replays, "unlocks": s.unlocks,
 	} {
 		if n < rounds/30 {
