@@ -83,6 +83,7 @@ type ocsfNamed struct {
 	Name   string `json:"name,omitempty"`
 	Vendor string `json:"vendor_name,omitempty"`
 	Type   string `json:"type,omitempty"`
+	TypeID int    `json:"type_id,omitempty"`
 	UID    string `json:"uid,omitempty"`
 }
 
@@ -214,17 +215,22 @@ func ocsfOf(rec Record, log string) ocsfEvent {
 	return out
 }
 
-func user(name string) ocsfUser { return ocsfUser{Name: name, TypeID: 1} }
+// ocsfUnknown stands where the class asks for a name and the event has none.
+const ocsfUnknown = "unknown"
+
+func user(name string) ocsfUser {
+	if name == "" {
+		return ocsfUser{Name: ocsfUnknown}
+	}
+	return ocsfUser{Name: name, TypeID: 1}
+}
 
 // access fills in what User Access Management has.
 func (o *ocsfEvent) access(e *Event) {
-	u := user(e.Requester)
-	if u.Name == "" {
-		u = ocsfUser{Name: "unknown"}
-	}
+	u, resource := user(e.Requester), cmp.Or(e.Resource, ocsfUnknown)
 	o.User = &u
-	o.Resources = []ocsfNamed{{Name: e.Resource, Type: "hallpass resource"}}
-	o.Privileges = []string{e.Resource}
+	o.Resources = []ocsfNamed{{Name: resource, Type: "hallpass resource"}}
+	o.Privileges = []string{resource}
 	if e.Credential == nil {
 		return
 	}
@@ -245,7 +251,7 @@ func (o *ocsfEvent) session(e *Event) {
 	u := user(e.Requester)
 	o.User, o.Remote, o.Actor = &u, true, nil
 	o.Protocol, o.ProtocolID = "SSH certificate", ocsfOther
-	o.Destination = &ocsfEndpoint{Hostname: e.Actor}
+	o.Destination = &ocsfEndpoint{Hostname: cmp.Or(e.Actor, ocsfUnknown)}
 	if e.Statement == nil {
 		return
 	}
@@ -283,8 +289,8 @@ func (o *ocsfEvent) entity(rec Record, typ string) {
 		if l.Kind == access.LockUser {
 			u := user(l.Name)
 			o.ClassUID, o.User, o.Comment = ocsfAccountChange, &u, ""
-			if e.Type == LockSet {
-				o.ActivityID = 9
+			if o.ActivityID = 9; e.Type == LockLifted {
+				o.ActivityID = 12
 			}
 			return
 		}
@@ -297,6 +303,7 @@ func (o *ocsfEvent) entity(rec Record, typ string) {
 	if one.UID == "" && one.Name == "" {
 		one.UID = o.Metadata.UID // of a message that says nothing that can be relied on
 	}
+	one.Type, one.TypeID = cmp.Or(one.Type, ocsfUnknown), ocsfOther // none of those that OCSF knows
 	o.Entity = &one
 	if e.Type == RequestReceived && e.Statement != nil {
 		if r, err := statement.ParseRequest([]byte(e.Statement.Payload)); err == nil {
