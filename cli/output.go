@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"hallpass/access"
+	"hallpass/internal/plainjson"
 )
 
 // printer writes text for people. Whatever is passed as an argument is
@@ -157,19 +158,7 @@ func (p *printer) json(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("encode output: %w", err)
 	}
-	var b strings.Builder
-	for _, r := range buf.String() {
-		switch {
-		case r == '\n' || unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r <= 0xffff:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			r -= 0x10000
-			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
-		}
-	}
-	_, _ = io.WriteString(p, b.String()) // kept in p.err
+	_, _ = p.Write(plainjson.Escape(buf.Bytes())) // kept in p.err
 	return nil
 }
 

@@ -9,10 +9,15 @@ import (
 	"strings"
 	"sync"
 	"unicode"
+
+	"hallpass/internal/plainjson"
 )
 
-// NewLog makes the log of a service: one JSON object per line.
-func NewLog(w io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(w, nil)) }
+// NewLog makes the log of a service: one JSON object per line, in which nothing
+// steers a terminal.
+func NewLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(plainjson.Writer(w), nil))
+}
 
 // newTextLog makes a log for people who watch: a time of day, the message,
 // and what belongs to it. Warnings and errors say so.

@@ -24,6 +24,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/host"
+	"hallpass/internal/plainjson"
 )
 
 // The exit codes. They are those of the command hallpass.
@@ -224,7 +225,7 @@ func (a *app) run() error {
 	if err := a.parse(); err != nil {
 		return err
 	}
-	log := slog.New(slog.NewJSONHandler(a.err, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewJSONHandler(plainjson.Writer(a.err), &slog.HandlerOptions{Level: level}))
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

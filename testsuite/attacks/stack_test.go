@@ -17,12 +17,10 @@ import (
 	"testing"
 	"time"
 
-	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/converter"
 	sdkworker "go.temporal.io/sdk/worker"
 	"golang.org/x/crypto/ssh"
 
@@ -623,36 +621,6 @@ func dialAs(t testing.TB, hostKey ssh.Signer, known string) (taken bool, said st
 	return strings.Contains(string(out), "Permission denied"), string(out)
 }
 
-// Messages that are large, deep or compressed cost the request nothing but
-// their place.
-func TestMessagesLikeBombs(t *testing.T) {
-	s := attack(t)
-	a := s.ask(t, "alice", "ssh/web-1")
-	await(t, s.Client, a, access.StatePending)
-	deep := strings.Repeat(`{"payload":`, 60_000) + "1" + strings.Repeat("}", 60_000)
-	large := access.Statement{Payload: strings.Repeat("a", 1<<20), Signature: strings.Repeat("b", 1<<19)}
-	armored := s.decide(t, "bob", "bob", a, access.Approve)
-	armored.Signature = strings.Replace(armored.Signature, "\n", "\n"+strings.Repeat("A", 1<<19)+"\n", 1)
-	for name, content := range map[string]any{
-		"deep":         raw("json/plain", deep),
-		"large":        large,
-		"armor":        armored,
-		"a gzip":       raw("binary/gzip", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"),
-		"many numbers": raw("json/plain", "["+strings.Repeat("1e999999999,", 50_000)+"1]"),
-		"many keys":    raw("json/plain", "{"+strings.Repeat(`"payload":"x",`, 50_000)+`"payload":"y"}`),
-	} {
-		if err := s.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.MessageDecision, content); err != nil {
-			t.Logf("%s: not even taken: %v", name, err)
-		}
-	}
-	if got := status(t, s.Client, a); got.State != access.StatePending {
-		t.Fatalf("%s: %s", got.State, got.Why)
-	}
-	must(t, say(t, s.Client, a, access.MessageDecision, s.decide(t, "bob", "bob", a, access.Approve)))
-	await(t, s.Client, a, access.StateActive)
-	s.verifies(t)
-}
-
 // Alice has a grant, and signals it until it hears nothing any more, so that
 // nobody can take it away. It is taken away at once, and given back as well.
 func TestRevokedUnderAFlood(t *testing.T) {
@@ -716,8 +684,4 @@ func TestRevokedUnderAFlood(t *testing.T) {
 		})
 	}
 	s.verifies(t)
-}
-
-func raw(encoding, data string) converter.RawValue {
-	return converter.NewRawValue(&commonpb.Payload{Metadata: map[string][]byte{"encoding": []byte(encoding)}, Data: []byte(data)})
 }

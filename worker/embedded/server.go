@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/temporal"
 
+	"hallpass/internal/plainjson"
 	"hallpass/worker"
 )
 
@@ -60,7 +61,7 @@ func Start(ctx context.Context, o worker.ServerOptions) (_ worker.Server, err er
 	if s.log, err = openLog(o.Folder.Path("temporal.log")); err != nil {
 		return nil, fmt.Errorf("open temporal's log: %w", err)
 	}
-	log := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewJSONHandler(plainjson.Writer(s.log), &slog.HandlerOptions{Level: slog.LevelWarn}))
 
 	for attempt := 1; ; attempt++ {
 		if s.temporal, err = start(sql, o, log); err == nil {

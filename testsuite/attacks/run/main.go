@@ -82,11 +82,19 @@ type run struct {
 
 // plan is what has to be run: the tests of each package together.
 func plan(chosen []attacks.Attack) []run {
-	tests, scripts := map[string]map[string]string{}, map[string]string{}
+	// Scripts that need Vault are another test's.
+	tests, scripts := map[string]map[string]string{}, map[string]map[string]string{}
 	for _, a := range chosen {
 		for _, t := range a.Tests {
 			if script := attacks.Script(t); script != "" {
-				scripts[script] = t
+				of := "TestScripts"
+				if strings.HasPrefix(script, "vault-") {
+					of = "TestVaultScripts"
+				}
+				if scripts[of] == nil {
+					scripts[of] = map[string]string{}
+				}
+				scripts[of][script] = t
 				continue
 			}
 			i := strings.LastIndexByte(t, '.')
@@ -100,10 +108,10 @@ func plan(chosen []attacks.Attack) []run {
 	for _, pkg := range slices.Sorted(maps.Keys(tests)) {
 		runs = append(runs, run{"./" + pkg, "^(" + strings.Join(slices.Sorted(maps.Keys(tests[pkg])), "|") + ")$", tests[pkg]})
 	}
-	if len(scripts) > 0 {
-		r := run{"./testsuite", "^TestScripts$/^(" + strings.Join(slices.Sorted(maps.Keys(scripts)), "|") + ")$", map[string]string{}}
-		for script, name := range scripts {
-			r.names["TestScripts/"+script] = name
+	for _, of := range slices.Sorted(maps.Keys(scripts)) {
+		r := run{"./testsuite", "^" + of + "$/^(" + strings.Join(slices.Sorted(maps.Keys(scripts[of])), "|") + ")$", map[string]string{}}
+		for script, name := range scripts[of] {
+			r.names[of+"/"+script] = name
 		}
 		runs = append(runs, r)
 	}

@@ -11,7 +11,7 @@ import (
 
 var sample = []attacks.Attack{
 	{Name: "first", Promise: 1, What: "x", Tests: []string{"ca.TestA", "ca/krl.FuzzB"}},
-	{Name: "second", Promise: 2, What: "x", Tests: []string{"ca.TestC", "kill.txtar"}},
+	{Name: "second", Promise: 2, What: "x", Tests: []string{"ca.TestC", "kill.txtar", "vault-ends.txtar"}},
 }
 
 func TestPlan(t *testing.T) {
@@ -19,7 +19,7 @@ func TestPlan(t *testing.T) {
 	for _, r := range plan(sample) {
 		got = append(got, r.pkg+" "+r.pattern)
 	}
-	want := []string{"./ca ^(TestA|TestC)$", "./ca/krl ^(FuzzB)$", "./testsuite ^TestScripts$/^(kill)$"}
+	want := []string{"./ca ^(TestA|TestC)$", "./ca/krl ^(FuzzB)$", "./testsuite ^TestScripts$/^(kill)$", "./testsuite ^TestVaultScripts$/^(vault-ends)$"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -34,9 +34,10 @@ func TestReport(t *testing.T) {
 {"Action":"pass","Test":"FuzzB","Elapsed":0.1}
 {"Action":"pass","Test":"TestC","Elapsed":0.1}
 {"Action":"pass","Test":"TestScripts/kill","Elapsed":3}
+{"Action":"pass","Test":"TestVaultScripts/vault-ends","Elapsed":3}
 {"Action":"pass","Test":"TestUnknown"}
 `
-	names := map[string]string{"TestA": "ca.TestA", "FuzzB": "ca/krl.FuzzB", "TestC": "ca.TestC", "TestScripts/kill": "kill.txtar"}
+	names := map[string]string{"TestA": "ca.TestA", "FuzzB": "ca/krl.FuzzB", "TestC": "ca.TestC", "TestScripts/kill": "kill.txtar", "TestVaultScripts/vault-ends": "vault-ends.txtar"}
 	for _, c := range []struct{ name, old, new, row, err string }{
 		{"all held", "", "", "first   1        held  2 tests, 4 cases, 1.6s", ""},
 		{"one fails", `"pass","Test":"TestC"`, `"fail","Test":"TestC"`, "second  2        NOT HELD  ca.TestC", "of 2 attacks, 1 did not fail and 0 could not be tried"},
