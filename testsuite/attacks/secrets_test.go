@@ -129,7 +129,7 @@ func written(secret []byte) (forms [][]byte) {
 	hexadecimal := hex.EncodeToString(secret)
 	forms = [][]byte{
 		secret, []byte(hexadecimal), []byte(strings.ToUpper(hexadecimal)),
-		[]byte(strings.Trim(fmt.Sprint(secret), "[]")), []byte(strings.ReplaceAll(strings.Trim(fmt.Sprint(secret), "[]"), " ", ",")),
+		[]byte(strings.Trim(string(fmt.Append(nil, secret)), "[]")), []byte(strings.ReplaceAll(strings.Trim(fmt.Sprint(secret), "[]"), " ", ",")),
 	}
 	for before := range 3 {
 		for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {

@@ -87,6 +87,9 @@ func furnish(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, bin: filepath.Dir(bin), dir: t.TempDir(), programs: map[string]*program{}, hosts: map[string]*hosttest.Host{}}
+	if err := os.Chmod(w.dir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
 	for _, name := range []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"} {
 		w.copy(filepath.Join(deploy, name), filepath.Join(w.dir, name))
 	}

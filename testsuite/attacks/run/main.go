@@ -224,7 +224,11 @@ func report(out io.Writer, chosen []attacks.Attack, results map[string]*result) 
 	}
 	if broken+untried > 0 {
 		_, _ = fmt.Fprint(out, details.String()) // the error says that not all is well
-		return fmt.Errorf("of %d attacks, %d did not fail and %d could not be tried", len(chosen), broken, untried)
+		hint := ""
+		if untried > 0 && os.Geteuid() != 0 {
+			hint = "; run it as root, some take that"
+		}
+		return fmt.Errorf("of %d attacks, %d did not fail and %d could not be tried%s", len(chosen), broken, untried, hint)
 	}
 	_, err := fmt.Fprintf(out, "\n%d attacks, all held.\n", len(chosen))
 	return err
