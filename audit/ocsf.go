@@ -149,6 +149,7 @@ var ocsfKinds = map[string]ocsfKind{
 	SweepOrphan:        {ocsfEntity, 3, "Update", ocsfHigh, false, "access request"},
 	SweepStray:         {ocsfEntity, 3, "Update", ocsfHigh, false, "credential"},
 	SweepRevoked:       {ocsfEntity, 4, "Delete", ocsfMedium, false, "credential"},
+	SweepLease:         {ocsfEntity, 3, "Update", ocsfHigh, false, "credential"},
 	SweepStuck:         {ocsfEntity, 3, "Update", ocsfHigh, true, "credential"},
 }
 

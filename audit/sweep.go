@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"hallpass/access"
 )
@@ -18,10 +19,13 @@ const (
 	SweepOrphan  = "sweep.orphan"  // Why: an open grant for which nothing runs any more; its end comes next
 	SweepStray   = "sweep.stray"   // Handle: a credential that exists, and that no open grant has
 	SweepRevoked = "sweep.revoked" // Handle: such a credential, when it was revoked
+	SweepLease   = "sweep.lease"   // Why: a lease in Vault that no open grant can have; it is revoked next
 	SweepStuck   = "sweep.stuck"   // Why: something that couldn't be taken back; somebody has to look
 )
 
-func sweepTypes() []string { return []string{SweepOrphan, SweepStray, SweepRevoked, SweepStuck} }
+func sweepTypes() []string {
+	return []string{SweepOrphan, SweepStray, SweepRevoked, SweepLease, SweepStuck}
+}
 
 // SweepStep is the step of an event about a credential that a sweep found.
 func SweepStep(typ string, h access.Handle) string {
@@ -82,27 +86,60 @@ func (l *Log) Orphan(ctx context.Context, request, why string) (bool, error) {
 	})
 }
 
+// Living is what is known of the open grants of a kind.
+type Living struct {
+	credentials map[string]bool
+	since       map[string]time.Time // by path in Vault; "" is of those that don't say what they read
+}
+
+// Has says whether a credential is that of an open grant.
+func (l Living) Has(h access.Handle) bool { return l.credentials[identity(h)] }
+
+// Since says when the first of the open grants began that may read a path in
+// Vault, and whether there is one.
+func (l Living) Since(path string) (time.Time, bool) {
+	at, ok := l.since[path]
+	if any, all := l.since[""]; all && (!ok || any.Before(at)) {
+		return any, true
+	}
+	return at, ok
+}
+
 // LiveHandles says which credentials of a kind are those of open grants, as of
 // now.
-func (r *Reader) LiveHandles(ctx context.Context, kind string) (live func(access.Handle) bool, err error) {
+func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err error) {
+	fail := func(err error) (Living, error) { return Living{}, err }
 	rows, err := r.db.QueryContext(ctx, `SELECT coalesce(json_extract(handle, '$.ca'), ''), coalesce(json_extract(handle, '$.serial'), 0),
-		coalesce(json_extract(handle, '$.accessor'), '') FROM ledger WHERE ended = '' AND json_extract(handle, '$.kind') = ?`, kind)
+		coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), '[""]'), json_extract(handle, '$.not_before')
+		FROM ledger WHERE ended = '' AND json_extract(handle, '$.kind') = ?`, kind)
 	if err != nil {
-		return nil, fmt.Errorf("read open grants: %w", explain(err))
+		return fail(fmt.Errorf("read open grants: %w", explain(err)))
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	set := map[string]bool{}
+	live := Living{credentials: map[string]bool{}, since: map[string]time.Time{}}
 	for rows.Next() {
 		h := access.Handle{Kind: kind}
-		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor); err != nil {
-			return nil, fmt.Errorf("read open grants: %w", explain(err))
+		var reads, begun string
+		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor, &reads, &begun); err != nil {
+			return fail(fmt.Errorf("read open grants: %w", explain(err)))
 		}
-		set[identity(h)] = true
+		live.credentials[identity(h)] = true
+		if err := json.Unmarshal([]byte(reads), &h.Reads); err != nil {
+			return fail(broken("what an open grant reads can't be read: %v", err))
+		}
+		if h.NotBefore, err = time.Parse(time.RFC3339, begun); err != nil {
+			return fail(broken("the beginning of an open grant can't be read: %v", err))
+		}
+		for _, path := range h.Reads {
+			if first, ok := live.since[path]; !ok || h.NotBefore.Before(first) {
+				live.since[path] = h.NotBefore
+			}
+		}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read open grants: %w", explain(err))
+		return fail(fmt.Errorf("read open grants: %w", explain(err)))
 	}
-	return func(h access.Handle) bool { return set[identity(h)] }, nil
+	return live, nil
 }
 
 // Stray records a credential that exists and that no open grant has, once, and
@@ -136,11 +173,13 @@ func (p *replay) swept(e *Event) (bool, error) {
 	switch h := e.Handle; {
 	case e.Actor != "" || e.State != "" || e.Statement != nil || e.Evidence != nil || e.Ruling != nil || e.Credential != nil || e.File != nil || e.Host != nil:
 		return true, fmt.Errorf("it says more than what a sweep found")
+	case e.Type == SweepLease && (e.Request != "" || e.Handle != nil || e.Why == ""):
+		return true, fmt.Errorf("it doesn't say which lease it is about, and that alone")
 	case e.Type == SweepOrphan && s.handle == nil:
 		return true, fmt.Errorf("no credential was prepared for the request")
 	case e.Type == SweepOrphan && s.ended != "":
 		return true, fmt.Errorf("the request had ended before: %s", s.ended)
-	case e.Type == SweepOrphan || e.Type == SweepStuck && h == nil:
+	case e.Type == SweepOrphan || e.Type == SweepLease || e.Type == SweepStuck && h == nil:
 		return true, nil
 	case h == nil || h.Request != e.Request || e.Step != SweepStep(e.Type, *h):
 		return true, fmt.Errorf("it doesn't name the credential that it is about")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hallpass/access"
 )
@@ -138,6 +139,9 @@ func TestVerifySweep(t *testing.T) {
 			h := access.Handle{Request: r.ID, Kind: "vault", Accessor: "a"}
 			return Event{Type: SweepStray, Request: r.ID, Step: SweepStep(SweepStray, h), Handle: &h}
 		}, ""},
+		{"a lease of a request", func(r access.Request) Event { return Event{Type: SweepLease, Request: r.ID, Why: "old"} }, "it doesn't say which lease it is about, and that alone"},
+		{"a lease of nothing", func(access.Request) Event { return Event{Type: SweepLease} }, "it doesn't say which lease it is about, and that alone"},
+		{"a lease", func(access.Request) Event { return Event{Type: SweepLease, Why: "the lease db/a/1 is nobody's"} }, ""},
 		{"stuck", func(r access.Request) Event { return Event{Type: SweepStuck, Request: r.ID, Why: "no issuer"} }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -159,6 +163,48 @@ func TestVerifySweep(t *testing.T) {
 	}
 }
 
+// Since when a path in Vault may be read is since its oldest open grant began;
+// one that doesn't say what it reads may read any.
+func TestLivingSince(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	now := w.now
+	reserve := func(after time.Duration, reads ...string) access.Request {
+		r, st := w.ask("alice")
+		h := access.Handle{Request: r.ID, Kind: "vault", Accessor: r.ID, Reads: reads, NotBefore: now.Add(after), NotAfter: now.Add(time.Hour)}
+		if _, err := w.log.Reserve(ctx, st.Hash(), h, Event{Actor: "alice", Requester: "alice", Resource: r.Resource}); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	since := func(path string) string {
+		live, err := w.log.LiveHandles(ctx, "vault")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, ok := live.Since(path)
+		if !ok {
+			return "never"
+		}
+		return at.Sub(now).String()
+	}
+	want := func(when, a, b string) {
+		t.Helper()
+		if got := since("db/a") + " " + since("db/b"); got != a+" "+b {
+			t.Errorf("%s: %s, want %s %s", when, got, a, b)
+		}
+	}
+	want("nothing", "never", "never")
+	reserve(-time.Minute, "db/a")
+	first := reserve(-3*time.Minute, "db/a", "db/b")
+	reserve(-2*time.Minute, "db/b")
+	want("three", "-3m0s", "-3m0s")
+	w.end(End{Request: first.ID, State: access.StateRevoked})
+	want("the first has ended", "-1m0s", "-2m0s")
+	reserve(-90 * time.Second)
+	want("one that doesn't say", "-1m30s", "-2m0s")
+}
+
 // A stray is recorded once, and isn't one while an open grant has it.
 func TestStray(t *testing.T) {
 	w := newWorld(t)
@@ -168,10 +214,10 @@ func TestStray(t *testing.T) {
 	other := own
 	other.Serial, other.Accessor = 0, "accessor"
 	live, err := w.log.LiveHandles(ctx, "ssh")
-	if err != nil || !live(own) || live(other) {
-		t.Errorf("own %t, other %t, %v", live(own), live(other), err)
+	if err != nil || !live.Has(own) || live.Has(other) {
+		t.Errorf("own %t, other %t, %v", live.Has(own), live.Has(other), err)
 	}
-	if none, err := w.log.LiveHandles(ctx, "vault"); err != nil || none(own) {
+	if none, err := w.log.LiveHandles(ctx, "vault"); err != nil || none.Has(own) {
 		t.Error(err)
 	}
 	for _, want := range []struct {

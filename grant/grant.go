@@ -105,8 +105,9 @@ type Ledger interface {
 	Delegations(ctx context.Context) (evidence.Delegations, error)
 	// Append records an event, once per request and step.
 	Append(ctx context.Context, e audit.Event) (int64, error)
-	// LiveHandles says which credentials are those of open grants of a kind.
-	LiveHandles(ctx context.Context, kind string) (func(access.Handle) bool, error)
+	// LiveHandles says which credentials are those of open grants of a kind,
+	// and since when there are any.
+	LiveHandles(ctx context.Context, kind string) (audit.Living, error)
 	// Stray records a credential that no open grant has, and says whether
 	// that is so.
 	Stray(ctx context.Context, h access.Handle, why string) (bool, error)

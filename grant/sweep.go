@@ -22,7 +22,7 @@ type Sweeper interface {
 	// there, from a cursor on; "" is the beginning. It lists none that anybody
 	// but an issuer of hallpass has made, and may leave out those that live
 	// says are a live grant's.
-	Look(ctx context.Context, cursor string, live func(access.Handle) bool) (Sight, error)
+	Look(ctx context.Context, cursor string, live audit.Living) (Sight, error)
 }
 
 // Sight is what a Sweeper has seen.
@@ -39,10 +39,12 @@ type Sight struct {
 	Stuck map[string]Stuck
 }
 
-// Stuck is something that somebody has to look at.
+// Stuck is something that somebody has to look at, or, where there is an End,
+// that no grant can have: End takes it away, and can be called again.
 type Stuck struct {
 	Why   string
 	Since time.Time
+	End   func(context.Context) error
 }
 
 // Swept is what one step of Sweep came to.
@@ -90,17 +92,38 @@ func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) 
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(sight.Stuck)) {
-		why := sight.Stuck[name].Why
-		if i.now().Sub(sight.Stuck[name].Since) < i.Grace {
+		s := sight.Stuck[name]
+		if i.now().Sub(s.Since) < i.Grace {
 			continue // it may be on its way
 		}
-		e := audit.Event{Type: audit.SweepStuck, Step: fmt.Sprintf("%s:%x", audit.SweepStuck, sha256.Sum256([]byte(name))), Why: why}
-		if _, err := i.Ledger.Append(ctx, e); err != nil {
-			return Swept{}, fmt.Errorf("record what is stuck: %w", err)
+		finding := access.Finding{What: access.SweptStuck, Kind: kind, Why: s.Why}
+		if s.End != nil {
+			if err := i.recordOf(ctx, audit.SweepLease, name, s.Why); err != nil {
+				return Swept{}, err
+			}
+			if err := s.End(ctx); err != nil {
+				finding.Why = fmt.Sprintf("%s; it could not be revoked: %v", s.Why, err)
+			} else {
+				finding.What, finding.Why = access.SweptRevoked, s.Why+"; revoked"
+			}
 		}
-		out.Findings = append(out.Findings, access.Finding{What: access.SweptStuck, Kind: kind, Why: why})
+		if finding.What == access.SweptStuck {
+			if err := i.recordOf(ctx, audit.SweepStuck, name, finding.Why); err != nil {
+				return Swept{}, err
+			}
+		}
+		out.Findings = append(out.Findings, finding)
 	}
 	return out, nil
+}
+
+// recordOf records something that was found under a name, once.
+func (i *Issuer) recordOf(ctx context.Context, typ, name, why string) error {
+	e := audit.Event{Type: typ, Step: fmt.Sprintf("%s:%x", typ, sha256.Sum256([]byte(name))), Why: why}
+	if _, err := i.Ledger.Append(ctx, e); err != nil {
+		return fmt.Errorf("record what a sweep found: %w", err)
+	}
+	return nil
 }
 
 // stray revokes a credential that no live grant has, and says whether it was

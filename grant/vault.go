@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -30,9 +31,10 @@ import (
 // nowhere. It ends by itself with the grant, or earlier by Discard or a sweep.
 type Vault struct {
 	Vault     *vault.Client
-	TokenRole string           // that mints: auth/token/roles/…
-	Leases    func() []string  // the paths whose leases a sweep looks at: those that the catalog names; may be nil
-	Now       func() time.Time // nil: time.Now
+	TokenRole string                    // that mints: auth/token/roles/…
+	Leases    func() []access.VaultPath // the paths whose leases a sweep looks at: those that the catalog names; may be nil
+	Settle    time.Duration             // how old a lease has to be that no grant can have; 0: 5 minutes
+	Now       func() time.Time          // nil: time.Now
 
 	foreign     foreign
 	tokenLeases tokenLeases
@@ -57,7 +59,7 @@ func (k *Vault) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 		if err != nil {
 			return none, err
 		}
-		h := access.Handle{Request: o.Request.ID, Kind: o.Resource.Kind, Accessor: wrap.WrappedAccessor, NotBefore: o.NotBefore, NotAfter: o.NotAfter}
+		h := access.Handle{Request: o.Request.ID, Kind: o.Resource.Kind, Accessor: wrap.WrappedAccessor, Reads: paths(reads), NotBefore: o.NotBefore, NotAfter: o.NotAfter}
 		if took <= margin {
 			h.Sealed, err = sealed.Seal(o.Request.Recipient, sealed.Secret{Request: o.Request.ID, WrappingToken: wrap.Token, Reads: reads})
 			if err == nil {
@@ -88,6 +90,16 @@ func (k *Vault) reads(o Order) ([]sealed.Read, []string, error) {
 		policies = append(policies, vault.PolicyName(k.TokenRole, o.Resource, action))
 	}
 	return reads, policies, nil
+}
+
+// paths are what is read, each once.
+func paths(reads []sealed.Read) []string {
+	var all []string
+	for _, r := range reads {
+		all = append(all, r.Path)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // mint has Vault make a token that lives until the grant ends, less margin, and

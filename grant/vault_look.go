@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"hallpass/access"
+	"hallpass/audit"
 	"hallpass/catalog"
 	"hallpass/vault"
 )
@@ -27,6 +29,11 @@ const (
 	lookBeside = 8   // questions to Vault at a time
 )
 
+// settle is how old a lease has to be to be missed. It is longer than what
+// hallpass vault check reads lives, which is a minute, with room for clocks that
+// somebody sets.
+const settle = 5 * time.Minute
+
 // foreign keeps in mind which tokens aren't hallpass's: what a token was made
 // for never changes, and Vault may have many.
 type foreign struct {
@@ -39,20 +46,25 @@ type foreign struct {
 //
 // A token is hallpass's if it was made by the token role, for a request: its
 // metadata say so, which nobody but the role's users can write. Others aren't
-// touched. What reads one secret of the catalog's by other ways has leases
-// there, too: they are reported where they are stuck, and not touched either.
-func (k *Vault) Look(ctx context.Context, cursor string, live func(access.Handle) bool) (Sight, error) {
+// touched.
+//
+// Who has a lease, Vault doesn't say. One whose token Vault lost sight of when it
+// crashed ends with the role's own default_ttl, and no revocation finds it. But
+// one that is older than all live grants that may read its path is none's. Where
+// the catalog says that nobody else reads there, it is revoked; where nobody has
+// said, it is reported; where others do read there, it is theirs.
+func (k *Vault) Look(ctx context.Context, cursor string, live audit.Living) (Sight, error) {
 	phase, after, _ := strings.Cut(cursor, " ")
 	switch phase {
 	case "", "token":
 		return k.lookAtTokens(ctx, after, live)
 	case "lease":
-		return k.lookAtLeases(ctx, after)
+		return k.lookAtLeases(ctx, after, live)
 	}
 	return Sight{}, access.Errorf(access.CodeMalformed, "cursor %.40q is none of this kind's", cursor)
 }
 
-func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access.Handle) bool) (Sight, error) {
+func (k *Vault) lookAtTokens(ctx context.Context, after string, live audit.Living) (Sight, error) {
 	accessors, err := k.list(ctx, "auth/token/accessors")
 	if err != nil {
 		return Sight{}, fmt.Errorf("list tokens: %w", err)
@@ -63,7 +75,7 @@ func (k *Vault) lookAtTokens(ctx context.Context, after string, live func(access
 	for _, a := range accessors {
 		switch {
 		case a <= after:
-		case live(access.Handle{Kind: catalog.KindVault, Accessor: a}):
+		case live.Has(access.Handle{Kind: catalog.KindVault, Accessor: a}):
 			sight.Looked++
 		case !k.foreign.has(a):
 			unknown = append(unknown, a)
@@ -178,39 +190,60 @@ func (k *Vault) handle(accessor string, token map[string]any) (h access.Handle, 
 
 // lookAtLeases goes through the leases of all paths of the catalog. The cursor
 // is the last lease's id, which begins with its path.
-func (k *Vault) lookAtLeases(ctx context.Context, after string) (Sight, error) {
+func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Living) (Sight, error) {
 	sight := Sight{Stuck: map[string]Stuck{}}
+	paths := map[string]access.VaultPath{} // by lease
 	var ids []string
-	for _, path := range k.paths() {
-		found, err := k.list(ctx, "sys/leases/lookup/"+path+"/")
+	for _, p := range k.paths() {
+		found, err := k.list(ctx, "sys/leases/lookup/"+p.Path+"/")
 		if vault.Status(err) == http.StatusForbidden {
-			sight.Stuck[path] = Stuck{Why: fmt.Sprintf("the leases below %s may not be listed, so nobody knows whether one is stuck; run: hallpass vault setup --print", path)}
+			sight.Stuck[p.Path] = Stuck{Why: fmt.Sprintf("the leases below %s may not be listed, so nobody knows whether one is stuck; run: hallpass vault setup --print", p.Path)}
 			continue
 		}
 		if err != nil {
 			return Sight{}, fmt.Errorf("list leases: %w", err)
 		}
 		for _, id := range found {
-			if id = path + "/" + id; id > after {
+			// What ends with a slash has leases of another path below it.
+			if id = p.Path + "/" + id; id > after && !strings.HasSuffix(id, "/") {
 				ids = append(ids, id)
+				paths[id] = p
 			}
 		}
 	}
 	slices.Sort(ids)
-	ids = slices.Compact(ids)
 	var mu sync.Mutex
+	ownerless := map[string][]lease{} // by path
 	last, done, err := k.each(ctx, ids, func() bool { return len(sight.Stuck) >= lookFind }, func(ctx context.Context, id string) error {
-		stuck, is, err := k.lease(ctx, id)
-		if err != nil || !is {
+		l, there, err := k.lease(ctx, id)
+		if err != nil || !there {
 			return err
 		}
+		p := paths[id]
+		others := p.Exclusive != nil && !*p.Exclusive
 		mu.Lock()
 		defer mu.Unlock()
-		sight.Stuck[id] = stuck
+		switch {
+		case l.ttl <= 0:
+			sight.Stuck[id] = l.stuck(k.now())
+		case others || l.age <= k.missed(p.Path, live):
+		case p.Exclusive != nil:
+			sight.Stuck[id] = k.ownerless(p.Path, l)
+		default:
+			ownerless[p.Path] = append(ownerless[p.Path], l)
+		}
 		return nil
 	})
 	if err != nil {
 		return Sight{}, err
+	}
+	for path, leases := range ownerless {
+		oldest := slices.MaxFunc(leases, func(a, b lease) int { return cmp.Compare(a.age, b.age) })
+		// A new name, and so a new event, on each day that they are from.
+		sight.Stuck[path+" "+oldest.issued.Format(time.DateOnly)] = Stuck{Since: oldest.issued, Why: fmt.Sprintf(
+			"%d of the leases below %s are older than all grants that may read there, so no grant has them; the oldest is %s, from %s. "+
+				"If only hallpass reads there, vault crashed when it made them: say exclusive: true in the catalog, and they are revoked. If others do, say exclusive: false",
+			len(leases), path, oldest.id, oldest.issued.Format(time.RFC3339))}
 	}
 	if !done {
 		sight.Next = "lease " + last
@@ -218,36 +251,86 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string) (Sight, error) {
 	return sight, nil
 }
 
-// lease looks a lease up. One that has ended and still is there is stuck: Vault
-// couldn't take its secret back where it lives, and tries again for some
-// minutes. Then it gives up, and the lease stays.
-func (k *Vault) lease(ctx context.Context, id string) (Stuck, bool, error) {
-	var secret *api.Secret
-	err := k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) (err error) {
-		secret, err = c.Logical().WriteWithContext(ctx, "sys/leases/lookup", map[string]any{"lease_id": id})
-		return err
-	})
-	switch {
-	case vault.Status(err) == http.StatusBadRequest || vault.Status(err) == http.StatusNotFound || err == nil && secret == nil:
-		return Stuck{}, false, nil // gone meanwhile
-	case err != nil:
-		return Stuck{}, false, fmt.Errorf("look at a lease: %w", err)
+// missed is how old a lease of a path has to be that no live grant can have.
+// Both ages are each by one clock alone, so that it doesn't matter if Vault's
+// and the issuer's differ.
+func (k *Vault) missed(path string, live audit.Living) time.Duration {
+	age := k.Settle
+	if age == 0 {
+		age = settle
 	}
-	ttl, err := seconds(secret.Data["ttl"])
-	if err != nil {
-		return Stuck{}, false, fmt.Errorf("look at lease %s: %w", id, err)
+	if begun, any := live.Since(path); any {
+		age += max(0, k.now().Sub(begun))
 	}
-	if ttl > 0 {
-		return Stuck{}, false, nil
+	return age
+}
+
+// ownerless is a lease that no grant has, of a path that is hallpass's alone.
+func (k *Vault) ownerless(path string, l lease) Stuck {
+	return Stuck{
+		Since: l.issued,
+		Why:   fmt.Sprintf("the lease %s, from %s, is older than all grants that may read %s, so no grant has it: vault crashed when it made it", l.id, l.issued.Format(time.RFC3339), path),
+		End: func(ctx context.Context) error {
+			_, err := k.Vault.Write(ctx, "sys/leases/revoke", map[string]any{"lease_id": l.id, "sync": true})
+			if vault.Status(err) == http.StatusForbidden {
+				return fmt.Errorf("%w; run: hallpass vault setup --print", err)
+			}
+			return err
+		},
 	}
-	since := k.now()
-	if text, _ := secret.Data["expire_time"].(string); text != "" {
-		if since, err = time.Parse(time.RFC3339Nano, text); err != nil {
-			return Stuck{}, false, fmt.Errorf("look at lease %s: %w", id, err)
-		}
+}
+
+// lease is one of Vault's, at the moment that it was looked at.
+type lease struct {
+	id      string
+	ttl     time.Duration // left
+	age     time.Duration // by Vault's clock
+	issued  time.Time
+	expires time.Time // zero: unknown
+}
+
+// stuck is a lease that has ended and still is there: Vault couldn't take its
+// secret back where it lives, and tries again for some minutes. Then it gives
+// up, and the lease stays.
+func (l lease) stuck(now time.Time) Stuck {
+	since := l.expires
+	if since.IsZero() {
+		since = now
 	}
 	return Stuck{Since: since, Why: fmt.Sprintf("the lease %s ended at %s, and vault has not revoked it: what was read may still work; see vault's log, and the leases it has given up: vault read sys/leases type=irrevocable",
-		id, since.UTC().Format(time.RFC3339))}, true, nil
+		l.id, since.UTC().Format(time.RFC3339))}
+}
+
+// lease looks a lease up, and says whether it is there.
+func (k *Vault) lease(ctx context.Context, id string) (l lease, there bool, err error) {
+	data, err := k.Vault.Write(ctx, "sys/leases/lookup", map[string]any{"lease_id": id})
+	switch {
+	case vault.Status(err) == http.StatusBadRequest || vault.Status(err) == http.StatusNotFound || err == nil && data == nil:
+		return lease{}, false, nil // gone meanwhile
+	case err != nil:
+		return lease{}, false, fmt.Errorf("look at a lease: %w", err)
+	}
+	fail := func(err error) (lease, bool, error) {
+		return lease{}, false, fmt.Errorf("look at lease %s: %w", id, err)
+	}
+	ttl, err := seconds(data["ttl"])
+	if err != nil {
+		return fail(err)
+	}
+	l = lease{id: id, ttl: time.Duration(ttl) * time.Second}
+	if text, _ := data["expire_time"].(string); text != "" {
+		if l.expires, err = time.Parse(time.RFC3339Nano, text); err != nil {
+			return fail(err)
+		}
+	}
+	if l.issued, err = issued(data); err != nil {
+		return fail(err)
+	}
+	l.issued = l.issued.UTC()
+	if l.ttl > 0 {
+		l.age = l.expires.Add(-l.ttl).Sub(l.issued)
+	}
+	return l, true, nil
 }
 
 // list lists what is below a path, sorted.
@@ -274,7 +357,7 @@ func (k *Vault) list(ctx context.Context, path string) ([]string, error) {
 	return keys, nil
 }
 
-func (k *Vault) paths() []string {
+func (k *Vault) paths() []access.VaultPath {
 	if k.Leases == nil {
 		return nil
 	}

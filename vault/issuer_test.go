@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,19 +52,34 @@ func TestIssuersLoginOpensNothing(t *testing.T) {
 		"minting an orphan": func() (*api.Secret, error) {
 			return wrapping.Auth().Token().CreateOrphan(&api.TokenCreateRequest{Policies: []string{good}})
 		},
-		"changing what a grant opens":        write("sys/policies/acl/"+good, data{"policy": `path "*" { capabilities = ["read"] }`}),
-		"adding what a grant opens":          write("sys/policies/acl/hallpass-grant-more", data{"policy": `path "*" { capabilities = ["read"] }`}),
-		"changing the role that mints":       write("auth/token/roles/hallpass", data{"allowed_policies_glob": "*"}),
-		"changing its own login":             write("auth/approle/role/hallpass", data{"token_policies": "root"}),
-		"making itself another secret":       write("auth/approle/role/hallpass/secret-id", nil),
-		"changing a role of the database":    write("database/roles/orders-ro", data{"db_name": "database", "creation_statements": "x"}),
-		"forgetting leases without revoking": write("sys/leases/revoke-force/database/creds", nil),
-		"turning the audit log off":          func() (*api.Secret, error) { return own.Logical().Delete("sys/audit/file") },
+		"changing what a grant opens":            write("sys/policies/acl/"+good, data{"policy": `path "*" { capabilities = ["read"] }`}),
+		"adding what a grant opens":              write("sys/policies/acl/hallpass-grant-more", data{"policy": `path "*" { capabilities = ["read"] }`}),
+		"changing the role that mints":           write("auth/token/roles/hallpass", data{"allowed_policies_glob": "*"}),
+		"changing its own login":                 write("auth/approle/role/hallpass", data{"token_policies": "root"}),
+		"making itself another secret":           write("auth/approle/role/hallpass/secret-id", nil),
+		"changing a role of the database":        write("database/roles/orders-ro", data{"db_name": "database", "creation_statements": "x"}),
+		"revoking a lease that others may have":  write("sys/leases/revoke", data{"lease_id": "database/creds/orders-ro/x", "sync": true}),
+		"revoking a login":                       write("sys/leases/revoke", data{"lease_id": "auth/approle/login/x"}),
+		"revoking by the path":                   write("sys/leases/revoke/database/creds/orders-ro/x", nil),
+		"revoking all below a path":              write("sys/leases/revoke-prefix/database/creds/orders-ro", nil),
+		"looking at a lease of what isn't there": write("sys/leases/lookup", data{"lease_id": "database/creds/other/x"}),
+		"looking at a login":                     write("sys/leases/lookup", data{"lease_id": "auth/approle/login/x"}),
+		"renewing a lease":                       write("sys/leases/renew", data{"lease_id": "database/creds/orders-ro/x"}),
+		"forgetting leases without revoking":     write("sys/leases/revoke-force/database/creds", nil),
+		"turning the audit log off":              func() (*api.Secret, error) { return own.Logical().Delete("sys/audit/file") },
 	} {
 		_, err := do()
 		var r *api.ResponseError
 		if !errors.As(err, &r) || r.StatusCode != http.StatusForbidden && r.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	// Leases of a path that is its alone, it may revoke, and no others.
+	h.setUp(t, strings.Replace(catalogYAML, "path: database/creds", "exclusive: true\n    path: database/creds", 1))
+	for id, ok := range map[string]bool{"database/creds/orders-ro/x": true, "database/creds/orders-dump/x": true, "pki/issue/web/x": false, "database/creds/other/x": false} {
+		if _, err := write("sys/leases/revoke", data{"lease_id": id, "sync": true})(); (err == nil) != ok {
+			t.Errorf("exclusive: revoking %s: %v", id, err)
 		}
 	}
 

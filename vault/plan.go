@@ -66,19 +66,16 @@ type Plan struct {
 // NewPlan makes the plan for the resources of kind vault.
 func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan {
 	p := Plan{TokenRole: tokenRole, config: config}
-	var leases []string
 	for _, r := range resources {
 		if r.Kind != catalog.KindVault {
 			continue
 		}
 		for _, action := range r.Actions {
 			p.Grants = append(p.Grants, Policy{Name: PolicyName(tokenRole, r, action), Text: grantPolicy(r, action)})
-			leases = append(leases, r.VaultPath(action))
 		}
 	}
 	p.Role = roleParameters(p.policies())
-	slices.Sort(leases)
-	p.Issuer = Policy{Name: IssuerPolicy(tokenRole), Text: issuerPolicy(tokenRole, slices.Compact(leases))}
+	p.Issuer = Policy{Name: IssuerPolicy(tokenRole), Text: issuerPolicy(tokenRole, access.VaultPaths(resources))}
 	return p
 }
 
@@ -138,9 +135,10 @@ func grantPolicy(r access.Resource, action string) string {
 }
 
 // issuerPolicy lets the issuer mint by the token role, and only wrapped, and
-// revoke. Vault has no way to say "revoke only those": whoever has this policy
+// revoke: tokens, and leases of paths that the catalog says are hallpass's
+// alone. Vault has no way to say "revoke only those": whoever has this policy
 // can end any token, and open nothing.
-func issuerPolicy(tokenRole string, leases []string) string {
+func issuerPolicy(tokenRole string, paths []access.VaultPath) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Minted tokens come wrapped, so that the issuer doesn't see them.\n"+
 		"path \"auth/token/create/%s\" {\n  capabilities = [\"create\", \"update\"]\n  min_wrapping_ttl = \"1s\"\n  max_wrapping_ttl = \"%ds\"\n}\n",
@@ -149,18 +147,28 @@ func issuerPolicy(tokenRole string, leases []string) string {
 	own(&b, "lookup-accessor", "create", "update")
 	own(&b, "lookup-self", "read")
 	own(&b, "renew-self", "create", "update")
-	fmt.Fprintf(&b, "# Where Vault crashed while it revoked one, what is left of it has a lease here.\n"+
-		"path \"sys/leases/lookup/auth/token/create/%[1]s/\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n"+
-		"path \"sys/leases/revoke\" {\n  capabilities = [\"create\", \"update\"]\n  allowed_parameters = {\n    \"lease_id\" = [\"auth/token/create/%[1]s/*\"]\n    \"sync\" = []\n  }\n}\n"+
-		"path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n}\n", tokenRole)
+	mint := "auth/token/create/" + tokenRole + "/"
+	look, revoke := []string{mint + "*"}, []string{mint + "*"}
+	for _, p := range paths {
+		look = append(look, p.Path+"/*")
+		if p.Exclusive != nil && *p.Exclusive {
+			revoke = append(revoke, p.Path+"/*")
+		}
+	}
+	fmt.Fprintf(&b, "# Where Vault crashed while it revoked a token, what is left of it has a lease here. Where it\n"+
+		"# crashed while it made a secret, the secret's lease is of no token: of paths that are exclusive in\n# the catalog, the sweep revokes those.\n"+
+		"path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n"+
+		"path \"sys/leases/revoke\" {\n  capabilities = [\"create\", \"update\"]\n  allowed_parameters = {\n    \"lease_id\" = [%s]\n    \"sync\" = []\n  }\n}\n"+
+		"path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n  allowed_parameters = {\n    \"lease_id\" = [%s]\n  }\n}\n",
+		mint, quoted(revoke), quoted(look))
 	b.WriteString("# For hallpass vault check.\n")
 	own(&b, "roles/"+tokenRole, "read")
 	fmt.Fprintf(&b, "path \"sys/policies/acl/%s*\" {\n  capabilities = [\"read\"]\n}\n", GrantPrefix(tokenRole))
 	b.WriteString("# For the sweep: what is alive, and whose it is.\n")
 	own(&b, "accessors", "list", "sudo")
 	own(&b, "accessors/", "list", "sudo")
-	for _, path := range leases {
-		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", path+"/")
+	for _, p := range paths {
+		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", p.Path+"/")
 	}
 	return b.String()
 }

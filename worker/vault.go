@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"hallpass/access"
 	"hallpass/ca"
-	"hallpass/catalog"
 	"hallpass/vault"
 )
 
@@ -45,18 +43,8 @@ func (p *parts) keepVault(ctx context.Context) {
 }
 
 // leases are the paths in Vault that the catalog of this moment names.
-func (p *parts) leases() []string {
-	var paths []string
-	for _, r := range p.book.Rulebook().Catalog.Resources() {
-		if r.Kind != catalog.KindVault {
-			continue
-		}
-		for _, action := range r.Actions {
-			paths = append(paths, r.VaultPath(action))
-		}
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths)
+func (p *parts) leases() []access.VaultPath {
+	return access.VaultPaths(p.book.Rulebook().Catalog.Resources())
 }
 
 func (c *Config) vaultConfig() vault.Config {

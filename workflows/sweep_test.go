@@ -47,7 +47,7 @@ type looking struct {
 }
 
 // Look goes through what is open two at a time, in the order of the ids.
-func (l *looking) Look(_ context.Context, cursor string, live func(access.Handle) bool) (grant.Sight, error) {
+func (l *looking) Look(_ context.Context, cursor string, live audit.Living) (grant.Sight, error) {
 	if l.down != nil && l.down() {
 		return grant.Sight{}, errDown
 	}
@@ -63,7 +63,7 @@ func (l *looking) Look(_ context.Context, cursor string, live func(access.Handle
 		}
 		sight.Looked++
 		sight.Next = id
-		if h := l.open[id]; !live(h) {
+		if h := l.open[id]; !live.Has(h) {
 			sight.Found = append(sight.Found, h)
 		}
 	}

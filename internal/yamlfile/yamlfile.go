@@ -354,6 +354,14 @@ func (n Node) Text() (string, error) {
 	return "", n.unexpected("text")
 }
 
+// Bool is the value of true or false.
+func (n Node) Bool() (bool, error) {
+	if v, ok := n.node.(*ast.BoolNode); ok {
+		return v.Value, nil
+	}
+	return false, n.unexpected("true or false")
+}
+
 // Checked is Text for a string that has to pass check.
 func (n Node) Checked(check func(string) error) (string, error) {
 	s, err := n.Text()

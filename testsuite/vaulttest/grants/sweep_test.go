@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ import (
 func (w *world) sweeper(grace time.Duration) *grant.Issuer {
 	w.t.Helper()
 	k := w.kind()
-	k.Leases = func() []string { return []string{"database/creds/orders-dump", "database/creds/orders-ro"} }
+	k.Leases = func() []access.VaultPath { return access.VaultPaths(w.book.Catalog.Resources()) }
 	i := w.issuer(k, nil)
 	i.Grace = grace
 	return i
@@ -191,6 +192,146 @@ func TestSweepStuckLease(t *testing.T) {
 	w.clean()
 }
 
+// forgotten makes a grant, has Vault forget which leases its token has, as if
+// it had crashed after it wrote the lease and before it wrote whose it is, and
+// ends the grant. What is left is a login that works and a lease that is nobody's.
+func (w *world) forgotten(actions ...string) login {
+	w.t.Helper()
+	index := filepath.Join(w.vault.Storage(), "sys", "expire", "token")
+	names := func() (all []string) {
+		files, err := os.ReadDir(index)
+		if err != nil && !os.IsNotExist(err) {
+			w.t.Fatal(err)
+		}
+		for _, f := range files {
+			all = append(all, f.Name())
+		}
+		return all
+	}
+	before := names()
+	a := w.ask(time.Hour, actions...)
+	l := w.open(a, w.issue(w.issuer(nil, nil), a))[0]
+	w.vault.Kill()
+	for _, name := range names() {
+		if !slices.Contains(before, name) {
+			if err := os.RemoveAll(filepath.Join(index, name)); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	w.vault.Restart(w.t)
+	w.end(a, access.StateReleased)
+	w.works(l)
+	return l
+}
+
+// after waits until d have passed, by the real clock: Vault has no other.
+func (w *world) after(d time.Duration) {
+	w.t.Helper()
+	begun := time.Now()
+	w.eventually("some time has passed", func() bool { return time.Since(begun) > d })
+}
+
+// A lease that Vault lost sight of when it crashed is revoked where the catalog
+// says that nobody else reads there, once it is older than all grants that may
+// have it, and no other is. Where nobody has said, it is reported; where others
+// read, nothing is said.
+func TestSweepOwnerlessLease(t *testing.T) {
+	const settled = 2 * time.Second
+	of := func(exclusive string) (*world, *grant.Issuer) {
+		w := newWorldWith(t, strings.Replace(catalogYAML, "path:", exclusive+"path:", 1), vaulttest.Config{})
+		i := w.sweeper(0)
+		i.Kinds["vault"].(*grant.Vault).Settle = settled
+		return w, i
+	}
+	count := func(w *world, typ string) (n int) {
+		for _, err := range w.log.Events(context.Background(), audit.Query{Type: typ}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		return n
+	}
+
+	t.Run("exclusive", func(t *testing.T) {
+		t.Parallel()
+		w, sweeper := of("exclusive: true\n    ")
+		// One of another path, and one of the same that began before.
+		issuer := w.issuer(nil, nil)
+		dump, old := w.ask(time.Hour, "dump"), w.ask(time.Hour, "read")
+		dumpLogin, oldLogin := w.open(dump, w.issue(issuer, dump))[0], w.open(old, w.issue(issuer, old))[0]
+		w.after(settled + 2*time.Second)
+		left := w.forgotten("read")
+		w.after(settled + 2*time.Second)
+		now := w.ask(time.Hour, "read")
+		nowLogin := w.open(now, w.issue(issuer, now))[0]
+
+		if _, found := w.sweep(sweeper); len(found) != 0 {
+			t.Errorf("while an older grant may have it: %+v", found)
+		}
+		w.works(left)
+		w.end(old, access.StateReleased)
+		w.gone(oldLogin)
+		careful := w.sweeper(0) // whose leases have to be as old as ever
+		if _, found := w.sweep(careful); len(found) != 0 {
+			t.Errorf("while it is young: %+v", found)
+		}
+		// It isn't allowed to as long as Vault hasn't been told.
+		told := vault.NewPlan(w.book.Catalog.Resources(), vault.Config{}, vault.DefaultTokenRole).Issuer
+		w.vault.Policy(t, told.Name, strings.Replace(told.Text, `, "database/creds/orders-dump/*", "database/creds/orders-ro/*"]`, "]", 1))
+		_, found := w.sweep(sweeper)
+		if len(found) != 1 || found[0].What != access.SweptStuck || !strings.Contains(found[0].Why, "it could not be revoked: vault answers 403") || !strings.Contains(found[0].Why, "run: hallpass vault setup --print") {
+			t.Errorf("without the right: %+v", found)
+		}
+		w.works(left)
+		w.vault.Policy(t, told.Name, told.Text)
+		_, found = w.sweep(sweeper)
+		if len(found) != 1 || found[0].What != access.SweptRevoked || !strings.HasPrefix(found[0].Why, "the lease database/creds/orders-ro/") || !strings.HasSuffix(found[0].Why, "; revoked") {
+			t.Errorf("%+v", found)
+		}
+		w.gone(left)
+		w.works(nowLogin)
+		w.works(dumpLogin)
+		if _, found := w.sweep(sweeper); len(found) != 0 {
+			t.Errorf("once more: %+v", found)
+		}
+		if n, m := count(w, audit.SweepLease), count(w, audit.SweepStuck); n != 1 || m != 1 {
+			t.Errorf("%d leases and %d stuck on record", n, m)
+		}
+		w.end(now, access.StateReleased)
+		w.end(dump, access.StateReleased)
+		w.clean()
+	})
+
+	for exclusive, reported := range map[string]int{"": 1, "exclusive: false\n    ": 0} {
+		t.Run("not "+exclusive, func(t *testing.T) {
+			t.Parallel()
+			w, sweeper := of(exclusive)
+			left := w.forgotten("read")
+			// An application reads the same role by itself.
+			if _, err := w.vault.Client(t).Logical().Read("database/creds/orders-ro"); err != nil {
+				t.Fatal(err)
+			}
+			w.after(settled + 2*time.Second)
+			for range 2 {
+				_, found := w.sweep(sweeper)
+				if len(found) != reported || reported == 1 && (found[0].What != access.SweptStuck || !strings.HasPrefix(found[0].Why, "2 of the leases below database/creds/orders-ro are older than all grants")) {
+					t.Errorf("%+v", found)
+				}
+			}
+			w.works(left)
+			if n, m := count(w, audit.SweepLease), count(w, audit.SweepStuck); n != 0 || m != reported {
+				t.Errorf("%d leases and %d stuck on record", n, m)
+			}
+			for _, id := range w.vault.Leases(t, "database/creds") {
+				w.vault.Write(t, "sys/leases/revoke", map[string]any{"lease_id": id, "sync": true})
+			}
+			w.clean()
+		})
+	}
+}
+
 // While Vault is sealed, a sweep fails and concludes nothing.
 func TestSweepOfASealedVault(t *testing.T) {
 	w := newWorld(t)
@@ -280,7 +421,7 @@ resources:
 
 func (w *world) benchSweeper() *grant.Issuer {
 	k := w.kind()
-	k.Leases = func() []string { return []string{"pki/issue/web"} }
+	k.Leases = func() []access.VaultPath { return access.VaultPaths(w.book.Catalog.Resources()) }
 	i := w.issuer(k, nil)
 	i.Grace = 0
 	return i

@@ -71,7 +71,13 @@ func newWorld(t testing.TB) *world {
 // newWorldOn has a Vault of its own kind.
 func newWorldOn(t testing.TB, config vaulttest.Config) *world {
 	t.Helper()
-	w := newWorldOf(t, catalogYAML, config)
+	return newWorldWith(t, catalogYAML, config)
+}
+
+// newWorldWith has a catalog of its own for the same database.
+func newWorldWith(t testing.TB, catalog string, config vaulttest.Config) *world {
+	t.Helper()
+	w := newWorldOf(t, catalog, config)
 	w.db = w.vault.NewDatabase(t, postgrestest.Start(t), "database")
 	w.db.Role(t, "orders-ro", time.Hour)
 	w.db.Role(t, "orders-dump", time.Hour)
