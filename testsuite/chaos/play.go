@@ -686,16 +686,7 @@ func (p *player) clear() {
 		}
 	}
 	if p.stack.Vault != nil {
-		err := poll(context.Background(), "Vault to have nothing left", func() error {
-			what, err := p.stack.Vault.Left()
-			if len(what) > 0 {
-				err = errors.Join(err, errors.New(strings.Join(what, ", ")))
-			}
-			return err
-		})
-		if err != nil {
-			left("%v", err)
-		}
+		p.clearVault(left)
 	}
 	for _, part := range p.stack.Parts {
 		if err := part.Stop(); err != nil {
@@ -714,6 +705,42 @@ func (p *player) clear() {
 		})
 		if err != nil {
 			left("%v", err)
+		}
+	}
+}
+
+// clearVault waits until nothing is left in Vault. What it was killed over when it
+// made it, and told nobody, is a lease that the sweep takes when it is five minutes
+// old, or a login without a lease, which isn't hallpass's to take.
+func (p *player) clearVault(left func(string, ...any)) {
+	var logins []string
+	var err error
+	for range 3 {
+		err = poll(context.Background(), "Vault to have no leases", func() (err error) {
+			var leases int
+			if leases, logins, err = p.stack.Vault.Left(); err == nil && leases > 0 {
+				err = fmt.Errorf("there are %d", leases)
+			}
+			return err
+		})
+		if err == nil {
+			break
+		}
+	}
+	if err != nil {
+		left("%v", err)
+	}
+	had := map[string]int{}
+	for _, a := range p.asked {
+		a.mu.Lock()
+		had[a.user] = a.n
+		a.mu.Unlock()
+	}
+	for _, name := range logins {
+		if n, told := had[name]; told {
+			left("the login of request %d is in the database", n)
+		} else {
+			p.logf("a login is in the database of which nobody was told: %s", name)
 		}
 	}
 }

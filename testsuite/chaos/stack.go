@@ -38,9 +38,9 @@ type Stack struct {
 
 // Vault makes the logins to a database that people ask for.
 type Vault struct {
-	Config *api.Config                       // as people reach it
-	Login  func(user, password string) error // to the database
-	Left   func() (what []string, err error) // of leases, tokens and logins
+	Config *api.Config                                     // as people reach it
+	Login  func(user, password string) error               // to the database
+	Left   func() (leases int, logins []string, err error) // what wasn't taken back: in Vault, and in the database by their names
 }
 
 // Running is a process.

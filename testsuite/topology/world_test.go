@@ -63,6 +63,7 @@ type world struct {
 	vault    *vaulttest.Server         // nil: there is none
 	hosts    map[string]*hosttest.Host // by name
 	visits   sync.Map                  // ids of requests for them
+	logins   sync.Map                  // what Vault gave, by name in the database
 }
 
 // program is one process of it, which may be killed and started again.
