@@ -172,6 +172,8 @@ func (k *Vault) Revoke(ctx context.Context, h access.Handle) error {
 		return nil
 	case vault.Interrupted(err):
 		return k.finishRevocation(ctx, h.Accessor)
+	case vault.Status(err) == http.StatusForbidden:
+		return fmt.Errorf("vault doesn't let the issuer revoke a token, and an operator has to see to it; run: hallpass vault check (%w)", err)
 	}
 	return err
 }
