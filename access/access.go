@@ -291,16 +291,18 @@ type Ruling struct {
 // Handle is what is needed to revoke a credential, and nothing secret. It is
 // in the ledger, under the request's id, before the credential exists.
 type Handle struct {
-	Request    string    `json:"request"` // the request's id
-	Kind       string    `json:"kind"`
-	Serial     uint64    `json:"serial,omitempty"` // kind ssh: certificate serial, from 1
-	CA         string    `json:"ca,omitempty"`     // kind ssh: fingerprint of the CA key, "SHA256:…"
-	Principals []string  `json:"principals,omitempty"`
-	Accessor   string    `json:"accessor,omitempty"` // kind vault: of the request's token; revokes it, and opens nothing
-	Sealed     string    `json:"sealed,omitempty"`   // kind vault: what only the requester can open; Credential.Sealed is the same
-	Reads      []string  `json:"reads,omitempty"`    // kind vault: the paths that the token may read, where its leases are
-	NotBefore  time.Time `json:"not_before"`
-	NotAfter   time.Time `json:"not_after"` // the credential is dead from here on; the end of the grant
+	Request    string   `json:"request"` // the request's id
+	Kind       string   `json:"kind"`
+	Serial     uint64   `json:"serial,omitempty"` // kind ssh: certificate serial, from 1
+	CA         string   `json:"ca,omitempty"`     // kind ssh: fingerprint of the CA key, "SHA256:…"
+	Principals []string `json:"principals,omitempty"`
+	Accessor   string   `json:"accessor,omitempty"` // kind vault: of the request's token; revokes it, and opens nothing
+	Sealed     string   `json:"sealed,omitempty"`   // kind vault: what only the requester can open; Credential.Sealed is the same
+	Reads      []string `json:"reads,omitempty"`    // kind vault: the paths that the token may read, where its leases are
+	// Minted is, for kind vault, when Vault made the token, by Vault's clock.
+	Minted    *time.Time `json:"minted,omitempty"`
+	NotBefore time.Time  `json:"not_before"`
+	NotAfter  time.Time  `json:"not_after"` // the credential is dead from here on; the end of the grant
 	// Until is when what the credential opened has to be gone, where that is
 	// later than NotAfter: policy lets sessions finish.
 	Until   *time.Time `json:"until,omitempty"`

@@ -89,18 +89,19 @@ func (l *Log) Orphan(ctx context.Context, request, why string) (bool, error) {
 // Living is what is known of the open grants of a kind.
 type Living struct {
 	credentials map[string]bool
-	since       map[string]time.Time // by path in Vault; "" is of those that don't say what they read
+	since       map[string]time.Time // by path in Vault; "" is of those that don't say what they read, or since when
 }
 
 // Has says whether a credential is that of an open grant.
 func (l Living) Has(h access.Handle) bool { return l.credentials[identity(h)] }
 
-// Since says when the first of the open grants began that may read a path in
-// Vault, and whether there is one.
+// Since says, by Vault's clock, when the oldest token was minted of the open
+// grants that may read a path in Vault, and whether there is one. Where one
+// doesn't say, that is the zero time.
 func (l Living) Since(path string) (time.Time, bool) {
 	at, ok := l.since[path]
-	if any, all := l.since[""]; all && (!ok || any.Before(at)) {
-		return any, true
+	if _, any := l.since[""]; any {
+		return time.Time{}, true
 	}
 	return at, ok
 }
@@ -110,7 +111,7 @@ func (l Living) Since(path string) (time.Time, bool) {
 func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err error) {
 	fail := func(err error) (Living, error) { return Living{}, err }
 	rows, err := r.db.QueryContext(ctx, `SELECT coalesce(json_extract(handle, '$.ca'), ''), coalesce(json_extract(handle, '$.serial'), 0),
-		coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), '[""]'), json_extract(handle, '$.not_before')
+		coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), ''), coalesce(json_extract(handle, '$.minted'), '')
 		FROM ledger WHERE ended = '' AND json_extract(handle, '$.kind') = ?`, kind)
 	if err != nil {
 		return fail(fmt.Errorf("read open grants: %w", explain(err)))
@@ -119,20 +120,25 @@ func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err er
 	live := Living{credentials: map[string]bool{}, since: map[string]time.Time{}}
 	for rows.Next() {
 		h := access.Handle{Kind: kind}
-		var reads, begun string
-		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor, &reads, &begun); err != nil {
+		var reads, minted string
+		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor, &reads, &minted); err != nil {
 			return fail(fmt.Errorf("read open grants: %w", explain(err)))
 		}
 		live.credentials[identity(h)] = true
+		if reads == "" || minted == "" {
+			live.since[""] = time.Time{}
+			continue
+		}
 		if err := json.Unmarshal([]byte(reads), &h.Reads); err != nil {
 			return fail(broken("what an open grant reads can't be read: %v", err))
 		}
-		if h.NotBefore, err = time.Parse(time.RFC3339, begun); err != nil {
-			return fail(broken("the beginning of an open grant can't be read: %v", err))
+		at, err := time.Parse(time.RFC3339Nano, minted)
+		if err != nil {
+			return fail(broken("when the token of an open grant was minted can't be read: %v", err))
 		}
 		for _, path := range h.Reads {
-			if first, ok := live.since[path]; !ok || h.NotBefore.Before(first) {
-				live.since[path] = h.NotBefore
+			if first, ok := live.since[path]; !ok || at.Before(first) {
+				live.since[path] = at
 			}
 		}
 	}

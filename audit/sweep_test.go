@@ -163,15 +163,16 @@ func TestVerifySweep(t *testing.T) {
 	}
 }
 
-// Since when a path in Vault may be read is since its oldest open grant began;
-// one that doesn't say what it reads may read any.
+// Since when a path in Vault may be read is since the oldest token of its open
+// grants; one that doesn't say what it reads may read any, since ever.
 func TestLivingSince(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
 	now := w.now
 	reserve := func(after time.Duration, reads ...string) access.Request {
 		r, st := w.ask("alice")
-		h := access.Handle{Request: r.ID, Kind: "vault", Accessor: r.ID, Reads: reads, NotBefore: now.Add(after), NotAfter: now.Add(time.Hour)}
+		minted := now.Add(after)
+		h := access.Handle{Request: r.ID, Kind: "vault", Accessor: r.ID, Reads: reads, Minted: &minted, NotBefore: now, NotAfter: now.Add(time.Hour)}
 		if _, err := w.log.Reserve(ctx, st.Hash(), h, Event{Actor: "alice", Requester: "alice", Resource: r.Resource}); err != nil {
 			t.Fatal(err)
 		}
@@ -185,6 +186,9 @@ func TestLivingSince(t *testing.T) {
 		at, ok := live.Since(path)
 		if !ok {
 			return "never"
+		}
+		if at.IsZero() {
+			return "always"
 		}
 		return at.Sub(now).String()
 	}
@@ -201,8 +205,10 @@ func TestLivingSince(t *testing.T) {
 	want("three", "-3m0s", "-3m0s")
 	w.end(End{Request: first.ID, State: access.StateRevoked})
 	want("the first has ended", "-1m0s", "-2m0s")
-	reserve(-90 * time.Second)
-	want("one that doesn't say", "-1m30s", "-2m0s")
+	silent := reserve(-90 * time.Second)
+	want("one that doesn't say", "always", "always")
+	w.end(End{Request: silent.ID, State: access.StateRevoked})
+	want("it has ended", "-1m0s", "-2m0s")
 }
 
 // A stray is recorded once, and isn't one while an open grant has it.

@@ -33,7 +33,7 @@ type Vault struct {
 	Vault     *vault.Client
 	TokenRole string                    // that mints: auth/token/roles/…
 	Leases    func() []access.VaultPath // the paths whose leases a sweep looks at: those that the catalog names; may be nil
-	Settle    time.Duration             // how old a lease has to be that no grant can have; 0: 5 minutes
+	Settle    time.Duration             // how old a lease has to be that no grant can have, and how much older than any of their tokens; 0: 5 minutes
 	Now       func() time.Time          // nil: time.Now
 
 	foreign     foreign
@@ -59,7 +59,7 @@ func (k *Vault) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 		if err != nil {
 			return none, err
 		}
-		h := access.Handle{Request: o.Request.ID, Kind: o.Resource.Kind, Accessor: wrap.WrappedAccessor, Reads: paths(reads), NotBefore: o.NotBefore, NotAfter: o.NotAfter}
+		h := access.Handle{Request: o.Request.ID, Kind: o.Resource.Kind, Accessor: wrap.WrappedAccessor, Reads: paths(reads), Minted: minted(wrap), NotBefore: o.NotBefore, NotAfter: o.NotAfter}
 		if took <= margin {
 			h.Sealed, err = sealed.Seal(o.Request.Recipient, sealed.Secret{Request: o.Request.ID, WrappingToken: wrap.Token, Reads: reads})
 			if err == nil {
@@ -90,6 +90,15 @@ func (k *Vault) reads(o Order) ([]sealed.Read, []string, error) {
 		policies = append(policies, vault.PolicyName(k.TokenRole, o.Resource, action))
 	}
 	return reads, policies, nil
+}
+
+// minted is when Vault made what is wrapped, which it says itself.
+func minted(wrap *api.SecretWrapInfo) *time.Time {
+	at := wrap.CreationTime.UTC()
+	if at.IsZero() {
+		return nil
+	}
+	return &at
 }
 
 // paths are what is read, each once.

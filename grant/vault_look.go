@@ -29,9 +29,9 @@ const (
 	lookBeside = 8   // questions to Vault at a time
 )
 
-// settle is how old a lease has to be to be missed. It is longer than what
-// hallpass vault check reads lives, which is a minute, with room for clocks that
-// somebody sets.
+// settle is how old a lease has to be to be missed, and how much older than all
+// tokens that may have it. It is longer than what hallpass vault check reads
+// lives, which is a minute, with room for a Vault whose nodes' clocks differ.
 const settle = 5 * time.Minute
 
 // foreign keeps in mind which tokens aren't hallpass's: what a token was made
@@ -226,7 +226,7 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 		switch {
 		case l.ttl <= 0:
 			sight.Stuck[id] = l.stuck(k.now())
-		case others || l.age <= k.missed(p.Path, live):
+		case others || k.somebodys(l, p.Path, live):
 		case p.Exclusive != nil:
 			sight.Stuck[id] = k.ownerless(p.Path, l)
 		default:
@@ -251,18 +251,16 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 	return sight, nil
 }
 
-// missed is how old a lease of a path has to be that no live grant can have.
-// Both ages are each by one clock alone, so that it doesn't matter if Vault's
-// and the issuer's differ.
-func (k *Vault) missed(path string, live audit.Living) time.Duration {
+// somebodys says whether a lease of a path may be a live grant's, or of what
+// hallpass vault check reads: it isn't old enough, or a token that may read there
+// is older. It is all by Vault's clock, so the issuers' don't matter.
+func (k *Vault) somebodys(l lease, path string, live audit.Living) bool {
 	age := k.Settle
 	if age == 0 {
 		age = settle
 	}
-	if begun, any := live.Since(path); any {
-		age += max(0, k.now().Sub(begun))
-	}
-	return age
+	minted, any := live.Since(path)
+	return l.age <= age || any && !l.issued.Add(age).Before(minted)
 }
 
 // ownerless is a lease that no grant has, of a path that is hallpass's alone.
