@@ -165,6 +165,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestOpenGrants,
 		TestOrphan,
 		TestStray,
+		TestLivingSince,
 		// tamper_test.go
 		TestTampering,
 		TestAppendingToABrokenLogIsRefused,
