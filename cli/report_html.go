@@ -23,8 +23,8 @@ type page struct {
 	From, To   string
 	Checkpoint string
 	Had, Not   []pageRow
+	Legend     []legend
 	Plots      []plot
-	Candidates [][]any
 	Tallies    []pageTally
 }
 
@@ -48,8 +48,6 @@ type plot struct {
 	Marks         []label
 	Lines         []float64 // heights of the grid
 	Right         float64   // where those end
-	Foot          float64   // where the legend stands
-	Legend        []legend
 }
 
 type bar struct {
@@ -65,10 +63,7 @@ type label struct {
 	Text   string
 }
 
-type legend struct {
-	Kind, Text      string
-	X, TextX, TextY float64
-}
+type legend struct{ Kind, Text string }
 
 func (a *app) reportHTML(review audit.Review) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
@@ -79,8 +74,9 @@ func (a *app) reportHTML(review audit.Review) error {
 	}
 	p := page{
 		Review: review, From: a.out.clock(review.From), To: a.out.clock(review.To), Checkpoint: checkpointLine(review),
-		Candidates: candidateRows(review),
+		Legend: outcomes,
 		Tallies: []pageTally{
+			{"Always approved, so candidates for automatic", []string{"Rule", "Resource", "Requests", "Users", "Approvers", "Waited (median)"}, candidateRows(review)},
 			{"By user", tallyHeader("User"), tallyRows(review.Users)},
 			{"By resource", tallyHeader("Resource"), tallyRows(review.Resources)},
 		},
@@ -200,7 +196,7 @@ func (a *app) plotHours(review audit.Review) plot {
 
 // upright draws stacks from left to right, and labels each so many.
 func upright(title string, columns []column, each int) plot {
-	const left, top, width, height, foot = 40, 12, 660, 150, 40
+	const left, top, width, height, foot = 40, 12, 660, 150, 24
 	p := plot{Title: title, Width: left + width + 10, Height: top + height + foot, Right: left + width}
 	most := 1
 	for _, c := range columns {
@@ -229,24 +225,12 @@ func upright(title string, columns []column, each int) plot {
 			p.Marks = append(p.Marks, label{X: x + pitch/2, Y: top + height + 16, Anchor: "middle", Text: c.label})
 		}
 	}
-	p.Foot = p.Height - 14
-	p.explain(left)
 	return p
-}
-
-// explain places the legend at the foot.
-func (p *plot) explain(left float64) {
-	out := slices.Clone(outcomes)
-	for i := range out {
-		out[i].X, out[i].TextX, out[i].TextY = left, left+15, p.Foot+10
-		left += 35 + 6*float64(len(out[i].Text))
-	}
-	p.Legend = out
 }
 
 // plotTop is the ten names with the most requests.
 func plotTop(title string, of []audit.Tally) plot {
-	const left, top, width, pitch, foot = 190, 6, 480, 22, 30
+	const left, top, width, pitch, foot = 190, 6, 480, 22, 6
 	of = slices.Clone(of)
 	slices.SortStableFunc(of, func(a, b audit.Tally) int { return cmp.Compare(b.Requests, a.Requests) })
 	of = of[:min(len(of), 10)]
@@ -275,8 +259,6 @@ func plotTop(title string, of []audit.Tally) plot {
 			x += w
 		}
 	}
-	p.Foot = p.Height - 14
-	p.explain(left)
 	return p
 }
 

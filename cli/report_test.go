@@ -342,7 +342,7 @@ func TestReportSaysWhyNot(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if page, want := h.must("report access -o html").stdout, "<td>denied</td><td>policy</td><td>no rule allows this</td><td>once more</td>"; !strings.Contains(page, want) {
+	if page, want := h.must("report access -o html").stdout, `>denied</td><td data-is="By" class="who">policy</td><td data-is="Because" class="why">no rule allows this</td><td data-is="Why" class="why">once more</td>`; !strings.Contains(page, want) {
 		t.Errorf("no %s in\n%s", want, page)
 	}
 }
