@@ -2,6 +2,9 @@ package audit
 
 import (
 	"bytes"
+	"encoding/base64"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +96,32 @@ func FuzzCheckProof(f *testing.F) {
 		report, err := CheckProof(data, w.public)
 		if err == nil && report.OK && (report.Request != p.Request || report.Size != atAll) {
 			t.Errorf("proven: %+v", report)
+		}
+	})
+}
+
+// FuzzParseWitness: a witness's key has one form, and its hash is of its name
+// and key.
+func FuzzParseWitness(f *testing.F) {
+	const good = "witness.example.com/w1+4bffce98+BCO8VJEsHm6SxKhoJchn4n/9xVW/+9QkTxeiar//7pZd"
+	if _, err := parseWitness(good); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(strings.ToUpper(good))
+	f.Add("a+b+c+d")
+	f.Add("+00000000+BA==")
+	f.Fuzz(func(t *testing.T, text string) {
+		w, err := parseWitness(text)
+		if err != nil {
+			if access.CodeOf(err) != access.CodeMalformed || access.CheckText("error", err.Error(), 1000) != nil {
+				t.Errorf("%q", err)
+			}
+			return
+		}
+		key := append([]byte{cosignatureType}, w.key...)
+		if again := fmt.Sprintf("%s+%08x+%s", w.name, w.hash, base64.StdEncoding.EncodeToString(key)); !strings.EqualFold(again, text) {
+			t.Errorf("%q is read as %q", text, again)
 		}
 	})
 }

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
+	pathpkg "path"
 	"strings"
 	"testing"
 
@@ -196,4 +198,26 @@ func TestTransitSignsWrongly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A key source says one path in Vault, and itself when it is written again.
+func FuzzParseTransitKey(f *testing.F) {
+	f.Add("vault:transit/ssh-ca@3")
+	f.Add("vault:a/b/c.d")
+	f.Add("vault:transit/..@0")
+	f.Add("vault:transit/a%2fb\n@1")
+	f.Fuzz(func(t *testing.T, source string) {
+		k, err := ParseTransitKey(source)
+		if err != nil {
+			return
+		}
+		again, err := ParseTransitKey(k.String())
+		if err != nil || again != k || k.Version < 1 {
+			t.Errorf("%q is %+v, and then %+v: %v", source, k, again, err)
+		}
+		path := k.Mount + "/keys/" + k.Name
+		if to, err := url.Parse("https://vault.example.com/v1/" + path); err != nil || to.EscapedPath() != "/v1/"+path || pathpkg.Clean("/v1/"+path) != "/v1/"+path {
+			t.Errorf("%q leads to %v: %v", source, to, err)
+		}
+	})
 }

@@ -70,6 +70,28 @@ func TestParseJoin(t *testing.T) {
 	}
 }
 
+// What hosts say, and those who read at the service.
+func FuzzParseHost(f *testing.F) {
+	head := func(typ string) obj {
+		return obj{{"type", `"` + typ + `"`}, {"id", `"` + decisionID + `"`}, {"signer", `"bob"`}, {"time", `"2026-05-04T03:02:01Z"`}}
+	}
+	f.Add([]byte(baseSession().set("source", `"10.0.0.1:22"`).set("why", `"released"`).String()))
+	f.Add([]byte(baseSession().set("serial", "9223372036854775808").String()))
+	f.Add([]byte(head("host").set("resource", `"ssh/web-1"`).set("until", `"2026-05-04T04:02:01Z"`).String()))
+	f.Add([]byte(head("renew").set("host_key", `"`+ed25519Line+`"`).String()))
+	f.Add([]byte(head("read").set("audience", `"sha256:`+strings.Repeat("0f", 32)+`"`).set("until", `"2026-05-04T03:12:01Z"`).String()))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		s, err := ParseSession(payload)
+		again(t, s, err, ParseSession)
+		j, err := ParseJoin(payload)
+		again(t, j, err, ParseJoin)
+		n, err := ParseRenewal(payload)
+		again(t, n, err, ParseRenewal)
+		r, err := ParseRead(payload)
+		again(t, r, err, ParseRead)
+	})
+}
+
 func TestToken(t *testing.T) {
 	st := access.Statement{Payload: `{"a":"<b>"}`, Signature: "-----BEGIN\n"}
 	token, err := Token(st)

@@ -302,6 +302,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(baseLock().set("until", `"2026-05-04T03:02:02Z"`).String()))
 	f.Add([]byte(baseLock().set("action", `"unlock"`).set("lock", `"`+requestID+`"`).String()))
 	f.Add([]byte(baseDelegation().set("groups", `["sre"]`).String()))
+	f.Add([]byte(baseDecision().without("verdict").set("type", `"review"`).String()))
 	f.Add([]byte(`{"type":"request","type":null,"a":[["x"]]}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		r, err := ParseRequest(payload)
@@ -312,6 +313,8 @@ func FuzzParse(f *testing.F) {
 		again(t, l, err, ParseLock)
 		g, err := ParseDelegation(payload)
 		again(t, g, err, ParseDelegation)
+		v, err := ParseReview(payload)
+		again(t, v, err, ParseReview)
 		for _, typ := range []access.Type{access.TypeRelease, access.TypeRevoke, access.TypeCancel} {
 			p := func(b []byte) (access.Stop, error) { return ParseStop(b, typ) }
 			s, err := p(payload)
