@@ -48,6 +48,7 @@ type Message struct {
 	Login     string         `json:"login,omitempty"`
 	Actions   []string       `json:"actions,omitempty"`
 	Duration  access.Seconds `json:"duration"`
+	Extends   string         `json:"extends,omitempty"` // the request whose grant it is to extend by that
 	State     access.State   `json:"state"`
 	Groups    []string       `json:"groups,omitempty"` // who may decide
 	Told      []string       `json:"told,omitempty"`   // who is only told
@@ -73,7 +74,7 @@ func (m Message) Title() string {
 	if len(m.Actions) > 0 {
 		as += " (" + strings.Join(m.Actions, ", ") + ")"
 	}
-	what := fmt.Sprintf("%s%s for %s", m.Resource, as, m.Duration)
+	what := fmt.Sprintf("%s%s for %s%s", m.Resource, as, m.Duration, access.Longer(m.Extends))
 	switch m.Event {
 	case Asked:
 		return fmt.Sprintf("%s wants %s", m.Requester, what)

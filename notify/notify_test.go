@@ -39,6 +39,11 @@ func TestText(t *testing.T) {
 	if ended.Command() != "hallpass show 0199" {
 		t.Error(ended.Command())
 	}
+	longer := news(Asked)
+	longer.Extends = "0198"
+	if got := longer.Title(); got != "alice wants ssh/web-1 as deploy for 30m longer" {
+		t.Error(got)
+	}
 	if got := news(Escalated).Title(); got != "alice still wants ssh/web-1 as deploy for 30m, and nobody has decided" {
 		t.Error(got)
 	}

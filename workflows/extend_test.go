@@ -206,3 +206,22 @@ func TestExtendWhatIsOver(t *testing.T) {
 	}
 	t.Error("no ruling is on record")
 }
+
+// Those who are told of an extension are told that it is one.
+func TestToldOfAnExtension(t *testing.T) {
+	w := newWorld(t)
+	first := w.granted()
+	w.ask("ssh/web-1", func(r *access.Request) { r.Extends = first.ID })
+	chat := &channel{}
+	w.tells(map[string]*channel{"chat": chat})
+	w.at(time.Minute, func() {
+		if err := w.issuer.Revoke(context.Background(), audit.End{Request: first.ID, State: access.StateReleased}); err != nil {
+			t.Error(err)
+		}
+		w.cancel()
+	})
+	w.run(access.StateCancelled)
+	if len(chat.got) == 0 || chat.got[0].Extends != first.ID || !strings.HasSuffix(chat.got[0].Title(), " longer") {
+		t.Errorf("told was %+v", chat.got)
+	}
+}

@@ -76,7 +76,7 @@ func (r *request) message(ctx workflow.Context, event notify.Event, asked *acces
 	m := notify.Message{
 		ID: request.ID + "." + string(event), Event: event, Time: workflow.Now(ctx).UTC(),
 		Request: request.ID, Requester: request.Signer, Resource: request.Resource, Login: request.Login, Actions: request.Actions,
-		Duration: request.Duration, State: r.status.State, Rules: standing.Ruling.Rules, Approvers: r.approvers(access.Voice.Who),
+		Duration: request.Duration, Extends: request.Extends, State: r.status.State, Rules: standing.Ruling.Rules, Approvers: r.approvers(access.Voice.Who),
 		Deadline: r.status.Deadline, Ends: r.status.Ends, Reason: request.Reason, Ticket: request.Ticket,
 	}
 	for _, need := range standing.Ruling.Needs {
