@@ -62,9 +62,9 @@ type agent struct {
 }
 
 // Run looks after the host until ctx is done: it keeps the list of revoked
-// certificates fresh, ends sessions whose grant has ended, asks whether it was
-// extended before it does, reports what happened and renews the host certificate. Sessions that were open when it
-// stopped, or was killed, are taken up again by the next Run.
+// certificates fresh, ends sessions whose grant has ended and wasn't extended,
+// reports what happened and renews the host certificate. Sessions that were open
+// when it stopped, or was killed, are taken up again by the next Run.
 func Run(ctx context.Context, o RunOptions) error {
 	a, err := newAgent(o)
 	if err != nil {
