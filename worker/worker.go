@@ -78,9 +78,10 @@ func roles() map[string]role {
 		RoleWorkflows: {
 			// Its activities are local ones, and go on as regular ones on the
 			// same queue while something they need is down.
-			queue:  access.TaskQueue,
-			builds: true,
-			open:   openWorkflows,
+			queue:   access.TaskQueue,
+			options: sdkworker.Options{MaxConcurrentWorkflowTaskPollers: pollers},
+			builds:  true,
+			open:    openWorkflows,
 		},
 		RoleIssuerSSH: {
 			queue:   access.IssueQueue(catalog.KindSSH),
@@ -463,6 +464,12 @@ func Run(ctx context.Context, c *Config, roles []string, log *slog.Logger) (err 
 	}
 	return err
 }
+
+// pollers is how many polls for tasks of workflows wait in Temporal at a time, half
+// of them for those whose workflows are in this process's memory. A task that finds
+// none of these is kept for this process, also while it stops, and is given to others
+// 5 seconds later. Temporal's library would have 2 polls.
+const pollers = 16
 
 // stopTimeout is how long an activity that runs has to finish when the worker
 // stops. Those that don't are repeated elsewhere.

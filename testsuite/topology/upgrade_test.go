@@ -61,17 +61,21 @@ func (w *world) versionedUpgrade(t *testing.T) {
 	w.says("old", "as build old of hallpass, which gets no new requests and has old ones")
 	fresh := w.asked(t)
 
-	// All of them live on, each on its build, to the end.
-	for _, id := range []string{before, old, still, fresh} {
+	// All of them live on, each on its build, to the end. For as long as one of the
+	// old build's does, it isn't told that it can go.
+	for _, id := range []string{before, old, fresh} {
 		w.lives(t, id)
 	}
+	w.stays("old", "as build old of hallpass, which gets no new requests and has old ones")
+	w.lives(t, still)
+	w.says("old", "as build old of hallpass, which has no requests any more and can go")
 	w.builds(t, old, "old")
 	w.builds(t, still, "old")
 	w.builds(t, fresh, "new")
 	// What began without a build goes on with the current one, and stays.
 	w.builds(t, before, "", "old", "new")
 
-	// Back again: what began on the new build stays there.
+	// Back again, to one that had been drained: what began on the new build stays there.
 	stays := w.asked(t)
 	w.builds(t, stays, "new")
 	w.current("old")
@@ -90,6 +94,7 @@ func (w *world) versionedUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.current("new")
+	w.says("old", "as build old of hallpass, which has no requests any more and can go")
 	w.drain("old")
 	if again := w.show(t, back); again != shown || !strings.Contains(again, `"state": "released"`) || !strings.Contains(again, `"signer": "bob"`) {
 		t.Errorf("with a worker:\n%s\nwithout one:\n%s", shown, again)
@@ -182,6 +187,21 @@ func (w *world) says(name, want string) {
 		}
 		return nil
 	})
+}
+
+// stays checks that a worker goes on saying something for longer than it takes
+// Temporal to look at builds twice.
+func (w *world) stays(name, want string) {
+	w.t.Helper()
+	w.says(name, want)
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for range 12 {
+		<-tick.C
+		if body := w.page(w.t, name, "/ready"); !strings.Contains(body, want) {
+			w.t.Fatalf("%s says %s", name, body)
+		}
+	}
 }
 
 // builds checks that no other builds than these have worked on a request; ""

@@ -94,6 +94,7 @@ func furnish(t testing.TB) *world {
 	for _, name := range []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"} {
 		w.copy(filepath.Join(deploy, name), filepath.Join(w.dir, name))
 	}
+	w.dynamic()
 	w.script("setup.sh", "HALLPASS_SETUP="+w.dir, "HALLPASS_SETUP_OWNERS=no")
 
 	// PostgreSQL runs as somebody else, who may read these and no others.
@@ -166,7 +167,7 @@ func (w *world) run(only ...string) {
 // temporal are the roles of Temporal's server, with ports that they all know.
 func (w *world) temporal(roles []string) {
 	env := append(os.Environ(),
-		"TEMPORAL_SERVER_CONFIG_FILE_PATH="+abs(w.t, deploy+"/temporal.yaml"), "DYNAMIC_CONFIG_FILE_PATH="+abs(w.t, deploy+"/temporal-dynamic.yaml"),
+		"TEMPORAL_SERVER_CONFIG_FILE_PATH="+abs(w.t, deploy+"/temporal.yaml"), "DYNAMIC_CONFIG_FILE_PATH="+w.dir+"/temporal-dynamic.yaml",
 		"LOG_LEVEL=info", "BIND_ON_IP=127.0.0.1", "TEMPORAL_SECRETS="+w.dir+"/temporal",
 		"POSTGRES_ADDRESS=127.0.0.1:"+strconv.Itoa(w.pg.Port), "PUBLIC_FRONTEND_ADDRESS="+w.frontend,
 	)
@@ -186,6 +187,22 @@ func (w *world) temporal(roles []string) {
 			cmd.Env = append(env, "TEMPORAL_SERVICES="+role)
 			return cmd
 		}}
+	}
+}
+
+// dynamic is Temporal's dynamic configuration in deploy/, but that it looks every
+// 2 seconds, and not every 3 minutes, whether a build has been drained.
+func (w *world) dynamic() {
+	w.t.Helper()
+	data, err := os.ReadFile(deploy + "/temporal-dynamic.yaml")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, name := range []string{"VersionDrainageStatusVisibilityGracePeriod", "VersionDrainageStatusRefreshInterval"} {
+		data = append(data, "matching.wv."+name+": [{value: 2s}]\n"...)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "temporal-dynamic.yaml"), data, 0o600); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
