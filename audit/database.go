@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"hallpass/access"
@@ -104,7 +105,8 @@ var errEmpty = errors.New("the database is empty")
 // explain says in our own words what went wrong in the database, and what to
 // do about it.
 func explain(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // the caller's own
+	var connect *pgconn.ConnectError                                                                                             // has a deadline of its own
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &connect) { // the caller's own
 		return err
 	}
 	for _, own := range []error{explainSQLite(err), explainPostgres(err)} {

@@ -609,3 +609,18 @@ func testDumpAndRestore(t *testing.T) {
 		t.Errorf("index %d, %v", index, err)
 	}
 }
+
+// Something that takes connections and doesn't answer, such as a firewall, is a
+// server that can't be reached, and that is said in one line.
+func TestPostgreSQLDoesntAnswer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	private, _ := testKey(t)
+	_, err = Open(t.Context(), Options{Database: "postgres://hallpass@" + l.Addr().String() + "/audit?connect_timeout=1", Key: private})
+	if access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "PostgreSQL can't be reached: ") || strings.ContainsAny(err.Error(), "\n\t") {
+		t.Errorf("%q (%s)", err, access.CodeOf(err))
+	}
+}

@@ -503,7 +503,11 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &cert):
-		return &Failure{message: fmt.Sprintf("vault at %s has a certificate that isn't trusted: %s", c.config.Address, oneLine(cert.Err.Error()))}
+		mend := "have it renewed, or name Vault in issuers.vault.address as it does"
+		if errors.As(err, new(x509.UnknownAuthorityError)) {
+			mend = "name its CA in issuers.vault.ca"
+		}
+		return &Failure{message: fmt.Sprintf("vault at %s has a certificate that isn't trusted: %s; %s", c.config.Address, oneLine(cert.Err.Error()), mend)}
 	case errors.As(err, &u):
 		return &Failure{message: fmt.Sprintf("vault at %s can't be reached: %s", c.config.Address, oneLine(u.Err.Error()))}
 	}

@@ -104,6 +104,15 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 
 		{name: "PostgreSQL elsewhere", env: []string{"HALLPASS_AUDIT_DATABASE=postgres://hallpass@127.0.0.1:1/audit"}, ends: true,
 			want: []string{"PostgreSQL can't be reached", "127.0.0.1:1"}},
+		{name: "PostgreSQL's certificate has expired", ends: true,
+			env:  []string{"HALLPASS_AUDIT_DATABASE=postgres://hallpass@" + postgresShows(t, expired) + "/audit?sslmode=verify-full&sslrootcert=" + w.dir + "/tls/ca.pem"},
+			want: []string{"PostgreSQL can't be reached", "certificate has expired or is not yet valid"}},
+		{name: "PostgreSQL's certificate is of another CA", ends: true,
+			env:  []string{"HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], w.dir+"/tls/ca.pem", other.file, 1) + "&sslmode=verify-full"},
+			want: []string{"PostgreSQL can't be reached", "certificate signed by unknown authority"}},
+		{name: "PostgreSQL doesn't answer", ends: true,
+			env:  []string{"HALLPASS_AUDIT_DATABASE=postgres://hallpass@" + mute(t) + "/audit?connect_timeout=1"},
+			want: []string{"PostgreSQL can't be reached", "deadline exceeded"}},
 		{name: "PostgreSQL read-only", ends: true, spoil: w.sql("ALTER DATABASE audit SET default_transaction_read_only = on", "ALTER DATABASE audit RESET default_transaction_read_only"),
 			want: []string{"the database of the audit log is read-only"}},
 		{name: "PostgreSQL forgets", ends: true, spoil: w.sql("ALTER ROLE hallpass SET synchronous_commit = off", "ALTER ROLE hallpass RESET synchronous_commit"),
@@ -123,6 +132,12 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 		{name: "a KMS that isn't there", role: "issuer:ssh",
 			env:  []string{"HALLPASS_ISSUERS_SSH_KEY=vault:transit/ca", "HALLPASS_ISSUERS_VAULT_ADDRESS=https://127.0.0.1:1", "HALLPASS_ISSUERS_VAULT_SECRET_ID_FILE=" + w.dir + "/postgres/admin"},
 			want: []string{"vault at https://127.0.0.1:1 can't be reached"}},
+		{name: "a KMS whose certificate has expired", role: "issuer:ssh", env: []string{transit, "HALLPASS_ISSUERS_VAULT_ADDRESS=https://" + shows(t, expired)},
+			want: []string{"vault at https://127.0.0.1:", "certificate has expired or is not yet valid", "have it renewed"}},
+		{name: "a KMS whose certificate is of another CA", role: "issuer:ssh", env: []string{transit, "HALLPASS_ISSUERS_VAULT_CA=" + other.file},
+			want: []string{"vault at https://127.0.0.1:", "certificate signed by unknown authority", "issuers.vault.ca"}},
+		{name: "the service's certificate has expired", role: "service", env: expired.served(t), ends: true,
+			want: []string{"TLS certificate ", "has expired, at ", "have it renewed"}},
 		{name: "a KMS that refuses the login", role: "issuer:ssh", env: []string{transit, "HALLPASS_ISSUERS_VAULT_SECRET_ID_FILE=" + wrong}, ends: true,
 			want: []string{"vault", "invalid role or secret ID"}},
 		{name: "a KMS that refuses the key", role: "issuer:ssh", env: []string{transit}, ends: true,
@@ -422,21 +437,58 @@ func (l leaf) files(t *testing.T) []string {
 	return []string{"TEMPORAL_TLS_CLIENT_CERT_PATH=" + dir + "/cert.pem", "TEMPORAL_TLS_CLIENT_KEY_PATH=" + dir + "/key.pem"}
 }
 
-// shows is the address of something that shows a certificate to all who come.
-func shows(t *testing.T, l leaf) string {
+// served is files in the variables of the service's own certificate.
+func (l leaf) served(t *testing.T) []string {
 	t.Helper()
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{l.pair}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13})
+	var env []string
+	for _, pair := range l.files(t) {
+		env = append(env, strings.NewReplacer("TEMPORAL_TLS_CLIENT_CERT_PATH", "HALLPASS_SERVICE_CERT", "TEMPORAL_TLS_CLIENT_KEY_PATH", "HALLPASS_SERVICE_KEY").Replace(pair))
+	}
+	return env
+}
+
+// shows is the address of something that shows a certificate to all who come.
+func shows(t *testing.T, l leaf) string { return showsAfter(t, l, func(net.Conn) error { return nil }) }
+
+// postgresShows does that as PostgreSQL does, which is asked for TLS first.
+func postgresShows(t *testing.T, l leaf) string {
+	return showsAfter(t, l, func(conn net.Conn) error {
+		if _, err := io.ReadFull(conn, make([]byte, 8)); err != nil {
+			return err
+		}
+		_, err := conn.Write([]byte("S"))
+		return err
+	})
+}
+
+// mute is the address of something that takes connections and says nothing.
+func mute(t *testing.T) string {
+	return showsAfter(t, leaf{}, func(conn net.Conn) error {
+		_, _ = io.Copy(io.Discard, conn)
+		return io.EOF
+	})
+}
+
+func showsAfter(t *testing.T, l leaf, first func(net.Conn) error) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
+	config := &tls.Config{Certificates: []tls.Certificate{l.pair}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}
 	go func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go func() { _, _ = io.Copy(io.Discard, conn); _ = conn.Close() }()
+			go func() {
+				defer func() { _ = conn.Close() }()
+				if first(conn) == nil {
+					_, _ = io.Copy(io.Discard, tls.Server(conn, config))
+				}
+			}()
 		}
 	}()
 	return listener.Addr().String()
