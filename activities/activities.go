@@ -98,6 +98,7 @@ type DecideOutput struct {
 	access.Standing
 	Past   *access.Past `json:"past,omitempty"`
 	Notify bool         `json:"notify,omitempty"` // there are channels to tell
+	Alone  bool         `json:"alone,omitempty"`  // the workflow may wait for what comes from outside in one coroutine
 }
 
 // Decide judges a new request by the rulebook of this moment, and records the
@@ -169,7 +170,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if _, err := a.Log.Append(ctx, ruled); err != nil {
 		return DecideOutput{}, again(err)
 	}
-	out := DecideOutput{Standing: standing, Notify: a.Channels != nil}
+	out := DecideOutput{Standing: standing, Notify: a.Channels != nil, Alone: true}
 	if standing.Effect == access.EffectAsk {
 		past, err := a.Log.Past(ctx, request.Signer, request.Resource, request.ID)
 		if err != nil {

@@ -39,7 +39,7 @@ func AccessRequest(ctx workflow.Context, in access.Submission) (access.Outcome, 
 	if err != nil {
 		return access.Outcome{}, err
 	}
-	// From here on only watch sees a cancellation.
+	// From here on only attend sees a cancellation.
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	return r.run(ctx), nil
 }
@@ -55,6 +55,7 @@ var (
 type request struct {
 	status   access.Status // what the query answers
 	decided  bool          // the first ruling is there; messages wait for it
+	alone    bool          // one coroutine is enough for what comes from outside; see attend
 	verified bool          // the request is what its id says, so its end has to be recorded
 	handed   bool          // the issuer has been asked, so only the issuer can end it
 	end      *audit.End    // how the request ends; set once
@@ -83,21 +84,18 @@ func open(ctx workflow.Context, in access.Submission) (*request, error) {
 	if err := r.listen(ctx); err != nil {
 		return nil, err
 	}
-	r.watch(ctx)
+	r.attend(ctx)
 	return r, nil
 }
 
-// watch makes of a cancellation in Temporal one more way to end the request.
+// withdraw makes of a cancellation in Temporal one more way to end the request.
 // Nothing else here sees it, so no step has to be written for it.
-func (r *request) watch(ctx workflow.Context) {
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		ctx.Done().Receive(ctx, nil)
-		if r.status.State == access.StateActive {
-			r.stop(audit.End{State: access.StateRevoked, Why: "revoked by an operator of Temporal"})
-		} else {
-			r.stop(audit.End{State: access.StateCancelled, Why: "cancelled by an operator of Temporal"})
-		}
-	})
+func (r *request) withdraw() {
+	if r.status.State == access.StateActive {
+		r.stop(audit.End{State: access.StateRevoked, Why: "revoked by an operator of Temporal"})
+	} else {
+		r.stop(audit.End{State: access.StateCancelled, Why: "cancelled by an operator of Temporal"})
+	}
 }
 
 // run is the life of a request. What ends it early skips the steps between.
@@ -127,7 +125,7 @@ func (r *request) decide(ctx workflow.Context) {
 	} else {
 		r.verified = true
 		r.status.Asked = standing.Request.Time
-		r.status.Past, r.notifies = standing.Past, standing.Notify
+		r.status.Past, r.notifies, r.alone = standing.Past, standing.Notify, standing.Alone
 		r.judge(standing.Standing, r.status.Evidence)
 		if standing.Effect == access.EffectDeny {
 			r.stop(audit.End{State: access.StateDenied, Why: standing.Why})

@@ -35,6 +35,7 @@ type inbox struct {
 	hearing workflow.Mutex
 	waiting int // messages that somebody holds and that aren't answered yet
 	heard   int
+	looks   int // into the ledger
 }
 
 // quiet says whether everything that was said has been heard and answered.
@@ -112,31 +113,92 @@ func (r *request) listen(ctx workflow.Context) error {
 			return fmt.Errorf("set update handler %s: %w", name, err)
 		}
 	}
-	workflow.Go(ctx, r.look)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			_ = workflow.Await(ctx, r.inbox.signalled) // the context is never cancelled
-			for m, ok := r.inbox.next(ctx); ok; m, ok = r.inbox.next(ctx) {
-				if refusal := r.hear(ctx, m); refusal != nil {
-					workflow.GetLogger(ctx).Warn("signal refused", "request", r.status.ID, "message", m.name, "code", refusal.Code, "why", refusal.Message)
-				}
-			}
-		}
-	})
 	return nil
 }
 
-// look looks into the ledger when it is told to: a grant ends with one that it
+// attend waits, for as long as the request lives, for whatever comes from outside but
+// updates: word that there is something in the ledger, signals, and a cancellation.
+//
+// Each of the three is waited for by a coroutine until the first ruling is there, and
+// then by one for all of them, which has what comes seen to by another: a coroutine is
+// a goroutine, whose stack a worker keeps for every request in its memory, and mostly
+// nothing comes. Which of several things that come together is seen to first differs
+// between the two, so those whose ruling was made before there was the second way
+// (DecideOutput.Alone) stay with the first.
+func (r *request) attend(ctx workflow.Context) {
+	cancelled, told := ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
+	ctx, _ = workflow.NewDisconnectedContext(ctx) // so that waiting has no errors
+	looks := func() bool { return r.inbox.looks < maxLooks && told.Len() > 0 }
+	gone := func() bool { return cancelled.Err() != nil && r.end == nil }
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for !r.alone {
+			_ = workflow.Await(ctx, func() bool { return r.alone || looks() })
+			if !r.alone {
+				r.look(ctx, told)
+			}
+		}
+	})
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for !r.alone {
+			_ = workflow.Await(ctx, func() bool { return r.alone || r.inbox.signalled() })
+			if !r.alone {
+				r.hearSignal(ctx)
+			}
+		}
+		looking, hearing := false, false
+		for {
+			look := func() bool { return !looking && looks() }
+			hear := func() bool { return !hearing && r.inbox.signalled() }
+			_ = workflow.Await(ctx, func() bool { return look() || hear() || gone() })
+			if look() {
+				looking = true
+				workflow.Go(ctx, func(ctx workflow.Context) {
+					r.look(ctx, told)
+					looking = false
+				})
+			}
+			if hear() {
+				hearing = true
+				workflow.Go(ctx, func(ctx workflow.Context) {
+					for r.hearSignal(ctx) {
+					}
+					hearing = false
+				})
+			}
+			if gone() {
+				r.withdraw()
+			}
+		}
+	})
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		_ = workflow.Await(ctx, func() bool { return r.alone || cancelled.Err() != nil })
+		if !r.alone {
+			r.withdraw()
+		}
+	})
+}
+
+// hearSignal hears the signal that is to be heard next, if there is one.
+func (r *request) hearSignal(ctx workflow.Context) bool {
+	m, ok := r.inbox.next(ctx)
+	if !ok {
+		return false
+	}
+	if refusal := r.hear(ctx, m); refusal != nil {
+		workflow.GetLogger(ctx).Warn("signal refused", "request", r.status.ID, "message", m.name, "code", refusal.Code, "why", refusal.Message)
+	}
+	return true
+}
+
+// look looks into the ledger as often as it is told to: a grant ends with one that it
 // extends, or that extends it. Whoever sends that learns nothing and changes
 // nothing by it.
-func (r *request) look(ctx workflow.Context) {
-	told := workflow.GetSignalChannel(ctx, access.MessageLook)
-	for n := 0; n < maxLooks; {
-		told.Receive(ctx, nil)
+func (r *request) look(ctx workflow.Context, told workflow.ReceiveChannel) {
+	for r.inbox.looks < maxLooks && told.ReceiveAsync(nil) {
 		if !r.handed || r.end != nil {
 			continue
 		}
-		n++
+		r.inbox.looks++
 		var state access.State
 		_ = local(ctx, "look whether it has ended", hallpass.Look, r.status.ID, &state) // has no refusals
 		if state != "" {
