@@ -68,7 +68,7 @@ rules:
 )
 
 // groups of the people who play; eve isn't in the directory.
-var groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "sre", "dave": "dev", "trent": "security", "eve": ""}
+var groups = map[string]string{"alice": "dev", "bob": "sre", "carol": "sre", "dave": "dev", "frank": "dev", "trent": "security", "eve": ""}
 
 // plays are the recordings, by name. Each asks and steers; the end is waited
 // for.
@@ -151,9 +151,9 @@ var plays = []struct {
 	{"delegated-expired", func(r *request) {
 		r.ask("alice", "ssh/web-1", 3*time.Second, nil)
 		r.await(access.StatePending)
-		r.delegate("bob", "dave")
-		r.signal(access.MessageDecision, r.sign("dave", access.Decision{
-			Header: r.people.Header("dave", access.TypeDecision), Request: r.req.ID, RequestHash: r.signed.Hash(), Verdict: access.Approve, For: "bob",
+		r.delegate("bob", "frank")
+		r.signal(access.MessageDecision, r.sign("frank", access.Decision{
+			Header: r.people.Header("frank", access.TypeDecision), Request: r.req.ID, RequestHash: r.signed.Hash(), Verdict: access.Approve, For: "bob",
 		}))
 	}},
 	{"refused-messages", func(r *request) {
