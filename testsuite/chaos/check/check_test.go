@@ -355,7 +355,7 @@ func TestViolationsAreFound(t *testing.T) {
 			s.inVault()
 			one := maps.Clone(s.events[issued])
 			mine := s.request
-			mine.Header.ID = statement.NewID()
+			mine.ID = statement.NewID()
 			signed, hash := s.sign("alice", mine), s.signed
 			s.request, s.signed = mine, signed
 			one["request"], one["evidence"] = mine.ID, access.Evidence{Request: signed, Decisions: []access.Statement{s.decide("bob", "bob", access.Approve)}}
