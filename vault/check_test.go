@@ -146,7 +146,7 @@ func TestTwoOnOneVault(t *testing.T) {
 	if text, err := h.Client(t).Sys().GetPolicy("hallpass-eu-grant-payroll@read"); err != nil || !strings.Contains(text, "database/creds/orders-dump") {
 		t.Errorf("%q, %v", text, err)
 	}
-	for name, ok := range map[string]bool{"hallpass": true, "hallpass-eu": true, "grants": true, "hallpass-grant-eu": false, "hallpass-grant": false} {
+	for name, ok := range map[string]bool{"hallpass": true, "hallpass-eu": true, "grants": true, "hallpass-grant-eu": false, "hallpass-grant": false, "hallpass-Grant-eu": false, "EU-GRANT": false, "Hallpass": false} {
 		if err := vault.CheckTokenRole(name); (err == nil) != ok {
 			t.Errorf("%s: %v", name, err)
 		}

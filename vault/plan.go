@@ -21,8 +21,12 @@ const DefaultTokenRole = "hallpass"
 // grants is what stands between a token role's name and what its policies open.
 const grants = "-grant-"
 
-// CheckTokenRole refuses names whose policies could be taken for another's.
+// CheckTokenRole refuses names whose policies could be taken for another's, and
+// capitals: Vault's policies have none, and so two names would be one.
 func CheckTokenRole(name string) error {
+	if name != strings.ToLower(name) {
+		return access.Errorf(access.CodeMalformed, "%q has capitals, which the names of Vault's policies haven't", name)
+	}
 	if strings.Contains(name, grants) || strings.HasSuffix(name, strings.TrimSuffix(grants, "-")) {
 		return access.Errorf(access.CodeMalformed, "%q has %q in it, which begins the names of policies", name, strings.TrimSuffix(grants, "-"))
 	}
@@ -31,10 +35,10 @@ func CheckTokenRole(name string) error {
 
 // GrantPrefix is what the names of all policies begin with that a token role
 // has ever minted for.
-func GrantPrefix(tokenRole string) string { return strings.ToLower(tokenRole) + grants }
+func GrantPrefix(tokenRole string) string { return tokenRole + grants }
 
-// IssuerPolicy is the issuer's own. Vault's policies are in lower case.
-func IssuerPolicy(tokenRole string) string { return strings.ToLower(tokenRole) + "-issuer" }
+// IssuerPolicy is the issuer's own.
+func IssuerPolicy(tokenRole string) string { return tokenRole + "-issuer" }
 
 // PolicyName is the policy of one action of a resource. Names of resources
 // have no "@", so no two actions share one.
