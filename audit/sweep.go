@@ -95,9 +95,9 @@ type Living struct {
 // Has says whether a credential is that of an open grant.
 func (l Living) Has(h access.Handle) bool { return l.credentials[identity(h)] }
 
-// Since says, by Vault's clock, when the oldest token was minted of the open
-// grants that may read a path in Vault, and whether there is one. Where one
-// doesn't say, that is the zero time.
+// Since says when the oldest token was minted of the open grants that may read a
+// path in Vault, by Vault's clock or by the issuer's, whichever says earlier, and
+// whether there is one. Where one doesn't say, that is the zero time.
 func (l Living) Since(path string) (time.Time, bool) {
 	at, ok := l.since[path]
 	if _, any := l.since[""]; any {
@@ -111,7 +111,8 @@ func (l Living) Since(path string) (time.Time, bool) {
 func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err error) {
 	fail := func(err error) (Living, error) { return Living{}, err }
 	rows, err := r.db.QueryContext(ctx, `SELECT coalesce(json_extract(handle, '$.ca'), ''), coalesce(json_extract(handle, '$.serial'), 0),
-		coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), ''), coalesce(json_extract(handle, '$.minted'), '')
+		coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), ''), coalesce(json_extract(handle, '$.minted'), ''),
+		coalesce(json_extract(handle, '$.not_before'), '')
 		FROM ledger WHERE ended = '' AND json_extract(handle, '$.kind') = ?`, kind)
 	if err != nil {
 		return fail(fmt.Errorf("read open grants: %w", explain(err)))
@@ -120,8 +121,8 @@ func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err er
 	live := Living{credentials: map[string]bool{}, since: map[string]time.Time{}}
 	for rows.Next() {
 		h := access.Handle{Kind: kind}
-		var reads, minted string
-		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor, &reads, &minted); err != nil {
+		var reads, minted, begins string
+		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor, &reads, &minted, &begins); err != nil {
 			return fail(fmt.Errorf("read open grants: %w", explain(err)))
 		}
 		live.credentials[identity(h)] = true
@@ -135,6 +136,9 @@ func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err er
 		at, err := time.Parse(time.RFC3339Nano, minted)
 		if err != nil {
 			return fail(broken("when the token of an open grant was minted can't be read: %v", err))
+		}
+		if from, err := time.Parse(time.RFC3339Nano, begins); err == nil && from.Before(at) {
+			at = from
 		}
 		for _, path := range h.Reads {
 			if first, ok := live.since[path]; !ok || at.Before(first) {

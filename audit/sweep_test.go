@@ -209,6 +209,10 @@ func TestLivingSince(t *testing.T) {
 	want("one that doesn't say", "always", "always")
 	w.end(End{Request: silent.ID, State: access.StateRevoked})
 	want("it has ended", "-1m0s", "-2m0s")
+	reserve(6*time.Minute, "db/c") // when Vault's clock was ahead
+	if got := since("db/c"); got != "0s" {
+		t.Errorf("minted by a clock that was ahead: %s", got)
+	}
 }
 
 // A stray is recorded once, and isn't one while an open grant has it.

@@ -228,7 +228,9 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 			sight.Stuck[id] = l.stuck(k.now())
 		case others || k.somebodys(l, p.Path, live):
 		case p.Exclusive != nil:
-			sight.Stuck[id] = k.ownerless(p.Path, l)
+			s := k.ownerless(p.Path, l)
+			s.Had = func(live audit.Living) bool { return k.somebodys(l, p.Path, live) }
+			sight.Stuck[id] = s
 		default:
 			ownerless[p.Path] = append(ownerless[p.Path], l)
 		}
@@ -253,7 +255,8 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 
 // somebodys says whether a lease of a path may be a live grant's, or of what
 // hallpass vault check reads: it isn't old enough, or a token that may read there
-// is older. It is all by Vault's clock, so the issuers' don't matter.
+// is older. Clocks that are wrong, one of Vault's and the issuer's, only make it
+// somebody's.
 func (k *Vault) somebodys(l lease, path string, live audit.Living) bool {
 	age := k.Settle
 	if age == 0 {

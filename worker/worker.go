@@ -241,10 +241,13 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 	}, nil
 }
 
-// settle is how many times as old as a credential a lease in Vault has to be for
-// a sweep to miss its grant: what hallpass vault check reads has none, and lives
-// for a minute at most.
-const settle = 5
+// A lease in Vault has to be settle times as old as a credential for a sweep to
+// miss its grant, and at least settled: what hallpass vault check reads has none,
+// and lives for a minute at most.
+const (
+	settle  = 5
+	settled = 90 * time.Second
+)
 
 func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	client, err := p.vaultClient("the role " + RoleIssuerVault + " needs it")
@@ -259,7 +262,7 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	p.log.Info("mints in vault", "address", client.Address(), "auth", p.config.Issuers.Vault.Auth, "token_role", p.config.Issuers.Vault.TokenRole)
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
 		Kinds: map[string]grant.Kind{catalog.KindVault: &grant.Vault{
-			Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Leases: p.leases, Settle: settle * p.config.Sweep.Grace, Now: time.Now,
+			Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Leases: p.leases, Settle: max(settle*p.config.Sweep.Grace, settled), Now: time.Now,
 		}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,

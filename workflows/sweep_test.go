@@ -294,6 +294,25 @@ func TestSweepStrays(t *testing.T) {
 	}
 }
 
+// What is stuck is taken away if no grant has it by the ledger of after it was
+// looked at.
+func TestSweepTakesAwayWhatNobodyHas(t *testing.T) {
+	w, _ := sweeps(t)
+	var ended []string
+	end := func(name string) func(context.Context) error {
+		return func(context.Context) error { ended = append(ended, name); return nil }
+	}
+	h := access.Handle{Request: "late", Kind: "ssh", Serial: 7, NotBefore: w.start}
+	w.issuer.Kinds["ssh"] = &looking{lock: w.kind, stuck: map[string]grant.Stuck{
+		"nobody's":   {Why: "crashed", Had: func(l audit.Living) bool { return l.Has(h) }, End: end("nobody's")},
+		"somebody's": {Why: "crashed", Had: func(audit.Living) bool { return true }, End: end("somebody's")},
+	}}
+	out := w.sweep(2*time.Minute, access.Sweeping{})
+	if out.Revoked != 1 || out.Stuck != 0 || !slices.Equal(ended, []string{"nobody's"}) {
+		t.Errorf("%+v, ended %v", out, ended)
+	}
+}
+
 // A stray that can't be revoked is on record as such.
 func TestSweepStrayStuck(t *testing.T) {
 	w, _ := sweeps(t)
