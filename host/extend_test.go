@@ -193,6 +193,10 @@ func TestContinues(t *testing.T) {
 		c := &ssh.Certificate{ValidPrincipals: principals}
 		return &grant{cert: c, request: request, requester: requester, extends: extends}
 	}
+	restricted := func(g *grant) *grant {
+		g.cert.CriticalOptions = map[string]string{"force-command": "true"}
+		return g
+	}
 	was := g("a", "", "alice", "web-1/root")
 	for name, c := range map[string]struct {
 		g    *grant
@@ -203,6 +207,7 @@ func TestContinues(t *testing.T) {
 		"another login":     {g("b", "a", "alice", "web-1/deploy"), false},
 		"more logins":       {g("b", "a", "alice", "web-1/root", "web-1/deploy"), false},
 		"of another":        {g("b", "c", "alice", "web-1/root"), false},
+		"restricted since":  {restricted(g("b", "a", "alice", "web-1/root")), false},
 		"extends nothing":   {g("b", "", "alice", "web-1/root"), false},
 		"extends nothing 2": {g("a", "", "alice", "web-1/root"), false},
 	} {

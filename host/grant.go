@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -66,10 +67,11 @@ func readGrant(cert *ssh.Certificate, trusted []ssh.PublicKey) *grant {
 }
 
 // continues says whether a grant goes on where another ends: the CA says that
-// it extends that one's request, and it is for the same requester and login.
+// it extends that one's request, and it is for the same requester and login, with
+// the same restrictions, such as a command.
 func (g *grant) continues(of *grant) bool {
 	return g.extends != "" && g.extends == of.request && g.requester == of.requester &&
-		slices.Equal(g.cert.ValidPrincipals, of.cert.ValidPrincipals)
+		slices.Equal(g.cert.ValidPrincipals, of.cert.ValidPrincipals) && maps.Equal(g.cert.CriticalOptions, of.cert.CriticalOptions)
 }
 
 // readAuthInfo finds the grant in what sshd says of a login in
