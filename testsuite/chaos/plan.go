@@ -89,7 +89,7 @@ const Database = "vault/orders-db"
 const (
 	window  = 15 * time.Second // for approvals
 	longest = 20               // seconds of a grant
-	lag     = time.Minute      // for which Vault may be late, which tries again more and more seldom where the database is away
+	lag     = 2 * time.Minute  // for which Vault may be late, which tries again more and more seldom where the database is away
 	ahead   = 30 * time.Second // how far an issuer's clock goes ahead where it still issues
 )
 
