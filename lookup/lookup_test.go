@@ -328,7 +328,7 @@ func TestCostlyCalendars(t *testing.T) {
 			}
 			begin := time.Now()
 			_, err := people{domain: "example.com"}.calendar([]byte(calendar), time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC))
-			if took := time.Since(begin); took > DefaultTimeout {
+			if took := time.Since(begin); took > 5*DefaultTimeout { // on a slow machine, with the race detector
 				t.Errorf("%d bytes took %s (%v)", len(calendar), took, err)
 			}
 		})
