@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"hallpass/access"
@@ -98,47 +99,98 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// A volume of Kubernetes is open to all, and has links of root's to a folder
-// that isn't, which is exchanged as a whole.
-func TestLinks(t *testing.T) {
-	dir, _ := place(t)
-	must(t, os.Chmod(dir, 0o777))
-	version := filepath.Join(dir, "..2026_11_27")
+// configMap is a folder of links as Kubernetes makes it of a ConfigMap: what is named
+// leads through ..data to a folder of one version, and ..data is exchanged.
+func configMap(t *testing.T, mode os.FileMode) (dir, version, real, link string) {
+	t.Helper()
+	dir = t.TempDir()
+	version = filepath.Join(dir, "..2026_11_27")
 	must(t, os.Mkdir(version, 0o755))
 	must(t, os.Chmod(version, 0o755))
-	real, link := filepath.Join(version, "directory.yaml"), filepath.Join(dir, "directory.yaml")
+	real, link = filepath.Join(version, "directory.yaml"), filepath.Join(dir, "directory.yaml")
 	must(t, os.WriteFile(real, []byte("text"), 0o644))
 	must(t, os.Chmod(real, 0o644))
 	must(t, os.Symlink(filepath.Base(version), filepath.Join(dir, "..data")))
 	must(t, os.Symlink("..data/directory.yaml", link))
-	must(t, Path(link))
-	if data, err := ReadFile(link); string(data) != "text" || err != nil {
-		t.Errorf("%q, %v", data, err)
-	}
+	must(t, os.Chmod(dir, mode))
+	return dir, version, real, link
+}
 
-	must(t, os.Chmod(real, 0o666))
-	if err := Path(link); err == nil || !strings.Contains(err.Error(), "can be changed by others") {
-		t.Errorf("a link to what all can write: %v", err)
+func refused(t *testing.T, path, says, hints string) {
+	t.Helper()
+	err := Path(path)
+	if access.CodeOf(err) != access.CodeForbidden || !strings.Contains(err.Error(), says) || !strings.Contains(hint(err), hints) {
+		t.Errorf("%v (%s), want %s (%s)", err, hint(err), says, hints)
 	}
-	if _, err := ReadFile(link); err == nil {
+	if _, err := ReadFile(path); err == nil {
 		t.Error("and it is read")
 	}
-	must(t, os.Chmod(real, 0o644))
-	must(t, os.Chmod(version, 0o777))
-	if err := Path(link); err == nil || !strings.Contains(err.Error(), "chmod") && !strings.Contains(hint(err), "chmod go-w "+version) {
-		t.Errorf("a link into a folder that all can write to: %v", err)
-	}
-	must(t, os.Chmod(version, 0o755))
-	if os.Geteuid() == 0 {
-		must(t, os.Lchown(link, 4242, 4242))
-		if err := Path(link); err == nil || !strings.Contains(err.Error(), "is a link of uid 4242") {
-			t.Errorf("a link of somebody else's: %v", err)
+}
+
+// Each link on the way counts, wherever it is, and so does what it leads to.
+func TestLinks(t *testing.T) {
+	dir, version, real, link := configMap(t, 0o755)
+	t.Chdir(dir)
+	for _, name := range []string{link, "directory.yaml", "../" + filepath.Base(dir) + "/./directory.yaml", dir + "//..data/../directory.yaml"} {
+		if data, err := ReadFile(name); string(data) != "text" || err != nil {
+			t.Errorf("%s: %q, %v", name, data, err)
 		}
 	}
-	must(t, os.Remove(real))
-	if err := Path(link); err == nil {
-		t.Error("a link to nothing")
+	must(t, os.Chmod(real, 0o666))
+	refused(t, link, "directory.yaml can be changed by others", "chmod go-w "+link)
+	must(t, os.Chmod(real, 0o644))
+	must(t, os.Chmod(version, 0o777))
+	refused(t, link, "directory.yaml is in a folder that others", "chmod go-w "+version)
+	must(t, os.Chmod(version, 0o755))
+	if os.Geteuid() == 0 {
+		for _, whose := range []string{link, filepath.Join(dir, "..data")} {
+			must(t, os.Lchown(whose, 4242, 4242))
+			refused(t, link, whose+" is a link of uid 4242", "chown -h root "+whose)
+			must(t, os.Lchown(whose, 0, 0))
+		}
+		must(t, os.Chown(dir, 4242, 4242))
+		refused(t, link, "directory.yaml is in a folder of uid 4242", "chown root "+dir)
+		must(t, os.Chown(dir, 0, 0))
 	}
+	must(t, os.Chmod(dir, 0o777|os.ModeSticky)) // as Kubernetes makes it of a Secret
+	must(t, Path(link))
+	must(t, os.Remove(real))
+	if err := Path(link); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a link to nothing: %v", err)
+	}
+	must(t, os.Symlink("directory.yaml", real))
+	if err := Path(link); !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("a link to itself: %v", err)
+	}
+}
+
+// Who can write to a folder with links in it can put one in the place of another.
+func TestLinksInFoldersOthersCanWriteTo(t *testing.T) {
+	const others = " is in a folder that others than its owner can write to (mode "
+	t.Run("an older policy for the one in force", func(t *testing.T) {
+		shop, dir := t.TempDir(), t.TempDir()
+		must(t, os.Chmod(shop, 0o755))
+		for _, name := range []string{"policy.yaml", "policy-old.yaml"} {
+			file := filepath.Join(shop, name)
+			must(t, os.WriteFile(file, []byte(name), 0o644))
+			must(t, os.Chmod(file, 0o644))
+			must(t, os.Symlink(file, filepath.Join(dir, name)))
+		}
+		must(t, os.Chmod(dir, 0o775))
+		refused(t, filepath.Join(dir, "policy.yaml"), "policy.yaml"+others+"0775)", "chmod go-w "+dir)
+
+		// And where it is another link that leads through it.
+		far := filepath.Join(shop, "far.yaml")
+		must(t, os.Symlink(filepath.Join(dir, "policy.yaml"), far))
+		refused(t, far, "far.yaml, by way of "+filepath.Join(dir, "policy.yaml")+","+others, "chmod go-w "+dir)
+	})
+	t.Run("another version", func(t *testing.T) {
+		dir, _, _, link := configMap(t, 0o777)
+		refused(t, link, "directory.yaml"+others+"0777)", "chmod go-w "+dir)
+		// And where the name itself is none.
+		through := filepath.Join(dir, "..data", "directory.yaml")
+		refused(t, through, "directory.yaml, by way of "+filepath.Join(dir, "..data")+","+others, "chmod go-w "+dir)
+	})
 }
 
 // What is open is looked at, wherever its name leads by now.

@@ -102,7 +102,7 @@ var All = []Attack{
 	{"what Vault gives opened by another requester, a second time, or after the end", 4, "sealed to one key; a wrapping token works once, and what was in it is dead",
 		[]string{"testsuite/vaulttest/grants.TestUnwrapOnce", "audit.TestCheckSealed", "vault-tampered.txtar"}},
 	{"symlinks, permissions and owners of files and folders", 4, "what others can write, or read where it is secret, is refused",
-		[]string{"internal/trusted.TestModes", "internal/trusted.TestOwners", "internal/trusted.TestLinks", "evidence.TestFilesOthersCanWrite", "reload.txtar", "cli.TestFolderOthersCanWriteTo", "cli.TestFolderOfSomebodyElse", "cli.TestFilesBehindSymlinks", "ca.TestOpenRefuses", "audit.TestFilesAreTheirOwnersAlone"}},
+		[]string{"internal/trusted.TestModes", "internal/trusted.TestOwners", "internal/trusted.TestLinks", "internal/trusted.TestLinksInFoldersOthersCanWriteTo", "internal/trusted.TestVolumeOfAConfigMap", "evidence.TestFilesOthersCanWrite", "reload.txtar", "cli.TestFolderOthersCanWriteTo", "cli.TestFolderOfSomebodyElse", "cli.TestFilesBehindSymlinks", "ca.TestOpenRefuses", "audit.TestFilesAreTheirOwnersAlone"}},
 	{"terminal escape sequences in reasons, comments and errors", 4, "refused when signed, escaped when shown",
 		[]string{"access.TestCheckText", "access.FuzzCheckText", "cli.TestEvilTextIsShownEscaped", "cli.TestPrintfEscapesEveryArgument", "bad-input.txtar"}},
 	{"self-approval under another key, and under the name in another case or Unicode form", 5, "refused; names have one form",
