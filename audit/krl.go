@@ -265,6 +265,29 @@ func (r *Reader) KRLVersion(ctx context.Context) (uint64, error) {
 	return uint64(version), nil
 }
 
+// CAKeys are the public keys of the SSH CAs that issuers have had, the one in use
+// and those before it: an issuer leaves its own before it issues.
+func (r *Reader) CAKeys(ctx context.Context) ([]ssh.PublicKey, error) {
+	rows, err := r.db.QueryContext(ctx, "SELECT key FROM cas ORDER BY fingerprint")
+	if err != nil {
+		return nil, fmt.Errorf("read SSH CAs: %w", explain(err))
+	}
+	defer func() { _ = rows.Close() }()
+	var keys []ssh.PublicKey
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, fmt.Errorf("read SSH CAs: %w", explain(err))
+		}
+		key, err := statement.ParseKey(text)
+		if err != nil {
+			return nil, broken("what is there as the key of an SSH CA is none")
+		}
+		keys = append(keys, key)
+	}
+	return keys, rows.Err()
+}
+
 // CA is what the ledger knows of an SSH CA.
 type CA struct {
 	Signed bool      // an issuer has had its key

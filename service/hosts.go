@@ -1,11 +1,13 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -31,6 +33,8 @@ type Hosts interface {
 	Locks(ctx context.Context) (audit.Locks, error)
 	// Report records what a host says, once, after checking that it may.
 	Report(ctx context.Context, st access.Statement, on func(host string) []access.Resource) error
+	// CAKeys are the keys of all SSH CAs that there have been.
+	CAKeys(ctx context.Context) ([]ssh.PublicKey, error)
 	// Extension is the certificate that extends the grant of another, "" if none does.
 	Extension(ctx context.Context, of *ssh.Certificate) (string, error)
 }
@@ -251,15 +255,21 @@ func (s *server) extensions(ctx context.Context, body []byte) (any, error) {
 	if len(in.Certificates) > MaxExtensions {
 		return nil, access.Errorf(access.CodeMalformed, "%d certificates in one message; at most %d are taken", len(in.Certificates), MaxExtensions)
 	}
+	asked, err := distinct(in.Certificates)
+	if err != nil {
+		return nil, err
+	}
 	out := certificates{[]string{}}
-	for _, line := range in.Certificates {
-		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
-		if err != nil {
-			return nil, access.Errorf(access.CodeMalformed, "what is asked about is not an SSH certificate")
-		}
-		cert, ok := key.(*ssh.Certificate)
-		if !ok {
-			return nil, access.Errorf(access.CodeMalformed, "what is asked about is not an SSH certificate")
+	if len(asked) == 0 {
+		return out, nil
+	}
+	keys, err := s.Hosts.CAKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, cert := range asked {
+		if !signed(cert, keys) {
+			continue // looking for it would be work that anybody could make
 		}
 		by, err := s.Hosts.Extension(ctx, cert)
 		if err != nil {
@@ -270,6 +280,41 @@ func (s *server) extensions(ctx context.Context, body []byte) (any, error) {
 		}
 	}
 	return out, nil
+}
+
+// distinct reads certificates, each once, however often it is there.
+func distinct(lines []string) ([]*ssh.Certificate, error) {
+	var all []*ssh.Certificate
+	seen := map[string]bool{}
+	for _, line := range lines {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		cert, ok := key.(*ssh.Certificate)
+		if err != nil || !ok {
+			return nil, access.Errorf(access.CodeMalformed, "what is asked about is not an SSH certificate")
+		}
+		if text := string(unsigned(cert)); !seen[text] {
+			seen[text] = true
+			all = append(all, cert)
+		}
+	}
+	return all, nil
+}
+
+// signed says whether one of these keys has signed a certificate, whatever that is
+// good for, and when.
+func signed(cert *ssh.Certificate, keys []ssh.PublicKey) bool {
+	by := cert.SignatureKey.Marshal()
+	return slices.ContainsFunc(keys, func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), by) }) &&
+		cert.SignatureKey.Verify(unsigned(cert), cert.Signature) == nil
+}
+
+// unsigned is what of a certificate is signed: all but the signature at its end
+// (PROTOCOL.certkeys of OpenSSH), which can often be written in several ways.
+func unsigned(cert *ssh.Certificate) []byte {
+	c := *cert
+	c.Signature = nil
+	data := c.Marshal()
+	return data[:len(data)-4] // the length of no signature
 }
 
 // on says which resources a host serves, by the catalog of the moment.

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -10,8 +11,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +79,7 @@ rules:
 	w.hostCA, err = ca.New(newKey(t), nil)
 	w.check(err)
 	w.krl = &grant.KRL{CA: w.users, Store: w.log}
+	w.check(w.krl.Publish(context.Background())) // as an issuer does when it starts
 	book := func() *evidence.Rulebook { return w.book }
 	w.issuer = &grant.Issuer{
 		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, NextSerial: w.log.NextSerial, KRL: w.krl}},
@@ -393,6 +397,71 @@ func TestExtensions(t *testing.T) {
 	} {
 		if _, err := ask(lines...); access.CodeOf(err) != access.CodeMalformed {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// looked counts what is looked up for hosts.
+type looked struct {
+	Hosts
+	entries, keys atomic.Int64
+}
+
+func (l *looked) Extension(ctx context.Context, of *ssh.Certificate) (string, error) {
+	l.entries.Add(1)
+	return l.Hosts.Extension(ctx, of)
+}
+
+func (l *looked) CAKeys(ctx context.Context) ([]ssh.PublicKey, error) {
+	l.keys.Add(1)
+	return l.Hosts.CAKeys(ctx)
+}
+
+// What no CA of ours has signed isn't looked up, and nothing twice: whoever asks needs
+// no name, and a database has other things to do.
+func TestExtensionsOfStrangers(t *testing.T) {
+	w := newWorld(t, "deploy")
+	first, _ := w.issue(newKey(t).PublicKey(), "deploy")
+	longer, _ := w.extend(first.Handle.Request, newKey(t).PublicKey(), "deploy")
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(first.Certificate))
+	w.check(err)
+	of := func(change func(*ssh.Certificate)) string {
+		cert := *key.(*ssh.Certificate)
+		change(&cert)
+		return string(ssh.MarshalAuthorizedKey(&cert))
+	}
+	stranger := newKey(t)
+	var strange []string
+	for range MaxExtensions / 2 {
+		id := "hallpass:" + statement.NewID() + ":alice"
+		strange = append(strange,
+			of(func(c *ssh.Certificate) { c.KeyId = id; w.check(c.SignCert(rand.Reader, stranger)) }),
+			of(func(c *ssh.Certificate) { c.KeyId = id })) // says that our CA has signed it
+	}
+	again := slices.Repeat([]string{first.Certificate}, MaxExtensions)
+	ledger := &looked{Hosts: w.log}
+	w.client, w.address = start(t, New(Options{KRL: w.log, Hosts: ledger, Rulebook: func() *evidence.Rulebook { return w.book }, Log: quiet}))
+	for _, tt := range []struct {
+		name          string
+		lines, want   []string
+		keys, entries int64
+	}{
+		{"nothing", nil, nil, 0, 0},
+		{"made up", strange, nil, 1, 0},
+		{"our CA's", again[:1], []string{longer.Certificate}, 1, 1},
+		{"the same again and again", again, []string{longer.Certificate}, 1, 1},
+		{"one among others", append(slices.Clone(strange[1:]), first.Certificate), []string{longer.Certificate}, 1, 1},
+		{"no certificate among others", append(again[1:], public(stranger)), nil, 0, 0},
+	} {
+		ledger.keys.Store(0)
+		ledger.entries.Store(0)
+		var got certificates
+		_ = w.post("/v1/extensions", certificates{tt.lines}, &got) // TestExtensions has its errors
+		if !slices.Equal(got.Certificates, tt.want) {
+			t.Errorf("%s: the answer is %q", tt.name, got.Certificates)
+		}
+		if k, e := ledger.keys.Load(), ledger.entries.Load(); k != tt.keys || e != tt.entries {
+			t.Errorf("%s: the keys are read %d times, the ledger %d times", tt.name, k, e)
 		}
 	}
 }
