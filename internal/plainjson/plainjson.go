@@ -12,23 +12,28 @@ import (
 )
 
 // Escape writes what isn't printable, line ends aside, as \u escapes, which mean
-// the same: in JSON it can only be in a string.
+// the same: in JSON it can only be in a string. Bytes that are no UTF-8 mean
+// nothing in JSON, and steer some terminals: they are \ufffd.
 func Escape(data []byte) []byte {
 	odd := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
-	if !bytes.ContainsFunc(data, odd) {
+	if utf8.Valid(data) && !bytes.ContainsFunc(data, odd) {
 		return data
 	}
 	out := make([]byte, 0, len(data)+64)
-	for _, r := range string(data) {
+	for len(data) > 0 {
+		r, n := utf8.DecodeRune(data)
 		switch {
+		case r == utf8.RuneError && n == 1:
+			out = append(out, `\ufffd`...)
 		case !odd(r):
-			out = utf8.AppendRune(out, r)
+			out = append(out, data[:n]...)
 		case r <= 0xffff:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		default:
 			r -= 0x10000
 			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
 		}
+		data = data[n:]
 	}
 	return out
 }

@@ -39,7 +39,11 @@ func TestEscape(t *testing.T) {
 		"\"\x7f\u0080\u00a0\"":  `"\u007f\u0080\u00a0"`,
 		"\"\U0001f600\u200d\"":  "\"\U0001f600\\u200d\"",
 		"\"\U0010ffff\\u202e\"": `"\udbff\udfff\u202e"`,
-		"\"\xff\"":              "\"\xff\"",
+		"\"\xff\"":              `"\ufffd"`,
+		"\"\x9b31m\"":           `"\ufffd31m"`,
+		"\"ü\xc3\"":             `"ü\ufffd"`,
+		"\"\xe2\x80\"":          `"\ufffd\ufffd"`,
+		"\"\ufffd\"":            "\"\ufffd\"", // somebody's own
 	} {
 		if got := string(Escape([]byte(in))); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
