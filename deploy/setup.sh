@@ -66,7 +66,9 @@ YAML
 # The rulebook that counts is a copy: what is mounted belongs to whoever checked
 # it out, and hallpass obeys files of root's and of its own user alone.
 for file in policy.yaml catalog.yaml; do
-	cp $file public/$file.new && mv public/$file.new public/$file
+	cp $file public/$file.new
+	chmod 644 public/$file.new # before workers that run look at it
+	mv public/$file.new public/$file
 done
 chmod 755 public
 chmod 644 public/*

@@ -284,6 +284,15 @@ func mount(v string) bind {
 	return bind{parts[0], parts[1], strings.Join(parts[2:], ":")}
 }
 
+// watchful is mv, and refuses to put in place what workers that run couldn't read
+// there.
+const watchful = `#!/bin/sh
+case $1 in
+public/*) [ -n "$(find "$1" -perm 644)" ] || { echo "$1 isn't for all to read yet" >&2; exit 1; } ;;
+esac
+exec /bin/mv "$@"
+`
+
 // furnish runs setup.sh, as a container would, in a folder.
 func furnish(t *testing.T, dir string) {
 	t.Helper()
@@ -291,6 +300,9 @@ func furnish(t *testing.T, dir string) {
 	self, err := os.Executable()
 	if err == nil {
 		err = os.Symlink(self, filepath.Join(bin, "hallpass"))
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(bin, "mv"), []byte(watchful), 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
