@@ -109,7 +109,11 @@ func (c *Client) checkRole(ctx context.Context, plan Plan) Finding {
 		return wrong(part, setUp, "there is no token role %s", name)
 	}
 	// A role that allows more would let the issuer mint for more.
-	for _, p := range append(texts(data["allowed_policies"]), texts(data["allowed_policies_glob"])...) {
+	allowed := append(texts(data["allowed_policies"]), texts(data["allowed_policies_glob"])...)
+	if len(allowed) == 0 {
+		return wrong(part, setUp, "%s names no policies that it mints for, which to Vault is no bound", name)
+	}
+	for _, p := range allowed {
 		if !slices.Contains(plan.policies(), p) {
 			return wrong(part, setUp, "%s allows the policy %s, which is none of the catalog's: the issuer could get at all that it opens", name, p)
 		}

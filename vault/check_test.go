@@ -209,6 +209,7 @@ func TestCheckFinds(t *testing.T) {
 		{"a token role for more", catalogYAML, role("allowed_policies_glob", "hallpass-*"), false, "BAD token role: hallpass allows the policy hallpass-*, which is none of the catalog's"},
 		{"a token role for another policy", catalogYAML, role("allowed_policies", "default"), false, "BAD token role: hallpass allows the policy default"},
 		{"a token role for all that begins so", catalogYAML, role("allowed_policies_glob", "hallpass-grant-*"), false, "BAD token role: hallpass allows the policy hallpass-grant-*, which is none of the catalog's"},
+		{"a token role without a list", catalogYAML, role("allowed_policies", ""), false, "BAD token role: hallpass names no policies that it mints for, which to Vault is no bound"},
 		{"a policy of what is out of the catalog", catalogYAML, func(t *testing.T) {
 			h.Policy(t, "hallpass-grant-payroll@read", `path "database/creds/orders-ro" { capabilities = ["read"] }`)
 		}, true, "BAD policies: the catalog doesn't name what these open any more: hallpass-grant-payroll@read"},
