@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hallpass/access"
+	"hallpass/activities"
 	"hallpass/audit"
 	"hallpass/grant"
 	"hallpass/statement"
@@ -720,6 +721,41 @@ func TestEndsMeanwhile(t *testing.T) {
 	r.want(t, access.CodeEnded)
 	if voices := w.status().Standing.Voices; len(voices) != 0 {
 		t.Errorf("%+v counts in a request that was cancelled first", voices)
+	}
+}
+
+// deafened records nothing of messages while the workflow is young, and all else.
+type deafened struct {
+	activities.Recorder
+	young func() bool
+}
+
+func (d *deafened) Append(ctx context.Context, e audit.Event) (int64, error) {
+	if (e.Type == audit.DecisionAccepted || e.Type == audit.StatementRefused) && d.young() {
+		return 0, errDown
+	}
+	return d.Recorder.Append(ctx, e)
+}
+
+// A message that came before the first ruling and isn't answered yet keeps nobody
+// from cancelling the request.
+func TestCancelledWhileTheFirstMessageIsHeard(t *testing.T) {
+	const want = access.StateCancelled
+	for _, resource := range []string{"ssh/web-1", "ssh/dev-1"} { // one that waits for people, one that doesn't
+		t.Run(resource, func(t *testing.T) {
+			w := newWorld(t)
+			w.ask(resource, nil)
+			w.acts.Log = &deafened{w.log, w.before(20 * time.Minute)}
+			w.at(0, func() { w.approve("bob") })
+			w.at(time.Minute, w.env.CancelWorkflow)
+			w.at(2*time.Minute, func() {
+				entry, _, err := w.log.Entry(context.Background(), w.req.ID)
+				if err != nil || entry.Ended != want {
+					t.Errorf("a minute after it was cancelled it has ended as %q, %v", entry.Ended, err)
+				}
+			})
+			w.run(want)
+		})
 	}
 }
 

@@ -122,14 +122,16 @@ func (r *request) listen(ctx workflow.Context) error {
 // Each of the three is waited for by a coroutine until the first ruling is there, and
 // then by one for all of them, which has what comes seen to by another: a coroutine is
 // a goroutine, whose stack a worker keeps for every request in its memory, and mostly
-// nothing comes. Which of several things that come together is seen to first differs
-// between the two, so those whose ruling was made before there was the second way
-// (DecideOutput.Alone) stay with the first.
+// nothing comes. A signal from before the ruling keeps that one until it is answered; the
+// one for a cancellation stays as long. Which of several things that come together is seen
+// to first differs between the two, so those whose ruling was made before there was the
+// second way (DecideOutput.Alone) stay with the first.
 func (r *request) attend(ctx workflow.Context) {
 	cancelled, told := ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
 	ctx, _ = workflow.NewDisconnectedContext(ctx) // so that waiting has no errors
 	looks := func() bool { return r.inbox.looks < maxLooks && told.Len() > 0 }
 	gone := func() bool { return cancelled.Err() != nil && r.end == nil }
+	all := false // the second coroutine waits for all of it
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		for !r.alone {
 			_ = workflow.Await(ctx, func() bool { return r.alone || looks() })
@@ -145,6 +147,7 @@ func (r *request) attend(ctx workflow.Context) {
 				r.hearSignal(ctx)
 			}
 		}
+		all = true
 		looking, hearing := false, false
 		for {
 			look := func() bool { return !looking && looks() }
@@ -171,8 +174,8 @@ func (r *request) attend(ctx workflow.Context) {
 		}
 	})
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		_ = workflow.Await(ctx, func() bool { return r.alone || cancelled.Err() != nil })
-		if !r.alone {
+		_ = workflow.Await(ctx, func() bool { return all || cancelled.Err() != nil })
+		if !all {
 			r.withdraw()
 		}
 	})
