@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hallpass/testsuite/devtest"
 )
@@ -66,6 +67,19 @@ func (r *roles) stop(role string) {
 		_ = cmd.Wait() // what it has to say is in its log
 		delete(r.run, role)
 	}
+}
+
+// gone waits for one that ends by itself.
+func (r *roles) gone(t testing.TB, role string) {
+	t.Helper()
+	cmd := r.run[role]
+	timeout := time.AfterFunc(patience, func() {
+		t.Errorf("%s: still there after %s", role, patience)
+		_ = cmd.Process.Kill()
+	})
+	defer timeout.Stop()
+	_ = cmd.Wait() // that it fails is what it is for
+	delete(r.run, role)
 }
 
 // hallpass runs a command as somebody, who has the folder people/WHO/home.

@@ -57,8 +57,7 @@ func TestFilesSwappedBeforeTheIssue(t *testing.T) {
 		r.replace(t, c.file, c.after)
 		r.start(t, "issuer:ssh")
 		if c.want == "" { // the issuer doesn't even start
-			_ = r.run["issuer:ssh"].Wait()
-			delete(r.run, "issuer:ssh")
+			r.gone(t, "issuer:ssh")
 			if got := status(t, r.Client, a); got.State != access.StateIssuing || r.issued(t, a) != 0 {
 				t.Errorf("%s: %s, %s", c.name, got.State, got.Why)
 			}
