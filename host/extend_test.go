@@ -33,15 +33,16 @@ func TestSessionGoesOnByItself(t *testing.T) {
 			}
 		}
 	}
+	// Each is extended at once: they don't last for long, and logins take their time.
 	kept, first, request := open(nil)
 	second, next, _ := w.certificate(time.Hour, extends(request, nil))
 	third, _, _ := w.certificate(2*time.Hour, extends(next, nil))
-	short, shortCert, request := open(nil)
-	soon, _, _ := w.certificate(life+8*time.Second, extends(request, nil))
-	plain, _, _ := open(nil)
 	w.service.extend(first, second)
 	w.service.extend(second, third)
+	short, shortCert, request := open(nil)
+	soon, _, _ := w.certificate(life+8*time.Second, extends(request, nil))
 	w.service.extend(shortCert, soon)
+	plain, _, _ := open(nil)
 
 	// What a service that nobody should trust may say.
 	lied, cert, request := open(nil)
