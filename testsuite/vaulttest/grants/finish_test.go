@@ -11,6 +11,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/grant"
 	"hallpass/vault"
 )
 
@@ -89,31 +90,41 @@ func (w *world) handle(a asked) access.Handle {
 	return *entry.Handle
 }
 
+// tokensOf are the files in which Vault keeps the tokens that f has it make: the
+// token itself, and the one that wraps it or the issuer's own.
+func (w *world) tokensOf(f func()) []string {
+	w.t.Helper()
+	kept := func() []string {
+		files, err := filepath.Glob(filepath.Join(w.vault.Storage(), "sys", "token", "id", "*"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return files
+	}
+	before := kept()
+	f()
+	return slices.DeleteFunc(kept(), func(file string) bool { return slices.Contains(before, file) })
+}
+
+// prepare has Vault make what a grant takes.
+func (w *world) prepare(k *grant.Vault) access.Handle {
+	w.t.Helper()
+	h, err := k.Prepare(context.Background(), w.order(w.ask(time.Hour, "read")))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return h
+}
+
 // An accessor that leads nowhere, since Vault crashed when it made the token or
 // ended it, keeps nobody from sweeping, nor does it hide that the issuer isn't
 // allowed to look.
 func TestSweepOfAnAccessorWithoutAToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tokens := filepath.Join(w.vault.Storage(), "sys", "token", "id")
-	names := func() (all []string) {
-		files, err := os.ReadDir(tokens)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			all = append(all, f.Name())
-		}
-		return all
-	}
-	before := names()
-	h, err := w.kind().Prepare(context.Background(), w.order(w.ask(time.Hour, "read")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	made := slices.DeleteFunc(names(), func(name string) bool { return slices.Contains(before, name) })
-	for _, name := range made { // the token, and the one that wraps it or the issuer's own
-		if err := os.Remove(filepath.Join(tokens, name)); err != nil {
+	var h access.Handle
+	for _, file := range w.tokensOf(func() { h = w.prepare(w.kind()) }) {
+		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,43 +148,29 @@ func TestSweepOfAnAccessorWithoutAToken(t *testing.T) {
 func TestSweepBetweenAccessorAndToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tokens := filepath.Join(w.vault.Storage(), "sys", "token", "id")
-	names := func() (all []string) {
-		files, err := os.ReadDir(tokens)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			all = append(all, f.Name())
-		}
-		return all
-	}
 	kind := w.kind()
 	sweeper := w.sweeper(0)
 	w.sweep(sweeper) // it is logged in
-	if _, err := kind.Prepare(context.Background(), w.order(w.ask(time.Hour, "read"))); err != nil {
-		t.Fatal(err)
-	}
-	before := names()
-	if _, err := kind.Prepare(context.Background(), w.order(w.ask(time.Hour, "read"))); err != nil {
-		t.Fatal(err)
-	}
-	made := slices.DeleteFunc(names(), func(name string) bool { return slices.Contains(before, name) })
-	move := func(from, to string) {
-		for _, name := range made {
-			if err := os.Rename(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+	w.prepare(kind)
+	made, away := w.tokensOf(func() { w.prepare(kind) }), t.TempDir()
+	move := func(back bool) {
+		for _, file := range made {
+			from, to := file, filepath.Join(away, filepath.Base(file))
+			if back {
+				from, to = to, from
+			}
+			if err := os.Rename(from, to); err != nil {
 				t.Fatal(err)
 			}
 		}
 		w.vault.Kill()
 		w.vault.Restart(t)
 	}
-	away := t.TempDir()
-	move(tokens, away)
+	move(false)
 	if _, found := w.sweep(sweeper); len(found) != 1 {
 		t.Errorf("while its token isn't there: %+v", found)
 	}
-	move(away, tokens)
+	move(true)
 	if _, found := w.sweep(sweeper); len(found) != 1 {
 		t.Errorf("once it is: %+v", found)
 	}
