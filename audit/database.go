@@ -105,9 +105,9 @@ var errEmpty = errors.New("the database is empty")
 // explain says in our own words what went wrong in the database, and what to
 // do about it.
 func explain(err error) error {
-	var connect *pgconn.ConnectError                                                                                             // has a deadline of its own
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &connect) { // the caller's own
-		return err
+	var connect *pgconn.ConnectError // has a deadline of its own
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &connect) {
+		return err // the caller's own
 	}
 	for _, own := range []error{explainSQLite(err), explainPostgres(err)} {
 		if own != nil {
