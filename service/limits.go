@@ -20,7 +20,7 @@ const (
 // nobody gets to use up more than a few of them.
 const (
 	saysToOne = 10   // statements of one kind to one request
-	saysTo    = 2000 // requests, each kind for itself
+	saysTo    = 2000 // pairs of a kind and a request
 	saysFor   = 24 * time.Hour
 )
 
@@ -72,13 +72,15 @@ func (g *guests) enter(name string, cost float64) (leave func(), wait time.Durat
 	}, 0
 }
 
-// say counts a statement of somebody who has entered. It returns when there is
-// room again if that is too much. The same one again isn't counted: it is heard
-// once.
-func (g *guests) say(name, kind, request, id string) (full time.Time) {
+// say counts a statement of somebody who has entered. If that is too much, full is
+// when there is room again, and here says that it is so of this kind and request,
+// and not of all of them. Otherwise unsay takes the statement back, which wasn't
+// heard. The same one again isn't counted: it is heard once.
+func (g *guests) say(name, kind, request, id string) (unsay func(), full time.Time, here bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	one := g.of[name]
+	unsay = func() {}
 	if now := g.now(); one.said == nil || now.Sub(one.since) >= saysFor {
 		one.said, one.since = map[string][]string{}, now
 	}
@@ -87,9 +89,19 @@ func (g *guests) say(name, kind, request, id string) (full time.Time) {
 	switch {
 	case slices.Contains(before, id):
 	case len(before) >= saysToOne, !known && len(one.said) >= saysTo:
-		return one.since.Add(saysFor)
+		return unsay, one.since.Add(saysFor), known
 	default:
 		one.said[to] = append(before, id)
+		unsay = func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if i := slices.Index(one.said[to], id); i >= 0 {
+				one.said[to] = slices.Delete(one.said[to], i, i+1)
+			}
+			if len(one.said[to]) == 0 {
+				delete(one.said, to)
+			}
+		}
 	}
-	return time.Time{}
+	return unsay, time.Time{}, false
 }

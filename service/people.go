@@ -235,22 +235,34 @@ func (s *server) send(v visit) (any, error) {
 	if about != id {
 		return nil, access.Errorf(access.CodeMismatch, "the statement is about another request")
 	}
-	if err := s.room(v, message, id, statementID); err != nil {
+	answered, err := s.room(v, message, id, statementID)
+	if err != nil {
 		return nil, err
 	}
 	after, err := v.requests.Send(v.Context(), id, message, statementID, st)
-	if err != nil {
+	if answered(err); err != nil {
 		return nil, err
 	}
 	return transport.StatusAnswer{Status: after}, nil
 }
 
-// room refuses what would use up what a request hears.
-func (s *server) room(v visit, kind, request, id string) error {
-	if full := s.guests.say(v.who.Name, kind, request, id); !full.IsZero() {
-		return access.Errorf(access.CodeForbidden, "%s has said as much to it as one person may until %s", v.who.Name, full.UTC().Format(time.RFC3339))
+// room refuses what would use up what requests hear. answered is told what came of
+// the statement: where nobody was there to hear it, it doesn't count.
+func (s *server) room(v visit, kind, request, id string) (answered func(error), err error) {
+	unsay, full, here := s.guests.say(v.who.Name, kind, request, id)
+	until := full.UTC().Format(time.RFC3339)
+	switch {
+	case full.IsZero():
+		return func(err error) {
+			if access.CodeOf(err) == access.CodeUnavailable {
+				unsay()
+			}
+		}, nil
+	case here:
+		return nil, access.Errorf(access.CodeForbidden, "%s has said as much to it as one person may until %s", v.who.Name, until)
 	}
-	return nil
+	return nil, access.Errorf(access.CodeForbidden, "%s has said something to as many requests as one person may until %s", v.who.Name, until).
+		WithHint("hallpass lock ends all that a user has, or all there is of a resource")
 }
 
 func (v visit) id() (string, error) {
@@ -293,7 +305,11 @@ func (s *server) status(v visit) (any, error) {
 		if err := s.Sleep(v.Context(), delay); err != nil {
 			return nil, err
 		}
-		wait -= delay
+		if wait -= delay; over {
+			v.w.Header().Set("ETag", tag)
+			v.w.WriteHeader(http.StatusNotModified)
+			return nil, nil
+		}
 	}
 }
 
@@ -384,10 +400,13 @@ func (s *server) review(v visit) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.room(v, string(access.TypeReview), r.Request, r.ID); err != nil {
+	answered, err := s.room(v, string(access.TypeReview), r.Request, r.ID)
+	if err != nil {
 		return nil, err
 	}
-	return v.requests.Review(v.Context(), r.Request, r.ID, st)
+	task, err := v.requests.Review(v.Context(), r.Request, r.ID, st)
+	answered(err)
+	return task, err
 }
 
 // me says who calls, by the directory.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -527,12 +528,40 @@ func TestTooMuchToOneRequest(t *testing.T) {
 	say("the next day", "alice", at+"/decision", deny("alice"), 200)
 	g := guests{now: time.Now, of: map[string]*guest{"alice": {}}}
 	for i := range saysTo {
-		if !g.say("alice", "decision", strconv.Itoa(i), "x").IsZero() {
+		if _, full, _ := g.say("alice", "decision", strconv.Itoa(i), "x"); !full.IsZero() {
 			t.Fatal("full too early")
 		}
 	}
-	if g.say("alice", "decision", "another", "x").IsZero() {
+	if _, full, here := g.say("alice", "decision", "another", "x"); full.IsZero() || here {
 		t.Error("it is kept without bound")
+	}
+	if unsay, full, _ := g.say("alice", "decision", "1", "y"); !full.IsZero() {
+		t.Error("a request that was spoken to is full")
+	} else {
+		unsay()
+		unsay()
+	}
+	if said := g.of["alice"].said["decision 1"]; !slices.Equal(said, []string{"x"}) {
+		t.Errorf("what was taken back is kept: %v", said)
+	}
+}
+
+// What nobody was there to hear doesn't count.
+func TestUnheardDoesNotCount(t *testing.T) {
+	l := newLobby(t)
+	id, hash := statement.NewID(), strings.Repeat("a", 64)
+	revoke := func() access.Statement {
+		return l.sign("alice", access.Stop{Header: l.header(access.TypeRevoke, "alice"), Request: id, RequestHash: hash, Reason: "x"})
+	}
+	l.err = access.Errorf(access.CodeUnavailable, "no worker answers")
+	for range 2 * saysToOne {
+		if r := l.call(http.MethodPost, "/v1/requests/"+id+"/revoke", "Bearer "+l.read("alice", nil), revoke()); r.status != 503 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+	}
+	l.err = nil
+	if r := l.call(http.MethodPost, "/v1/requests/"+id+"/revoke", "Bearer "+l.read("alice", nil), revoke()); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
 	}
 }
 
