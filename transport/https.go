@@ -412,8 +412,10 @@ func (h *HTTPS) status(ctx context.Context, id string, wait time.Duration) (acce
 		return access.Status{}, elsewhere(id, out.Status.ID)
 	default:
 		h.mu.Lock()
-		if h.seen[id] = (seen{tag, out}); out.Status.State.Final() {
+		if out.Status.State.Final() || out.Error != nil {
 			delete(h.seen, id) // nobody asks for news of it
+		} else {
+			h.seen[id] = seen{tag, out}
 		}
 		h.mu.Unlock()
 	}

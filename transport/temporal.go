@@ -109,7 +109,7 @@ func (b *Temporal) ask(ctx context.Context, id string, reject enumspb.QueryRejec
 			answer, err = b.Client.QueryWorkflowWithOptions(ctx, query)
 		}
 		for !slow && errors.As(err, &failed) && wait(first, pollerDelay) {
-			answer, err = b.Client.QueryWorkflowWithOptions(first, query)
+			answer, err = b.Client.QueryWorkflowWithOptions(ctx, query)
 		}
 		if err != nil && lost != nil {
 			err = lost
@@ -152,11 +152,14 @@ func late(ctx context.Context, err error) bool {
 func (b *Temporal) run(ctx context.Context, o client.StartWorkflowOptions, out any, workflow string, in ...any) error {
 	o.TaskQueue = access.TaskQueue
 	run, err := b.Client.ExecuteWorkflow(ctx, o, workflow, in...)
-	if err == nil {
-		err = run.Get(ctx, out)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnstarted, err)
 	}
-	return err
+	return run.Get(ctx, out)
 }
+
+// errUnstarted: Temporal hasn't said that it took a workflow.
+var errUnstarted = errors.New("start workflow")
 
 // look has a worker look something up.
 func (b *Temporal) look(ctx context.Context, what, summary, workflow string, out any) error {
@@ -211,8 +214,12 @@ func (b *Temporal) stop(ctx context.Context, statementID string, in access.Stopp
 		return access.Status{}, out.Refused
 	}
 	s, err := b.Status(ctx, in.Request)
-	if err != nil {
+	switch code := access.CodeOf(err); {
+	case err == nil:
+	case code == access.CodeUnavailable, code == access.CodeEnded, code == access.CodeNotFound:
 		s.ID = in.Request // it is over, whether the request can say so or not
+	default:
+		return access.Status{}, err
 	}
 	s.State, s.Ending, s.Credential = out.State, "", nil // whether it has noticed or not
 	return s, nil
@@ -358,8 +365,11 @@ func (b *Temporal) Lock(ctx context.Context, st access.Statement, l access.Lock)
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		// Without an answer nobody knows whether it was recorded.
-		if value, qerr := b.Client.QueryWorkflow(asking, id, "", access.QueryStatus); qerr == nil {
+		value, qerr := b.Client.QueryWorkflow(asking, id, "", access.QueryStatus)
+		if qerr == nil {
 			_ = value.Get(&out)
+		} else if errors.Is(err, errUnstarted) {
+			return out, Unreachable(b.Address, err) // nor may it be kept anywhere
 		}
 		return out, b.translate(asking, context.DeadlineExceeded)
 	}

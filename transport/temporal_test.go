@@ -328,3 +328,33 @@ func TestLockThatTakesLong(t *testing.T) {
 		t.Errorf("%+v, %v", out, err)
 	}
 }
+
+// A lock that Temporal never took isn't said to be kept.
+func TestLockThatWasNotTaken(t *testing.T) {
+	l := access.Lock{Header: access.Header{ID: testID, Signer: "bob"}, Action: access.ActionLock, Kind: "user", Name: "alice"}
+	m := &mocks.Client{}
+	m.On("ExecuteWorkflow", mock.Anything, mock.Anything, access.WorkflowLock, mock.Anything).Return(nil, serviceerror.NewDeadlineExceeded("late"))
+	m.On("QueryWorkflow", mock.Anything, "lock-"+testID, "", access.QueryStatus).Return(nil, serviceerror.NewUnavailable("away"))
+	_, err := (&Temporal{Client: m, Address: "temporal.example:7233"}).Lock(context.Background(), access.Statement{}, l)
+	if access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "can't reach Temporal at temporal.example:7233") {
+		t.Error(err)
+	}
+}
+
+// A query that begins late in the first second has its own time to be answered.
+func TestStatusOfAWorkerThatCameLate(t *testing.T) {
+	m := &mocks.Client{}
+	m.On("QueryWorkflowWithOptions", mock.Anything, mock.Anything).Return(nil, serviceerror.NewFailedPrecondition("no poller")).Once()
+	m.On("QueryWorkflowWithOptions", mock.MatchedBy(func(ctx context.Context) bool {
+		until, ok := ctx.Deadline()
+		return ok && time.Until(until) > 2*firstTimeout
+	}), mock.Anything).Return(&client.QueryWorkflowWithOptionsResponse{
+		QueryResult: encoded{payload(t, access.Status{ID: testID, State: access.StateActive})},
+	}, nil)
+	m.On("DescribeWorkflowExecution", mock.Anything, access.WorkflowID(testID), "").Return(&workflowservice.DescribeWorkflowExecutionResponse{
+		WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{},
+	}, nil)
+	if s, err := (&Temporal{Client: m}).Status(context.Background(), testID); err != nil || s.State != access.StateActive {
+		t.Errorf("%v, %v", s.State, err)
+	}
+}
