@@ -59,6 +59,7 @@ type agent struct {
 	unreached error // why the service wasn't reached the last time; nil if it was
 	renewal   error // the same of the host certificate
 	delivery  error // and of the reports
+	asking    error // and of whether grants were extended
 }
 
 // Run looks after the host until ctx is done: it keeps the list of revoked
@@ -298,7 +299,7 @@ func (a *agent) status() Status {
 	}
 	st.Waiting, st.Dropped = a.reports.waiting()
 	a.mu.Lock()
-	unreached, renewal, delivery := a.unreached, a.renewal, a.delivery
+	unreached, renewal, delivery, asking := a.unreached, a.renewal, a.delivery, a.asking
 	a.mu.Unlock()
 	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
 	if unreached != nil {
@@ -326,6 +327,9 @@ func (a *agent) status() Status {
 	}
 	if delivery != nil {
 		problem("reports: %v", delivery)
+	}
+	if asking != nil {
+		problem("sessions may end though their grants were extended: %v", asking)
 	}
 	if renewal != nil {
 		problem("host certificate: %v", renewal)

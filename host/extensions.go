@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -29,10 +30,12 @@ const (
 func (a *agent) extending(ctx context.Context) {
 	for {
 		lines, next := a.sessions.asks()
+		var failed []error
 		for some := range slices.Chunk(lines, askAtOnce) {
-			if err := a.extend(ctx, some); err != nil && ctx.Err() == nil {
-				a.log.Debug("it isn't known whether grants were extended", "error", err)
-			}
+			failed = append(failed, a.extend(ctx, some))
+		}
+		if len(lines) > 0 && ctx.Err() == nil {
+			a.noteAsking(errors.Join(failed...))
 		}
 		wait := askLate
 		if !next.IsZero() {
@@ -50,6 +53,18 @@ func (a *agent) extending(ctx context.Context) {
 	}
 }
 
+// noteAsking keeps what came of asking for hallpass-host status, and logs what is
+// new.
+func (a *agent) noteAsking(err error) {
+	a.mu.Lock()
+	before := a.asking
+	a.asking = err
+	a.mu.Unlock()
+	if err != nil && (before == nil || before.Error() != err.Error()) {
+		a.log.Warn("it isn't known whether grants were extended; their sessions end when they were to", "error", err)
+	}
+}
+
 // extend asks what extends the grants of these certificates.
 func (a *agent) extend(ctx context.Context, lines []string) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
@@ -62,15 +77,16 @@ func (a *agent) extend(ctx context.Context, lines []string) error {
 	if err != nil {
 		return err
 	}
+	var refused error
 	for _, line := range got {
 		g, err := signedGrant(line, trusted, a.now())
 		if err != nil {
-			a.log.Error("the service says of a certificate that it extends another, and it is refused", "error", err)
+			refused = fmt.Errorf("the service says of a certificate that it extends another, and it is refused: %w", err)
 			continue
 		}
 		a.sessions.goOn(g)
 	}
-	return nil
+	return refused
 }
 
 // extensions asks for the certificates that extend the grants of others.
