@@ -264,9 +264,12 @@ func (a *app) voter(u access.User, req access.Request, instead bool) policy.Vote
 // if it counts nowhere; with place "" if that is so of everybody in whose place he
 // may decide, and he has no say of his own.
 func (a *app) inPerson(b backend, s access.Status, req access.Request, me access.User, place string) error {
+	if me.Name == req.Signer || spoken(s, me.Name) {
+		return nil // nothing of his counts, for another reason
+	}
 	needs := s.Standing.Ruling.Needs
 	for _, giver := range a.places(b, me) {
-		if giver.Name == req.Signer || place != "" && giver.Name != place || spoken(s, giver.Name) || spoken(s, me.Name) {
+		if giver.Name == req.Signer || place != "" && giver.Name != place || spoken(s, giver.Name) {
 			continue
 		}
 		v := a.voter(giver, req, true)

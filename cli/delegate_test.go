@@ -105,6 +105,9 @@ func TestInPerson(t *testing.T) {
 	}
 	w.as("bob").must("approve "+id).says(t, ExitOK, "Approved.", only)
 
+	id = w.as("mallory").ask("ssh/vault --as root --reason mine")
+	w.run("approve "+id).says(t, ExitRefused, "nobody decides on a request of his own")
+
 	id = w.as("alice").ask("ssh/vault --as root --reason both")
 	r := w.as("mallory").must("approve " + id)
 	r.says(t, ExitOK, "In the place of bob, who has delegated it to you.\n", "It doesn't count for all of it: "+only+", and bob has no word left then.\n",

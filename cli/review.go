@@ -29,13 +29,14 @@ func (a *app) reviewsCommand() *cli.Command {
 				if tasks == nil {
 					tasks = []access.ReviewTask{}
 				}
-				look := "audit show"
-				if a.withLog(func(*audit.Reader) error { return nil }) != nil {
-					look = "show" // there is no log on this machine
-				}
 				return a.print(tasks, func(p *printer) {
 					if len(tasks) == 0 {
 						a.err.Printf("Nothing has to be signed off.\n")
+						return
+					}
+					look := "audit show"
+					if a.withLog(func(*audit.Reader) error { return nil }) != nil {
+						look = "show" // there is no log on this machine
 					}
 					for i, t := range tasks {
 						if i > 0 {
