@@ -170,15 +170,26 @@ type looking struct {
 }
 
 func (l looking) Locks(ctx context.Context) (evidence.Locks, error) {
-	return l.record.Locks(ctx, time.Now())
+	held, err := l.record.Locks(ctx, time.Now())
+	return held, unread(err)
 }
 
 func (l looking) Delegations(ctx context.Context) (evidence.Delegations, error) {
-	return l.record.Delegations(ctx, time.Now())
+	given, err := l.record.Delegations(ctx, time.Now())
+	return given, unread(err)
 }
 
 func (l looking) Reviews(ctx context.Context) ([]access.ReviewTask, error) {
-	return l.record.Reviews(ctx, access.MostReviews)
+	tasks, err := l.record.Reviews(ctx, access.MostReviews)
+	return tasks, unread(err)
+}
+
+// unread says of an error of the record's what it is to those who call.
+func unread(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return access.Errorf(access.CodeUnavailable, "the audit log can't be read: %v", err)
 }
 
 // certify has an issuer certify a host, in a workflow. While it runs it isn't
