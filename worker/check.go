@@ -15,6 +15,7 @@ import (
 	"hallpass/codec"
 	"hallpass/directory"
 	"hallpass/internal/certfile"
+	"hallpass/internal/trusted"
 	"hallpass/lookup"
 	"hallpass/notify"
 	"hallpass/policy"
@@ -50,7 +51,8 @@ const checkTimeout = 5 * time.Second
 
 // Check looks at everything that the configuration names, without changing
 // anything and without reading a CA key. That a file isn't on this machine is
-// in order as far as only workers need it.
+// in order as far as only workers need it. Whose files are obeyed is judged for
+// the user of this process, as a worker judges it for its own.
 func (c *Config) Check(ctx context.Context) []Finding {
 	var out []Finding
 	add := func(part, detail string, err error) { out = append(out, finding(part, detail, err)) }
@@ -196,7 +198,7 @@ func (c *Config) answers(ctx context.Context) (string, error) {
 }
 
 func parsed[T any](path string, parse func(string, []byte) (T, error), describe func(T) string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := trusted.ReadFile(path)
 	if err != nil {
 		return "", err
 	}

@@ -456,6 +456,21 @@ func TestCheck(t *testing.T) {
 	if got := bad(); !slices.Equal(got, []string{"temporal"}) {
 		t.Errorf("wrong with a new folder: %v", got)
 	}
+	// Files that a worker wouldn't obey.
+	rulebook := []string{"policy", "directory", "catalog"}
+	for _, part := range rulebook {
+		if err := os.Chmod(f.Path(part+".yaml"), 0o664); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := bad(); !slices.Equal(got, append(slices.Clone(rulebook), "temporal")) {
+		t.Errorf("found wrong, of files that their group can write to: %v", got)
+	}
+	for _, part := range rulebook {
+		if err := os.Chmod(f.Path(part+".yaml"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.Chmod(f.Path("ssh_ca"), 0o644); err != nil {
 		t.Fatal(err)
 	}
