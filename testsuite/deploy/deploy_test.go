@@ -436,6 +436,39 @@ func TestSetup(t *testing.T) {
 	}
 }
 
+// People's commands explain by what is in force: their containers and the
+// workers' read the same rulebook, the copies that setup.sh makes.
+func TestOneRulebook(t *testing.T) {
+	dir, err := filepath.Abs(filepath.Join(root, "deploy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, seen := filepath.Join(dir, "public"), 0
+	want := []string{filepath.Join(public, "policy.yaml"), filepath.Join(public, "directory.yaml"), filepath.Join(public, "catalog.yaml")}
+	for name, s := range compose(t) {
+		if s.Build.Target != "hallpass" && s.Build.Target != "people" {
+			continue
+		}
+		seen++
+		c, err := worker.Load("", func(key string) string { return strings.ReplaceAll(s.Environment[key], "/etc/hallpass", dir) })
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if diff := cmp.Diff(want, []string{c.Policy, c.Directory, c.Catalog}); diff != "" {
+			t.Errorf("%s reads another rulebook: %s", name, diff)
+		}
+		for _, v := range s.Volumes {
+			if m := mount(v); m.source == filepath.Join(dir, "policy.yaml") || m.source == filepath.Join(dir, "catalog.yaml") {
+				t.Errorf("%s mounts %s, which isn't what is in force", name, m.source)
+			}
+		}
+	}
+	if seen < 6 {
+		t.Errorf("found %d containers with a rulebook", seen)
+	}
+}
+
 // The shell that images have, dash and busybox, can read the scripts.
 func TestScriptsParse(t *testing.T) {
 	scripts, err := filepath.Glob(filepath.Join(root, "deploy/*.sh"))

@@ -34,10 +34,9 @@ func TestChaos(t *testing.T) {
 	if s.People, err = devtest.Furnish(people, map[string]string{"policy.yaml": chaos.Policy(), "catalog.yaml": chaos.Catalog(s.Login) + catalogOfVault}, chaos.Groups()); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"policy.yaml", "catalog.yaml"} {
-		w.copy(filepath.Join(people, name), filepath.Join(w.dir, name))
+	for _, name := range []string{"policy.yaml", "catalog.yaml", "directory.yaml"} {
+		w.copy(filepath.Join(people, name), filepath.Join(w.dir, "public", name))
 	}
-	w.copy(filepath.Join(people, "directory.yaml"), filepath.Join(w.dir, "public/directory.yaml"))
 	w.furnishVault()
 	s.Vault = &chaos.Vault{
 		Config: w.vault.Client(t).CloneConfig(),

@@ -31,7 +31,7 @@ func (w *world) furnishHosts() {
 		w.t.Log("without hosts: they take root")
 		return
 	}
-	path := filepath.Join(w.dir, "catalog.yaml")
+	path := filepath.Join(w.dir, "public/catalog.yaml")
 	data, err := os.ReadFile(path)
 	if err != nil {
 		w.t.Fatal(err)

@@ -242,7 +242,7 @@ func (w *world) old(t *testing.T) {
 // long is a policy that takes room in the audit log.
 func (w *world) long() string {
 	w.t.Helper()
-	data, err := os.ReadFile(filepath.Join(w.dir, "policy.yaml"))
+	data, err := os.ReadFile(filepath.Join(w.dir, "public/policy.yaml"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func (w *world) furnishVault() {
 		"db_name": "orders", "default_ttl": "8h", "max_ttl": "24h",
 		"creation_statements": vault.PostgresCreation("orders-ro"), "revocation_statements": vault.PostgresRevocation,
 	})
-	text, err := os.ReadFile(filepath.Join(w.dir, "catalog.yaml"))
+	text, err := os.ReadFile(filepath.Join(w.dir, "public/catalog.yaml"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
