@@ -18,7 +18,7 @@ const (
 	CodeForbidden   Code = "forbidden"   // the signer may not say this
 	CodeDenied      Code = "denied"      // policy, an approver or the issuer said no
 	CodeLimited     Code = "limited"     // too many or too soon, by policy's limits; the message says when there is room again
-	CodeDeaf        Code = "deaf"        // the request hears no more; what ends a grant goes to the workflow Stop
+	CodeDeaf        Code = "deaf"        // the request hears no more; what ends it goes to the workflow Stop
 	CodeNotFound    Code = "not-found"   // no such request, resource, user
 	CodeEnded       Code = "ended"       // too late: the request is past that point
 	CodeUnavailable Code = "unavailable" // a part is down; try again

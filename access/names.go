@@ -56,8 +56,8 @@ func LockWorkflowID(statement string) string { return lockPrefix + statement }
 // DelegationWorkflowID is the workflow id of a delegation statement.
 func DelegationWorkflowID(statement string) string { return delegationPrefix + statement }
 
-// StopWorkflowID is the workflow id of a word that ends a grant beside its
-// request.
+// StopWorkflowID is the workflow id of a word that ends a request beside its own
+// workflow.
 func StopWorkflowID(statement string) string { return stopPrefix + statement }
 
 // ReviewWorkflowID is the workflow id of the review of a request.
