@@ -97,3 +97,63 @@ func TestIssuersLoginOpensNothing(t *testing.T) {
 		t.Errorf("the token lasts %s: %v", ttl, err)
 	}
 }
+
+// What somebody minted who had the issuer's login ends as docs/operate.md says,
+// with all that was read, and stays so when hallpass is set up again.
+func TestIssuersLoginWasStolen(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	operator := h.Client(t)
+	var own *api.Client
+	if err := newClient(t, h.config).Do(context.Background(), func(_ context.Context, c *api.Client) error {
+		own = h.ClientWithToken(t, c.Token())
+		own.SetWrappingLookupFunc(func(string, string) string { return "60s" })
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mint := func() (*api.Client, error) {
+		s, err := own.Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{"hallpass-grant-orders@read"}, NoDefaultPolicy: true}, "hallpass")
+		if err != nil {
+			return nil, err
+		}
+		minted, err := operator.Logical().Unwrap(s.WrapInfo.Token)
+		if err != nil {
+			return nil, err
+		}
+		return h.ClientWithToken(t, minted.Auth.ClientToken), nil
+	}
+	thief, err := mint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() error {
+		_, err := thief.Logical().Read("database/creds/orders-ro")
+		return err
+	}
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := operator.Sys().DeletePolicy("hallpass-issuer"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.Logical().Delete("auth/approle/role/hallpass"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mint(); err == nil {
+		t.Error("a token of the issuer's that is out mints on")
+	}
+	if err := read(); err != nil {
+		t.Fatalf("what it has minted was expected to read on, so the test shows nothing: %v", err)
+	}
+	if err := operator.Sys().RevokePrefix("auth/token/create/hallpass/"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what was minted ends", func() bool { return read() != nil })
+	h.noLeases(t)
+	h.setUp(t, catalogYAML)
+	if err := read(); err == nil {
+		t.Error("set up again, what was minted before reads")
+	}
+}
