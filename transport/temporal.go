@@ -202,7 +202,7 @@ func (b *Temporal) Send(ctx context.Context, id, message, statementID string, st
 	return access.Status{}, err
 }
 
-// stop ends a grant beside its request, which hears nothing any more.
+// stop ends a request beside its workflow, which hears nothing any more.
 func (b *Temporal) stop(ctx context.Context, statementID string, in access.Stopping) (access.Status, error) {
 	var out access.Stopped
 	err := b.run(ctx, client.StartWorkflowOptions{ID: access.StopWorkflowID(statementID), StaticSummary: in.Message + " of request " + in.Request},
