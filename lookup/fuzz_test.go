@@ -1,6 +1,7 @@
 package lookup
 
 import (
+	"bytes"
 	"encoding/json"
 	"path/filepath"
 	"slices"
@@ -38,12 +39,32 @@ func FuzzAnswers(f *testing.F) {
 				continue
 			}
 			for _, user := range v.(map[string]any)["users"].([]string) {
-				if !slices.Contains([]string{"bob", "carol"}, user) && !strings.Contains(strings.ToLower(unfolded(body)), user+"@example.com") && !json.Valid(body) {
+				named := slices.Contains([]string{"bob", "carol"}, user) || strings.Contains(strings.ToLower(unfolded(body)), user+"@example.com")
+				if name == "pagerduty" {
+					named = slices.ContainsFunc(texts(body), func(s string) bool { return who.users[s] == user || strings.ToLower(s) == user+"@example.com" })
+				}
+				if !named {
 					t.Errorf("%s: %q is on call", name, user)
 				}
 			}
 		}
 	})
+}
+
+// texts are all strings in JSON, also those that a later one of the same name
+// hides.
+func texts(body []byte) (all []string) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber() // one beyond all numbers ends nothing
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return all
+		}
+		if s, ok := token.(string); ok {
+			all = append(all, s)
+		}
+	}
 }
 
 // unfolded is a calendar without the breaks of its lines.
