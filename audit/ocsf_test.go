@@ -23,7 +23,8 @@ import (
 // events/iam/*.json, objects/*.json, dictionary.json; https://schema.ocsf.io/1.5.0).
 // An attribute that isn't here is taken for one that isn't there: whoever adds one
 // looks it up. That privileges, the product and resources have names is our own
-// demand.
+// demand, and so is that an event says what was done and how severe it is: by a
+// known activity that has a name, and none of the severities Unknown and Other.
 const (
 	ocsfBase = `activity_id:int! activity_name:string category_name:string category_uid:int! class_name:string class_uid:int!
 		count:int duration:int end_time:time message:string metadata:metadata! raw_data:string severity:string severity_id:int!
@@ -60,8 +61,8 @@ var (
 		"user":             {"account", "name", "uid"},
 	}
 
-	// The enums, by where they are. Beside each is what the caption belongs into:
-	// it has to be this one, or with 99 (Other) a word of one's own.
+	// The enums, by where they are. An attribute beside each may say the value in
+	// words: by the enum's, or where it is 99 (Other) by one's own.
 	ocsfEnums = map[string]map[float64]string{
 		"severity_id": {0: "Unknown", 1: "Informational", 2: "Low", 3: "Medium", 4: "High", 5: "Critical", 6: "Fatal", 99: "Other"},
 		"status_id":   {0: "Unknown", 1: "Success", 2: "Failure", 99: "Other"},
@@ -90,8 +91,15 @@ func ocsfProblems(e map[string]any) (out []string) {
 	if e["category_uid"] != 3.0 || e["category_name"] != "Identity & Access Management" {
 		out = append(out, fmt.Sprintf("category %v is not called %v", e["category_uid"], e["category_name"]))
 	}
-	if activity, _ := e["activity_id"].(float64); e["type_uid"] != uid*100+activity {
+	activity, _ := e["activity_id"].(float64)
+	if e["type_uid"] != uid*100+activity {
 		out = append(out, fmt.Sprintf("type %v of class %v and activity %v", e["type_uid"], uid, activity))
+	}
+	if name, _ := e["activity_name"].(string); activity == 0 || name == "" {
+		out = append(out, fmt.Sprintf("activity %v, called %q, says nothing", activity, name))
+	}
+	if severity, _ := e["severity_id"].(float64); severity < 1 || severity > 6 {
+		out = append(out, fmt.Sprintf("severity %v is not one of 1 to 6", e["severity_id"]))
 	}
 	if metadata, _ := e["metadata"].(map[string]any); metadata["version"] != ocsfVersion {
 		out = append(out, fmt.Sprintf("schema %v", metadata["version"]))
@@ -233,6 +241,10 @@ func TestOCSFCheckFindsWhatIsWrong(t *testing.T) {
 		"type 300403 of class 3004":               func(e map[string]any) { e["type_uid"] = 300403.0 },
 		"class 3005 is not called":                func(e map[string]any) { e["class_uid"] = 3005.0 },
 		"category 6 is not":                       func(e map[string]any) { e["category_uid"] = 6.0 },
+		"severity 0 is not one of 1 to 6":         func(e map[string]any) { e["severity_id"] = 0.0 },
+		"severity 99 is not one of 1 to 6":        func(e map[string]any) { e["severity_id"], e["severity"] = 99.0, "odd" },
+		`activity 0, called "Unknown"`:            func(e map[string]any) { e["activity_id"], e["type_uid"], e["activity_name"] = 0.0, 300400.0, "Unknown" },
+		`activity 1, called ""`:                   func(e map[string]any) { delete(e, "activity_name") },
 		"severity_id has no value 7":              func(e map[string]any) { e["severity_id"] = 7.0 },
 		`activity_id 1 is "Create", not "Update"`: func(e map[string]any) { e["activity_name"] = "Update" },
 		"activity_name doesn't say which":         func(e map[string]any) { e["activity_id"], e["type_uid"], e["activity_name"] = 99.0, 300499.0, "Other" },
