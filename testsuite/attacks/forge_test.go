@@ -243,7 +243,7 @@ func TestApprovalReplayed(t *testing.T) {
 		a, approval := approved(t)
 		must(t, say(t, s.Client, a, access.MessageDecision, approval))
 		await(t, s.Client, a, access.StateActive)
-		must(t, say(t, s.Client, a, access.MessageRelease, s.stop(t, "alice", access.TypeRelease, a)))
+		must(t, say(t, s.Client, a, access.MessageRelease, s.word(t, "alice", access.TypeRelease, a)))
 		await(t, s.Client, a, access.StateReleased)
 		if o := replay(t, a.ID, a.signed, approval); o.State != access.StateDenied || s.issued(t, a) != 1 {
 			t.Errorf("%s: %s; issued %d times", o.State, o.Why, s.issued(t, a))
@@ -267,14 +267,14 @@ func TestApprovalReplayed(t *testing.T) {
 	s.verifies(t)
 }
 
-// stop signs a word that ends a request.
-func (s *stack) stop(t testing.TB, who string, typ access.Type, a asked) access.Statement {
+// word signs one that ends a request.
+func (s *stack) word(t testing.TB, who string, typ access.Type, a asked) access.Statement {
 	t.Helper()
-	word := access.Stop{Header: s.Header(who, typ), Request: a.ID, RequestHash: a.signed.Hash()}
+	stop := access.Stop{Header: s.Header(who, typ), Request: a.ID, RequestHash: a.signed.Hash()}
 	if typ == access.TypeRevoke {
-		word.Reason = "attack"
+		stop.Reason = "attack"
 	}
-	st, err := s.Sign(who, word)
+	st, err := s.Sign(who, stop)
 	must(t, err)
 	return st
 }
@@ -299,7 +299,7 @@ func TestResetToBeforeTheEnd(t *testing.T) {
 				approval := s.decide(t, "bob", "bob", a, access.Approve)
 				must(t, say(t, s.Client, a, access.MessageDecision, approval))
 				before := await(t, s.Client, a, access.StateActive)
-				must(t, say(t, s.Client, a, c.message, s.stop(t, c.who, c.typ, a)))
+				must(t, say(t, s.Client, a, c.message, s.word(t, c.who, c.typ, a)))
 				await(t, s.Client, a, c.end)
 
 				described, err := s.Client.DescribeWorkflowExecution(t.Context(), access.WorkflowID(a.ID), "")

@@ -120,8 +120,8 @@ func TestRoguePollerRevokesNothing(t *testing.T) {
 	poller := sdkworker.New(r.Client, access.IssueQueue("ssh"), sdkworker.Options{DisableWorkflowWorker: true})
 	poller.RegisterActivityWithOptions(func(context.Context, audit.End) error { claimed.Add(1); return nil }, activity.RegisterOptions{Name: "Revoke"})
 	must(t, poller.Start())
-	must(t, say(t, r.Client, grants[access.StateReleased], access.MessageRelease, r.stack.stop(t, "alice", access.TypeRelease, grants[access.StateReleased])))
-	must(t, say(t, r.Client, grants[access.StateRevoked], access.MessageRevoke, r.stack.stop(t, "dave", access.TypeRevoke, grants[access.StateRevoked])))
+	must(t, say(t, r.Client, grants[access.StateReleased], access.MessageRelease, r.word(t, "alice", access.TypeRelease, grants[access.StateReleased])))
+	must(t, say(t, r.Client, grants[access.StateRevoked], access.MessageRevoke, r.word(t, "dave", access.TypeRevoke, grants[access.StateRevoked])))
 	for end, a := range grants {
 		await(t, r.Client, a, end)
 		if n := r.count(t, a, "grant."+string(end)); n != 1 {
