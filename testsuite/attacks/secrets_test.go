@@ -216,11 +216,11 @@ func memory(t testing.TB, pid int, patterns [][]byte) (found []string) {
 	proc := filepath.Join("/proc", itoa(pid))
 	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
 	if err != nil {
-		t.Skipf("memory of processes can't be read here: %v", err)
+		skip(t, "memory of processes can't be read here: "+err.Error())
 	}
 	mem, err := os.Open(filepath.Join(proc, "mem"))
 	if err != nil {
-		t.Skipf("memory of processes can't be read here: %v", err)
+		skip(t, "memory of processes can't be read here: "+err.Error())
 	}
 	defer func() { _ = mem.Close() }()
 	for line := range strings.Lines(string(maps)) {
