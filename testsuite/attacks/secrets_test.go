@@ -26,9 +26,10 @@ import (
 // Each key is looked for by its seed, 32 random bytes, raw and as it may be
 // written; and each search has to find it where it belongs.
 func TestSecretsAreNowhereElse(t *testing.T) {
+	const needle = "needle-in-the-record"
 	r := apart(t, "secrets")
 	workflows, issuer := r.start(t, "workflows"), r.start(t, "issuer:ssh")
-	out := r.hallpass(t, "alice", "request", "ssh/sandbox", "--for", "10m", "--reason", "needle-in-the-record")
+	out := r.hallpass(t, "alice", "request", "ssh/sandbox", "--for", "10m", "--reason", needle)
 	a := r.ask(t, "alice", "ssh/web-1")
 	await(t, r.Client, a, access.StatePending)
 	must(t, say(t, r.Client, a, access.MessageDecision, r.decide(t, "bob", "bob", a, access.Approve)))
@@ -89,7 +90,7 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 	}
 
 	// The same search finds what isn't secret in tables and in other memory.
-	control := []byte("needle-in-the-record, and then so")[:20]
+	control := []byte(needle)
 	var tables []string
 	for _, dir := range []string{r.dir, attack(t).dir} {
 		for _, path := range grep(t, dir, [][]byte{control}) {
