@@ -49,41 +49,68 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 	f.Setenv("TZ", "UTC")
 	const id = "hallpass:0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b:alice"
 	option := func(name, value string) []byte { return list(name, string(list(value))) }
-	f.Add(id, list("web-1/root"), option("force-command", "true"), list("permit-pty", ""), uint64(7), uint32(ssh.UserCert), uint64(0), uint64(2e9))
-	f.Add(id, list("a/b", "c/d"), []byte{}, option("grace@hallpass", "30s"), ^uint64(0), uint32(ssh.UserCert), uint64(1e9), ^uint64(0))
-	f.Add(id+"\x00x", []byte{}, list("force-command", "raw"), append(list("x", ""), list("x", "")...), uint64(1), uint32(ssh.HostCert), uint64(3), uint64(2))
-	f.Add(id, list("a\x00b", ""), []byte{0, 0}, list("b", "", "a", ""), uint64(0), uint32(ssh.UserCert), uint64(0), uint64(1<<40))
 	_, caKey, _ := ed25519.GenerateKey(nil)
 	ca, err := ssh.NewSignerFromKey(caKey)
 	must(f, err)
 	subject, _, _ := ed25519.GenerateKey(nil)
-	f.Fuzz(func(t *testing.T, keyID string, principals, critical, extensions []byte, serial uint64, typ uint32, after, before uint64) {
-		body := ssh.Marshal(wire{
-			Name: ssh.CertAlgoED25519v01, Nonce: []byte("nonce"), Key: subject, Serial: serial, Type: typ, KeyID: keyID, Principals: principals,
-			After: after, Before: before, Critical: critical, Extensions: extensions, SignatureByCA: ca.PublicKey().Marshal(),
-		})
+	// both has a certificate read by us and by ssh-keygen: neither if one refuses it.
+	both := func(t testing.TB, w wire) (*grant, string) {
+		w.Name, w.Nonce, w.Key, w.SignatureByCA = ssh.CertAlgoED25519v01, []byte("nonce"), subject, ca.PublicKey().Marshal()
+		body := ssh.Marshal(w)
 		signature, err := ca.Sign(nil, body)
 		must(t, err)
 		blob := append(body, ssh.Marshal(struct{ S []byte }{ssh.Marshal(signature)})...)
 		line := ssh.CertAlgoED25519v01 + " " + base64.StdEncoding.EncodeToString(blob)
 		g, err := readAuthInfo("publickey "+line+"\n", []ssh.PublicKey{ca.PublicKey()})
 		if g == nil || err != nil {
-			return
+			return nil, ""
 		}
 		file := filepath.Join(t.TempDir(), "id-cert.pub")
 		must(t, os.WriteFile(file, []byte(line+"\n"), 0o600))
 		out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-L", "-f", file).Output()
 		if err != nil {
-			return // sshd lets nobody in with it
+			return nil, "" // sshd lets nobody in with it
+		}
+		return g, string(out)
+	}
+	first := wire{
+		KeyID: id, Principals: list("web-1/root"), Critical: option("force-command", "true"), Extensions: list("permit-pty", ""),
+		Serial: 7, Type: ssh.UserCert, Before: 2e9,
+	}
+	if g, _ := both(f, first); g == nil {
+		f.Fatal("not even a good certificate is read by both")
+	}
+	for _, w := range []wire{
+		first,
+		{KeyID: id, Principals: list("a/b", "c/d"), Extensions: option("grace@hallpass", "30s"), Serial: ^uint64(0), Type: ssh.UserCert, After: 1e9, Before: ^uint64(0)},
+		{KeyID: id + "\x00x", Critical: list("force-command", "raw"), Extensions: append(list("x", ""), list("x", "")...), Serial: 1, Type: ssh.HostCert, After: 3, Before: 2},
+		{KeyID: id, Principals: list("a\x00b", ""), Critical: []byte{0, 0}, Extensions: list("b", "", "a", ""), Type: ssh.UserCert, Before: 1 << 40},
+		{KeyID: id, Principals: list("web-1/root"), Critical: append(list("a", ""), option("source-address", "10.0.0.0/8")...), Extensions: append(option("a", ""), list("b", "")...), Type: ssh.UserCert, Before: 2e9},
+	} {
+		f.Add(w.KeyID, w.Principals, w.Critical, w.Extensions, w.Serial, w.Type, w.After, w.Before)
+	}
+	f.Fuzz(func(t *testing.T, keyID string, principals, critical, extensions []byte, serial uint64, typ uint32, after, before uint64) {
+		g, out := both(t, wire{
+			Serial: serial, Type: typ, KeyID: keyID, Principals: principals, After: after, Before: before, Critical: critical, Extensions: extensions,
+		})
+		if g == nil {
+			return
 		}
 		var read []string
-		for line := range strings.Lines(string(out)) {
+		for line := range strings.Lines(out) {
 			read = append(read, strings.TrimRight(strings.TrimLeft(line, " "), "\n"))
 		}
 		want := []string{"Key ID: " + fmt.Sprintf("\"hallpass:%s:%s\"", g.request, g.requester), fmt.Sprintf("Serial: %d", g.cert.Serial), "Type: " + ssh.CertAlgoED25519v01 + " user certificate"}
 		for _, p := range g.cert.ValidPrincipals {
-			if p != "" && p == strings.TrimSpace(p) && !strings.ContainsFunc(p, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsPrint(r) }) {
+			if plain(p) {
 				want = append(want, p)
+			}
+		}
+		for critical, options := range map[bool]map[string]string{true: g.cert.CriticalOptions, false: g.cert.Extensions} {
+			for name, value := range options {
+				if plain(name) && (value == "" || plain(value)) && !slices.ContainsFunc(read, func(line string) bool { return says(line, name, value, critical) }) {
+					t.Errorf("ssh-keygen doesn't read %q %q (critical: %t) but\n%s", name, value, critical, out)
+				}
 			}
 		}
 		for _, w := range want {
@@ -93,8 +120,29 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 		}
 		// A certificate without an end, or with one beyond all calendars, has none
 		// for OpenSSH, and has ended for us.
-		if end := g.end.UTC().Format("2006-01-02T15:04:05"); !g.end.IsZero() && g.end.Before(time.Unix(1<<33, 0)) && !strings.Contains(string(out), " to "+end+"\n") && !strings.Contains(string(out), "before "+end+"\n") {
+		if end := g.end.UTC().Format("2006-01-02T15:04:05"); !g.end.IsZero() && g.end.Before(time.Unix(1<<33, 0)) && !strings.Contains(out, " to "+end+"\n") && !strings.Contains(out, "before "+end+"\n") {
 			t.Errorf("ends %s, and ssh-keygen reads\n%s", end, out)
 		}
 	})
+}
+
+// plain says whether ssh-keygen writes text as it is, on a line of its own.
+func plain(text string) bool {
+	return text != "" && text == strings.TrimSpace(text) && !strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsPrint(r) })
+}
+
+// says says whether a line of ssh-keygen's is an option of that value, which it
+// writes in its own way where it knows the name, and in hexadecimal otherwise.
+func says(line, name, value string, critical bool) bool {
+	said, ok := strings.CutPrefix(line, name)
+	switch {
+	case !ok:
+		return false
+	case critical && (name == "force-command" || name == "source-address"):
+		return said == " "+value
+	case value == "" && (said == "" || said == " UNKNOWN FLAG OPTION"):
+		return true
+	}
+	raw := list(value)
+	return said == fmt.Sprintf(" UNKNOWN OPTION: %x (len %d)", raw, len(raw))
 }
