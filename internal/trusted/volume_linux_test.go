@@ -13,6 +13,9 @@ import (
 func TestVolumeOfAConfigMap(t *testing.T) {
 	dir, version, _, link := configMap(t, 0o777)
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		if _, ci := os.LookupEnv("CI"); ci {
+			t.Fatalf("only root can mount, and CI can't: %v", err)
+		}
 		t.Skipf("only root can mount: %v", err)
 	}
 	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
