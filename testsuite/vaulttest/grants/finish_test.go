@@ -90,20 +90,27 @@ func (w *world) handle(a asked) access.Handle {
 	return *entry.Handle
 }
 
-// tokensOf are the files in which Vault keeps the tokens that f has it make: the
-// token itself, and the one that wraps it or the issuer's own.
-func (w *world) tokensOf(f func()) []string {
+// kept are the files that Vault keeps of what f has it make, of those that the
+// pattern matches in its storage.
+func (w *world) kept(pattern string, f func()) []string {
 	w.t.Helper()
-	kept := func() []string {
-		files, err := filepath.Glob(filepath.Join(w.vault.Storage(), "sys", "token", "id", "*"))
+	all := func() []string {
+		files, err := filepath.Glob(filepath.Join(w.vault.Storage(), pattern))
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		return files
 	}
-	before := kept()
+	before := all()
 	f()
-	return slices.DeleteFunc(kept(), func(file string) bool { return slices.Contains(before, file) })
+	return slices.DeleteFunc(all(), func(file string) bool { return slices.Contains(before, file) })
+}
+
+// tokensOf are the files in which Vault keeps the tokens that f has it make: the
+// token itself, and the one that wraps it or the issuer's own.
+func (w *world) tokensOf(f func()) []string {
+	w.t.Helper()
+	return w.kept("sys/token/id/*", f)
 }
 
 // prepare has Vault make what a grant takes.

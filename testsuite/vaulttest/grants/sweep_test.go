@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -176,13 +175,7 @@ func TestSweepStuckLease(t *testing.T) {
 		return fmt.Sprint(s.Data["lease_count"]) == "1"
 	})
 	_, again := w.sweep(sweeper)
-	n := 0
-	for _, err := range w.log.Events(context.Background(), audit.Query{Type: audit.SweepStuck}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		n++
-	}
+	n := w.count(audit.Query{Type: audit.SweepStuck})
 	if len(again) != 1 || n != 1 {
 		t.Errorf("%d events of %d findings", n, len(again))
 	}
@@ -197,26 +190,13 @@ func TestSweepStuckLease(t *testing.T) {
 // ends the grant. What is left is a login that works and a lease that is nobody's.
 func (w *world) forgotten(actions ...string) login {
 	w.t.Helper()
-	index := filepath.Join(w.vault.Storage(), "sys", "expire", "token")
-	names := func() (all []string) {
-		files, err := os.ReadDir(index)
-		if err != nil && !os.IsNotExist(err) {
-			w.t.Fatal(err)
-		}
-		for _, f := range files {
-			all = append(all, f.Name())
-		}
-		return all
-	}
-	before := names()
 	a := w.ask(time.Hour, actions...)
-	l := w.open(a, w.issue(w.issuer(nil, nil), a))[0]
+	var l login
+	made := w.kept("sys/expire/token/*", func() { l = w.open(a, w.issue(w.issuer(nil, nil), a))[0] })
 	w.vault.Kill()
-	for _, name := range names() {
-		if !slices.Contains(before, name) {
-			if err := os.RemoveAll(filepath.Join(index, name)); err != nil {
-				w.t.Fatal(err)
-			}
+	for _, name := range made {
+		if err := os.RemoveAll(name); err != nil {
+			w.t.Fatal(err)
 		}
 	}
 	w.vault.Restart(w.t)
@@ -238,7 +218,8 @@ func (w *world) after(d time.Duration) {
 // read, nothing is said.
 func TestSweepOwnerlessLease(t *testing.T) {
 	const settled = 2 * time.Second
-	of := func(exclusive string) (*world, *grant.Issuer) {
+	of := func(t *testing.T, exclusive string) (*world, *grant.Issuer) {
+		t.Helper()
 		w := newWorldWith(t, strings.Replace(catalogYAML, "path:", exclusive+"path:", 1), vaulttest.Config{})
 		i := w.sweeper(0)
 		k := i.Kinds["vault"].(*grant.Vault)
@@ -246,19 +227,10 @@ func TestSweepOwnerlessLease(t *testing.T) {
 		k.Now = func() time.Time { return time.Now().Add(-26 * time.Hour) } // it is Vault's that counts
 		return w, i
 	}
-	count := func(w *world, typ string) (n int) {
-		for _, err := range w.log.Events(context.Background(), audit.Query{Type: typ}) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			n++
-		}
-		return n
-	}
 
 	t.Run("exclusive", func(t *testing.T) {
 		t.Parallel()
-		w, sweeper := of("exclusive: true\n    ")
+		w, sweeper := of(t, "exclusive: true\n    ")
 		// One of another path, and one of the same that began before.
 		issuer := w.issuer(nil, nil)
 		dump, old := w.ask(time.Hour, "dump"), w.ask(time.Hour, "read")
@@ -298,7 +270,7 @@ func TestSweepOwnerlessLease(t *testing.T) {
 		if _, found := w.sweep(sweeper); len(found) != 0 {
 			t.Errorf("once more: %+v", found)
 		}
-		if n, m := count(w, audit.SweepLease), count(w, audit.SweepStuck); n != 1 || m != 1 {
+		if n, m := w.count(audit.Query{Type: audit.SweepLease}), w.count(audit.Query{Type: audit.SweepStuck}); n != 1 || m != 1 {
 			t.Errorf("%d leases and %d stuck on record", n, m)
 		}
 		w.end(now, access.StateReleased)
@@ -306,10 +278,13 @@ func TestSweepOwnerlessLease(t *testing.T) {
 		w.clean()
 	})
 
-	for exclusive, reported := range map[string]int{"": 1, "exclusive: false\n    ": 0} {
-		t.Run("not "+exclusive, func(t *testing.T) {
+	for _, tt := range []struct {
+		name, exclusive string
+		reported        int
+	}{{"not said", "", 1}, {"not exclusive", "exclusive: false\n    ", 0}} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w, sweeper := of(exclusive)
+			w, sweeper := of(t, tt.exclusive)
 			left := w.forgotten("read")
 			// An application reads the same role by itself.
 			if _, err := w.vault.Client(t).Logical().Read("database/creds/orders-ro"); err != nil {
@@ -318,12 +293,12 @@ func TestSweepOwnerlessLease(t *testing.T) {
 			w.after(settled + 2*time.Second)
 			for range 2 {
 				_, found := w.sweep(sweeper)
-				if len(found) != reported || reported == 1 && (found[0].What != access.SweptStuck || !strings.HasPrefix(found[0].Why, "2 of the leases below database/creds/orders-ro are older than all grants")) {
+				if len(found) != tt.reported || tt.reported == 1 && (found[0].What != access.SweptStuck || !strings.HasPrefix(found[0].Why, "2 of the leases below database/creds/orders-ro are older than all grants")) {
 					t.Errorf("%+v", found)
 				}
 			}
 			w.works(left)
-			if n, m := count(w, audit.SweepLease), count(w, audit.SweepStuck); n != 0 || m != reported {
+			if n, m := w.count(audit.Query{Type: audit.SweepLease}), w.count(audit.Query{Type: audit.SweepStuck}); n != 0 || m != tt.reported {
 				t.Errorf("%d leases and %d stuck on record", n, m)
 			}
 			for _, id := range w.vault.Leases(t, "database/creds") {
