@@ -1,6 +1,7 @@
 package trusted
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,12 +13,11 @@ import (
 // reading: whoever is in the container can exchange no links in it.
 func TestVolumeOfAConfigMap(t *testing.T) {
 	dir, version, _, link := configMap(t, 0o777)
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-		if _, ci := os.LookupEnv("CI"); ci {
-			t.Fatalf("only root can mount, and CI can't: %v", err)
-		}
-		t.Skipf("only root can mount: %v", err)
+	err := unix.Mount(dir, dir, "", unix.MS_BIND, "")
+	if errors.Is(err, unix.EPERM) {
+		t.Skipf("it takes a root that may mount: %v", err)
 	}
+	must(t, err)
 	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 	refused(t, link, "directory.yaml is in a folder that others", "chmod go-w "+dir)
 	remount := func(flag uintptr) {
