@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
+	"hallpass/access"
 	"hallpass/statement"
 	"hallpass/testsuite/measure"
 )
@@ -20,6 +22,7 @@ const (
 // bareInput says what a bare workflow goes through.
 type bareInput struct {
 	Approvals int
+	Shown     bool          // shows its state where a request does, and waits for an approval with a timer beside it
 	Hold      time.Duration // a timer after the issue; 0: none
 	Release   bool          // waits for one more signal, checks it and revokes
 	Revoke    bool          // revokes after the timer
@@ -39,10 +42,21 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 	if err := workflow.ExecuteLocalActivity(ctx, bareDecide).Get(ctx, nil); err != nil {
 		return "", err
 	}
-	for range in.Approvals {
-		if err := hear(); err != nil {
-			return "", err
+	if in.Approvals > 0 {
+		waiting, enough := workflow.WithCancel(ctx)
+		if in.Shown {
+			show(ctx, access.StatePending)
+			workflow.NewTimer(waiting, long)
 		}
+		for range in.Approvals {
+			if err := hear(); err != nil {
+				return "", err
+			}
+		}
+		enough()
+	}
+	if in.Shown {
+		show(ctx, access.StateIssuing)
 	}
 	var out string
 	if err := workflow.ExecuteActivity(ctx, bareIssue).Get(ctx, &out); err != nil {
@@ -63,6 +77,14 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		return out, workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil)
 	}
 	return out, nil
+}
+
+// show writes what operators filter by, as a request does.
+func show(ctx workflow.Context, state access.State) {
+	_ = workflow.UpsertTypedSearchAttributes(ctx, // they are all known to the server
+		temporal.NewSearchAttributeKeyKeyword(access.AttrState).ValueSet(string(state)),
+		temporal.NewSearchAttributeKeyKeyword(access.AttrRequester).ValueSet("alice"),
+		temporal.NewSearchAttributeKeyKeyword(access.AttrResource).ValueSet("ssh/web-1"))
 }
 
 func bareDecide(context.Context) error          { return nil }

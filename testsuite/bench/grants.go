@@ -4,13 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"go.temporal.io/api/enums/v1"
@@ -19,78 +14,17 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/statement"
-	"hallpass/testsuite/devtest"
 	"hallpass/testsuite/measure"
 )
 
 // grants has more and more grants run at the same time and looks at the memory
-// of each part, which are processes of their own here: Temporal (with a
-// hallpass dev that has nothing to do), the worker of the workflows, and the
-// issuer. A worker with bare workflows that wait on a timer shows what Temporal
+// of each part. A worker with bare workflows that wait on a timer shows what Temporal
 // needs for that in a worker.
-func (b *bench) grants() error {
-	return b.world(func(w *world) (err error) {
-		const namespace = "grants"
-		c, err := w.Namespace(b.ctx, namespace)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		// The sweeps of hallpass dev would miss the workflows, which are in
-		// another namespace, and end their grants.
-		if err := w.Client.ScheduleClient().GetHandle(b.ctx, access.SweepSchedule).Pause(b.ctx, client.SchedulePauseOptions{}); err != nil {
-			return fmt.Errorf("pause sweeps: %w", err)
-		}
-		parts := []part{{name: "Temporal", pid: w.PID}}
-		for _, role := range []string{"workflows", "issuer:ssh"} {
-			cmd := exec.Command(b.program, "worker", "--role", role)
-			cmd.Env = append(w.env("alice"), "HALLPASS_TEMPORAL_NAMESPACE="+namespace)
-			p, stop, err := run(role, cmd)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, stop()) }()
-			parts = append(parts, p)
-		}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		p, stop, err := run("bare worker", exec.Command(self, bareWorker, w.Address, namespace))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, stop()) }()
-		parts = append(parts, p)
-		return b.fill(w, c, parts)
-	})
-}
-
-// part is a process that is looked at.
-type part struct {
-	name string
-	pid  int
-}
-
-func run(name string, cmd *exec.Cmd) (part, func() error, error) {
-	cmd.Stderr = os.Stderr
-	if strings.HasSuffix(cmd.Path, "hallpass") {
-		cmd.Stderr = nil // says what it serves
-	}
-	if err := cmd.Start(); err != nil {
-		return part{}, nil, err
-	}
-	return part{name, cmd.Process.Pid}, func() error {
-		return errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait())
-	}, nil
-}
+func (b *bench) grants() error { return b.apart(b.fill) }
 
 // fill has grants run until there are enough, looks, and goes on. All of them
 // end within the same two seconds.
-func (b *bench) fill(w *world, c client.Client, parts []part) error {
-	inside := *w
-	inside.Server = &devtest.Server{Ready: w.Ready, Client: c}
-	w = &inside
+func (b *bench) fill(w *world, parts []part) error {
 	steps := []int{b.times(1000), b.times(3000), b.times(10_000)}
 	// Time to start them all at some twenty a second, to look, and for the bursts.
 	burst := b.times(500)
@@ -108,7 +42,7 @@ func (b *bench) fill(w *world, c client.Client, parts []part) error {
 			}
 			// The timer beside it that needs no hallpass.
 			id := "bare-" + statement.NewID()
-			history, err := start(ctx, c, id, bareQueue, bare, bareInput{Hold: time.Until(ends)})
+			history, err := start(ctx, w.Client, id, bareQueue, bare, bareInput{Hold: time.Until(ends)})
 			if err == nil {
 				_, err = history.until(issued)
 			}
@@ -127,7 +61,7 @@ func (b *bench) fill(w *world, c client.Client, parts []part) error {
 			memory[i] = append(memory[i], mib)
 		}
 	}
-	if err := b.bursts(w, c, burst, running); err != nil {
+	if err := b.bursts(w, burst, running); err != nil {
 		return err
 	}
 	if time.Now().After(ends) {
@@ -149,18 +83,18 @@ func (b *bench) fill(w *world, c client.Client, parts []part) error {
 // first bare workflows, whose activity after the timer does nothing, and then
 // grants. Both are measured by Temporal's clock, from when the timer is due
 // until that activity is done.
-func (b *bench) bursts(w *world, c client.Client, n, running int) error {
-	bareName := fmt.Sprintf("%d bare timers among %d, until the activity behind is done", n, running)
+func (b *bench) bursts(w *world, n, running int) error {
+	timers := fmt.Sprintf("%d bare timers among %d, until the activity behind is done", n, running)
 	for _, who := range []struct {
 		row   row
 		begin func(ctx context.Context, ends time.Time) (id string, history *watch, err error)
 	}{
-		{row{Name: bareName}, func(ctx context.Context, ends time.Time) (string, *watch, error) {
+		{row{Name: timers}, func(ctx context.Context, ends time.Time) (string, *watch, error) {
 			id := "bare-" + statement.NewID()
-			history, err := start(ctx, c, id, bareQueue, bare, bareInput{Hold: time.Until(ends), Revoke: true})
+			history, err := start(ctx, w.Client, id, bareQueue, bare, bareInput{Hold: time.Until(ends), Revoke: true})
 			return id, history, err
 		}},
-		{row{Name: fmt.Sprintf("%d grants among %d, until they are taken back", n, running), Base: bareName}, func(ctx context.Context, ends time.Time) (string, *watch, error) {
+		{row{Name: fmt.Sprintf("%d grants among %d, until they are taken back", n, running), Base: timers}, func(ctx context.Context, ends time.Time) (string, *watch, error) {
 			a, err := w.ask(ctx, "ssh/dev-1", time.Until(ends))
 			return access.WorkflowID(a.request.ID), a.history, err
 		}},
@@ -183,7 +117,7 @@ func (b *bench) bursts(w *world, c client.Client, n, running int) error {
 		}
 		var lags measure.Times
 		for _, id := range ids {
-			lag, err := late(b.ctx, c, id)
+			lag, err := late(b.ctx, w.Client, id)
 			if err != nil {
 				return fmt.Errorf("%s: %w", id, err)
 			}
@@ -281,41 +215,5 @@ func (b *bench) lag(w *world, ends time.Time, running int) error {
 		P50:  lags.At(0.5).Seconds(), P99: lags.At(0.99).Seconds(), N: len(lags),
 		PerSecond: float64(len(lags)) / lags.At(1).Seconds(),
 	})
-	return nil
-}
-
-// resident is the memory of a process in MiB.
-func resident(pid int) (float64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		var kib float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kib); err == nil {
-			return kib / 1024, nil
-		}
-	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
-}
-
-// bareWorker is the first argument that makes this program a worker for bare
-// workflows and nothing else.
-const bareWorker = "bare-worker"
-
-func serveBareOnly(ctx context.Context, address, namespace string) error {
-	c, err := devtest.Dial(ctx, address, namespace)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	stop, err := serveBare(c)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	ctx, done := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer done()
-	<-ctx.Done()
 	return nil
 }
