@@ -346,7 +346,7 @@ func (w *world) old() {
 		w.t.Fatal(err)
 	}
 	for _, s := range []string{
-		"DROP INDEX ledger_open", "DROP INDEX ledger_revoked", "DROP TABLE cas", "DROP TABLE krl", "DROP TABLE hosts", "PRAGMA user_version = 1",
+		"DROP INDEX events_past", "DROP INDEX ledger_open", "DROP INDEX ledger_revoked", "DROP TABLE cas", "DROP TABLE krl", "DROP TABLE hosts", "PRAGMA user_version = 1",
 	} {
 		if _, err := db.Exec(s); err != nil {
 			w.t.Fatal(err)

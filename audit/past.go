@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"time"
 
 	"hallpass/access"
 )
@@ -27,27 +27,36 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 		return past, err
 	}
 	defer end()
+	// Both are told by the index events_past alone.
 	err = scan(ctx, conn, func(row scanner) error {
-		var hour, asked int
-		if err := row.Scan(&hour, &asked); err != nil {
+		var at int64
+		if err := row.Scan(&at); err != nil {
 			return err
 		}
 		if past.Hours == nil {
 			past.Hours = make([]int, 24)
 		}
-		past.Asked += asked
-		past.Hours[hour] += asked
+		past.Asked++
+		past.Hours[time.UnixMilli(at).UTC().Hour()]++
 		return nil
-	}, `SELECT time / 3600000 % 24, count(*) FROM
-		(SELECT time FROM events WHERE requester = ? AND type = ? AND request <> ? AND time >= 0 ORDER BY idx DESC LIMIT ?) AS those GROUP BY 1`,
+	}, `SELECT time FROM events WHERE requester = ? AND requester <> '' AND type = ? AND request <> ? AND time >= 0 ORDER BY idx DESC LIMIT ?`,
 		requester, RequestReceived, request, maxPast)
 	if err != nil {
 		return past, err
 	}
+	type issued struct {
+		idx     int64
+		request string
+	}
+	var last []issued
 	err = scan(ctx, conn, func(row scanner) error {
+		var i issued
 		var text string
-		if err := row.Scan(&text); err != nil {
+		if err := row.Scan(&i.idx, &i.request, &text); err != nil {
 			return err
+		}
+		if len(last) < maxLast {
+			last = append(last, i)
 		}
 		past.Grants++
 		var h access.Handle
@@ -56,30 +65,26 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 		}
 		past.Longest = max(past.Longest, access.InSeconds(h.NotAfter.Sub(h.NotBefore)))
 		return nil
-	}, `SELECT coalesce(ledger.handle, '') FROM
-		(SELECT request FROM events WHERE requester = ? AND resource = ? AND type = ? ORDER BY idx DESC LIMIT ?) AS those
-		LEFT JOIN ledger ON ledger.request = those.request`,
-		requester, resource, CredentialIssued, maxPast)
+	}, `SELECT those.idx, those.request, coalesce(ledger.handle, '') FROM
+		(SELECT idx, request FROM events WHERE requester = ? AND requester <> '' AND type = ? AND resource = ? ORDER BY idx DESC LIMIT ?) AS those
+		LEFT JOIN ledger ON ledger.request = those.request ORDER BY those.idx DESC`,
+		requester, CredentialIssued, resource, maxPast)
 	if err != nil {
 		return past, err
 	}
-	var grants []Grant
-	for rec, err := range events(ctx, conn, Query{Requester: requester, Resource: resource, Type: CredentialIssued, Limit: maxLast, Last: true}) {
-		if err != nil {
-			return past, err
-		}
-		g, err := grantOf(rec.Index, &rec.Event)
-		if err != nil {
-			return past, broken("event %d: %v", rec.Index, err)
-		}
-		grants = append(grants, g)
-	}
-	for _, g := range slices.Backward(grants) {
-		for rec, err := range events(ctx, conn, Query{Request: g.Request, After: g.Index + 1}) {
-			if err != nil {
+	for _, i := range last {
+		var g Grant
+		for rec, err := range events(ctx, conn, Query{Request: i.request, After: i.idx}) {
+			switch {
+			case err != nil:
 				return past, err
+			case rec.Index > i.idx:
+				g.end(&rec.Event)
+				continue
 			}
-			g.end(&rec.Event)
+			if g, err = grantOf(rec.Index, &rec.Event); err != nil {
+				return past, broken("event %d: %v", rec.Index, err)
+			}
 		}
 		past.Last = append(past.Last, access.PastGrant{
 			Request: g.Request, From: g.From, Until: g.Until, Ended: g.Ended, Login: g.Login, ApprovedBy: g.ApprovedBy,

@@ -316,6 +316,8 @@ var postgresLines = [schemaVersion][]string{{
 	`index CREATE UNIQUE INDEX hosts_pkey ON hosts USING btree (host)`,
 }, {
 	`index CREATE INDEX ledger_open ON ledger USING btree (request) WHERE (ended = ''::text)`,
+}, {
+	`index CREATE INDEX events_past ON events USING btree (requester, type, idx, resource, "time", request) WHERE (requester <> ''::text)`,
 }}
 
 func (p *postgres) want(version int) []string { return slices.Concat(postgresLines[:version]...) }

@@ -232,7 +232,7 @@ func TestSchemaChangesAreRefused(t *testing.T) {
 		{"trigger", "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM ledger; END", "the tables of the audit log have been changed"},
 		{"table added", "CREATE TABLE more (x)", "the tables of the audit log have been changed"},
 		{"index dropped", "DROP INDEX events_step", "the tables of the audit log have been changed"},
-		{"newer version", "PRAGMA user_version = 4", "schema version 4, this hallpass knows 3"},
+		{"newer version", fmt.Sprintf("PRAGMA user_version = %d", schemaVersion+1), fmt.Sprintf("schema version %d, this hallpass knows %d", schemaVersion+1, schemaVersion)},
 		{"another application", "PRAGMA application_id = 1", "not an audit log"},
 	} {
 		if server != nil {
