@@ -19,8 +19,22 @@ const MaxJoin = 7 * 24 * time.Hour
 // Join is the payload of a host statement.
 type Join struct {
 	Header
-	Resource string    `json:"resource"` // of kind ssh, whose host it is
-	Until    time.Time `json:"until"`    // good up to, not including
+	Resource string    `json:"resource"`      // of kind ssh, whose host it is
+	Until    time.Time `json:"until"`         // good up to, not including
+	CAs      []string  `json:"cas,omitempty"` // the SSH CAs of which one has to sign what the host is told, "SHA256:base64"; none: the host takes what it is told
+}
+
+// MaxJoinCAs is how many CAs a join token can name.
+const MaxJoinCAs = 8
+
+var fingerprintForm = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
+
+// CheckFingerprint checks the form of a key's fingerprint, as ssh-keygen -l writes it.
+func CheckFingerprint(s string) error {
+	if !fingerprintForm.MatchString(s) {
+		return Errorf(CodeMalformed, "%.80q is not a fingerprint of the form SHA256:base64", s)
+	}
+	return nil
 }
 
 // Renewal is the payload of a renew statement. Its signer is the host.
@@ -58,8 +72,11 @@ type Enrolment struct {
 	Names     []string  `json:"names,omitempty"`     // that its certificate shall be good for; none: all that the catalog gives it
 }
 
-// Enrolled is what a host has to know.
+// Enrolled is what a host has to know. An SSH CA that the host trusts signs it
+// (statement.SignEnrolled): whoever carries it there, and Temporal, can't change it.
 type Enrolled struct {
+	Answers     string              `json:"answers"`               // the hash of the statement that it answers, so that no other host's and no old answer passes for it
+	AgentKey    string              `json:"agent_key"`             // that signs what the host says from now on
 	Host        string              `json:"host"`                  // its name: the resource without the kind
 	Certificate string              `json:"certificate,omitempty"` // for its host key, "type base64 key-id"; "" where there is no host CA
 	UserCAs     []string            `json:"user_cas"`              // for TrustedUserCAKeys

@@ -13,11 +13,11 @@ type Certifying struct {
 }
 
 // CertifyHost has the issuer check the join token, or the renewal, for itself,
-// and gives what the host has to know. Repeated, it gives the same certificate.
-func (c *Certifying) CertifyHost(ctx context.Context, in access.Enrolment) (access.Enrolled, error) {
+// and gives what the host has to know, signed. Repeated, it gives the same certificate.
+func (c *Certifying) CertifyHost(ctx context.Context, in access.Enrolment) (access.Statement, error) {
 	out, err := c.Hosts.Certify(ctx, in)
 	if err != nil {
-		return access.Enrolled{}, Fail(err)
+		return access.Statement{}, Fail(err)
 	}
 	return out, nil
 }

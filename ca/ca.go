@@ -30,6 +30,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca/krl"
+	"hallpass/statement"
 )
 
 // CA signs certificates with one key. It is safe for concurrent use if its
@@ -164,3 +165,8 @@ func rsaBits(key ssh.PublicKey) int {
 
 // SignKRL signs the bytes of a key revocation list (package krl).
 func (c *CA) SignKRL(list []byte) (signature string, err error) { return krl.Sign(c.signer, list) }
+
+// SignEnrolled signs what a host has to know (statement.OpenEnrolled).
+func (c *CA) SignEnrolled(e access.Enrolled) (access.Statement, error) {
+	return statement.SignEnrolled(c.signer, e)
+}

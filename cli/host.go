@@ -2,10 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 	"hallpass/audit"
@@ -18,6 +20,7 @@ type JoinToken struct {
 	ID       string    `json:"id"`
 	Resource string    `json:"resource"`
 	Until    time.Time `json:"until"`
+	CAs      []string  `json:"cas,omitempty"` // fingerprints of the SSH CAs that may vouch for what the host is told; none: whichever the service names
 }
 
 // defaultJoin is how long a token is good when nobody says how long.
@@ -37,6 +40,7 @@ func (a *app) hostCommand() *cli.Command {
 					"hosts: {enroll: [GROUP]}. Nothing is stored anywhere until the token is used: give it\n" +
 					"to nobody but the host. On the host: hallpass-host enroll --token TOKEN",
 				Flags: []cli.Flag{
+					&cli.StringSliceFlag{Name: "user-ca", Usage: "fingerprint `SHA256:…` of the SSH CA that has to vouch for what the host is told; the configured one, where it is known here"},
 					&cli.StringFlag{Name: "for", Usage: "good for this `TIME`, up to " + access.ShortDuration(access.MaxJoin), Value: access.ShortDuration(defaultJoin)},
 				},
 				Action: a.hostToken,
@@ -75,7 +79,10 @@ func (a *app) hostToken(c *cli.Context) error {
 		return err
 	}
 	defer func() { _ = me.signer.Close() }()
-	join := access.Join{Header: a.header(access.TypeHost, me), Resource: name}
+	join := access.Join{Header: a.header(access.TypeHost, me), Resource: name, CAs: c.StringSlice("user-ca")}
+	if len(join.CAs) == 0 {
+		join.CAs = a.knownCA()
+	}
 	join.Until = join.Time.Add(good.Truncate(time.Second))
 	if err := parses(join, func(p []byte) error { _, err := statement.ParseJoin(p); return err }); err != nil {
 		return err
@@ -88,7 +95,7 @@ func (a *app) hostToken(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	out := JoinToken{Token: token, ID: join.ID, Resource: name, Until: join.Until}
+	out := JoinToken{Token: token, ID: join.ID, Resource: name, Until: join.Until, CAs: join.CAs}
 	if err := a.print(out, func(p *printer) { p.Printf("%s\n", token) }); err != nil || a.json {
 		return err
 	}
@@ -100,6 +107,11 @@ func (a *app) hostToken(c *cli.Context) error {
 	if cfg.Service.Address != "" {
 		address = "https://" + cfg.Service.Address
 	}
+	if len(join.CAs) == 0 {
+		a.err.Printf("No SSH CA is known here, so the host takes the one that the service names; --user-ca says which it has to be.\n")
+	} else {
+		a.err.Printf("The host takes nothing that SSH CA %s doesn't vouch for.\n", strings.Join(join.CAs, " or "))
+	}
 	a.err.Printf("Good for one host, until %s. On %s, as root:\n", a.err.at(join.Until, a.now()), strings.TrimPrefix(name, "ssh/"))
 	ca := "service_ca.pub.pem"
 	if cfg.Service.Cert != "" {
@@ -107,6 +119,28 @@ func (a *app) hostToken(c *cli.Context) error {
 	}
 	a.err.Printf("  hallpass-host enroll --service %s --ca %s --token %s\n", address, ca, "TOKEN")
 	return nil
+}
+
+// knownCA are the fingerprints of the SSH CA, where its file is beside the settings, and
+// of those that hosts trust beside it: the next one may sign by the time that the host
+// enrols. A key that is elsewhere isn't asked for: who makes a token need not reach it.
+func (a *app) knownCA() []string {
+	cfg, err := a.settings()
+	if err != nil || !strings.HasPrefix(cfg.Issuers.SSH.Key, "file:") {
+		return nil
+	}
+	key, err := a.caPublic(cfg.Issuers.SSH.Key)
+	if err != nil {
+		return nil
+	}
+	known := []string{key.Fingerprint}
+	trusted, _ := cfg.Issuers.SSH.TrustedKeys() // where they can't be read, the one that signs is known all the same
+	for _, k := range trusted {
+		if f := ssh.FingerprintSHA256(k); len(known) < access.MaxJoinCAs && !slices.Contains(known, f) {
+			known = append(known, f)
+		}
+	}
+	return known
 }
 
 func (a *app) hostList(c *cli.Context) error {

@@ -41,12 +41,14 @@ type HostLedger interface {
 
 // Hosts takes hosts in and certifies their keys. It promises of hosts what
 // Issuer does of people: it checks the join token, or that the host's own
-// agent asks, by the files of the moment; a token takes in one host; and a
-// certificate is on record before it is returned.
+// agent asks, by the files of the moment; a token takes in one host; a certificate
+// is on record before it is returned; and the CA signs what the host is told, which
+// nobody between the two can change.
 //
 // It is safe for concurrent use.
 type Hosts struct {
-	Users      []ssh.PublicKey // the CAs that hosts shall let in, the one that signs first
+	Users      *ca.CA          // whose certificates hosts shall let in; it signs what they are told
+	Trusted    []ssh.PublicKey // the CAs that they shall let in beside it
 	CA         *ca.CA          // of hosts; nil: hosts get no certificates
 	Rulebook   func() *evidence.Rulebook
 	Ledger     HostLedger
@@ -54,22 +56,22 @@ type Hosts struct {
 	Now        func() time.Time // nil: time.Now
 }
 
-// Certify takes a host in, or tells one that is in how things are now. Asked
-// again for the same key, it gives the same certificate until it is time for
-// another.
+// Certify takes a host in, or tells one that is in how things are now: an
+// access.Enrolled (statement.OpenEnrolled). Asked again for the same key, it gives the
+// same certificate until it is time for another.
 //
 // Refusals (*access.Error) are recorded: those of evidence.CheckJoin and
 // CheckRenewal; CodeMalformed and CodeForbidden for keys and names that can't
 // be; CodeNotFound for a renewal by a host that isn't in; CodeDuplicate and
 // CodeEnded for a token that is used up. All other errors mean try again.
-func (h *Hosts) Certify(ctx context.Context, in access.Enrolment) (access.Enrolled, error) {
+func (h *Hosts) Certify(ctx context.Context, in access.Enrolment) (access.Statement, error) {
 	book := h.Rulebook()
 	if book == nil {
-		return access.Enrolled{}, access.Errorf(access.CodeUnavailable, "the issuer has no policy, directory and catalog")
+		return access.Statement{}, access.Errorf(access.CodeUnavailable, "the issuer has no policy, directory and catalog")
 	}
 	locks, err := h.Ledger.Locks(ctx)
 	if err != nil {
-		return access.Enrolled{}, access.Errorf(access.CodeUnavailable, "find out what is locked: %v", err)
+		return access.Statement{}, access.Errorf(access.CodeUnavailable, "find out what is locked: %v", err)
 	}
 	out, err := h.certify(ctx, book.Under(locks.Held), in)
 	var refusal *access.Error
@@ -83,41 +85,48 @@ func (h *Hosts) Certify(ctx context.Context, in access.Enrolment) (access.Enroll
 		Code: refusal.Code, Why: refusal.Message, Digests: &digests,
 	})
 	if rerr != nil {
-		return access.Enrolled{}, fmt.Errorf("record that the host was refused: %w", rerr)
+		return access.Statement{}, fmt.Errorf("record that the host was refused: %w", rerr)
 	}
-	return access.Enrolled{}, err
+	return access.Statement{}, err
 }
 
-func (h *Hosts) certify(ctx context.Context, book *evidence.Rulebook, in access.Enrolment) (access.Enrolled, error) {
+func (h *Hosts) certify(ctx context.Context, book *evidence.Rulebook, in access.Enrolment) (access.Statement, error) {
 	host, resource, err := h.enrol(ctx, book, in)
 	if err != nil {
-		return access.Enrolled{}, err
+		return access.Statement{}, err
 	}
 	out := access.Enrolled{
+		Answers:    in.Statement.Hash(),
+		AgentKey:   host.AgentKey,
 		Host:       host.Name,
 		Principals: book.Principals(resource),
 		RenewAfter: h.now().Add(hostLife - hostRenew).UTC().Truncate(time.Second),
 	}
-	for _, key := range h.Users {
+	for _, key := range h.users() {
 		out.UserCAs = append(out.UserCAs, statement.MarshalKey(key))
 	}
 	if h.CA == nil {
-		return out, nil
+		return h.Users.SignEnrolled(out)
 	}
 	out.HostCAs = []string{statement.MarshalKey(h.CA.PublicKey())}
 	names, err := hostNames(resource, in.Names)
 	if err != nil {
-		return access.Enrolled{}, err
+		return access.Statement{}, err
 	}
 	cert := h.good(host, names)
 	if cert == nil {
 		if cert, err = h.sign(ctx, host, resource, names); err != nil {
-			return access.Enrolled{}, err
+			return access.Statement{}, err
 		}
 	}
 	out.Certificate = ca.Marshal(cert)
 	out.RenewAfter = time.Unix(int64(cert.ValidBefore), 0).Add(-hostRenew).UTC()
-	return out, nil
+	return h.Users.SignEnrolled(out)
+}
+
+// users are the CAs that hosts shall let in, the one that signs first.
+func (h *Hosts) users() []ssh.PublicKey {
+	return append([]ssh.PublicKey{h.Users.PublicKey()}, h.Trusted...)
 }
 
 // enrol finds out which host it is, and takes it in if it comes with a token.
@@ -173,7 +182,7 @@ func (h *Hosts) checkKey(book *evidence.Rulebook, text string) error {
 	}
 	wire := key.Marshal()
 	isKey := func(k ssh.PublicKey) bool { return bytes.Equal(wire, k.Marshal()) }
-	if slices.ContainsFunc(h.Users, isKey) || h.CA != nil && isKey(h.CA.PublicKey()) {
+	if slices.ContainsFunc(h.users(), isKey) || h.CA != nil && isKey(h.CA.PublicKey()) {
 		return access.Errorf(access.CodeForbidden, "that is a CA's key, not a host's")
 	}
 	if owner, ok := book.Directory.Owner(key); ok {

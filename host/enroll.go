@@ -78,6 +78,8 @@ type enrolment struct {
 	ca       []byte
 	agentPEM []byte
 	joined   access.Enrolled
+	firstCA  string // the fingerprint of the CA that signed it
+	pinned   bool   // the token says that it is the one
 	list     signedList
 	warnings []string
 }
@@ -151,11 +153,7 @@ func prepare(o EnrollOptions) (*enrolment, error) {
 // checkToken sees what can be seen without the directory: a token for another
 // host isn't used up.
 func (e *enrolment) checkToken() error {
-	st, err := statement.ParseToken(e.Token)
-	if err != nil {
-		return err
-	}
-	join, err := statement.ParseJoin([]byte(st.Payload))
+	_, join, err := e.token()
 	if err != nil {
 		return err
 	}
@@ -163,6 +161,16 @@ func (e *enrolment) checkToken() error {
 		return access.Errorf(access.CodeMismatch, "the token is for host %s, not %s", name, e.Host)
 	}
 	return nil
+}
+
+// token takes the token apart.
+func (e *enrolment) token() (access.Statement, access.Join, error) {
+	st, err := statement.ParseToken(e.Token)
+	if err != nil {
+		return access.Statement{}, access.Join{}, err
+	}
+	join, err := statement.ParseJoin([]byte(st.Payload))
+	return st, join, err
 }
 
 func (e *enrolment) prepareHostKey() error {
@@ -282,11 +290,28 @@ func (e *enrolment) join(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	token, join, err := e.token()
+	if err != nil {
+		return err
+	}
+	var told access.Statement
 	err = e.service.post(ctx, "/v1/hosts", map[string]any{
 		"token":     e.Token,
 		"host_key":  statement.MarshalKey(e.hostKey),
 		"agent_key": statement.MarshalKey(key.PublicKey()),
-	}, &e.joined)
+	}, &told)
+	if err != nil {
+		return err
+	}
+	e.joined, err = openEnrolled(told, token, key.PublicKey(), func(by ssh.PublicKey) error {
+		// The first CA is the one that the token names, or else, as there is nothing
+		// to know it by, the one that is there.
+		e.firstCA, e.pinned = ssh.FingerprintSHA256(by), len(join.CAs) > 0
+		if e.pinned && !slices.Contains(join.CAs, e.firstCA) {
+			return access.Errorf(access.CodeUnverified, "the service answers with CA %s, and the token is for %s", e.firstCA, strings.Join(join.CAs, " or "))
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -333,6 +358,35 @@ func (e *enrolment) makeAgentKey() error {
 	return nil
 }
 
+// openEnrolled opens what the host is told in answer to a statement. The service
+// carries it, and so does Temporal: what counts is that a CA has signed it which
+// trusted doesn't refuse, and which goes on to be one, for this question and this agent.
+func openEnrolled(told, asked access.Statement, agent ssh.PublicKey, trusted func(by ssh.PublicKey) error) (access.Enrolled, error) {
+	j, by, err := statement.OpenEnrolled(told)
+	if err != nil {
+		return access.Enrolled{}, err
+	}
+	if err := trusted(by); err != nil {
+		return access.Enrolled{}, err
+	}
+	named, err := parseKeys(j.UserCAs)
+	switch {
+	case err != nil:
+		return access.Enrolled{}, err
+	case !among(named, by):
+		return access.Enrolled{}, access.Errorf(access.CodeMismatch, "what the service says is signed by %s, and is to be trusted no more", ssh.FingerprintSHA256(by))
+	case j.Answers != asked.Hash():
+		return access.Enrolled{}, access.Errorf(access.CodeMismatch, "the service answers what this host didn't ask")
+	case j.AgentKey != statement.MarshalKey(agent):
+		return access.Enrolled{}, access.Errorf(access.CodeMismatch, "the service takes another key for this host's agent")
+	}
+	return j, nil
+}
+
+func among(keys []ssh.PublicKey, key ssh.PublicKey) bool {
+	return slices.ContainsFunc(keys, func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), key.Marshal()) })
+}
+
 // checkEnrolled reads the reply as strictly as something that changes who gets
 // in deserves.
 func checkEnrolled(j access.Enrolled, hostKey ssh.PublicKey, now time.Time) error {
@@ -374,7 +428,7 @@ func checkHostCert(j access.Enrolled, hostKey ssh.PublicKey, now time.Time) erro
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(trusted, func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), cert.SignatureKey.Marshal()) }) {
+	if !among(trusted, cert.SignatureKey) {
 		return bad("it is by %s, which is not one of the host CA keys", ssh.FingerprintSHA256(cert.SignatureKey))
 	}
 	if len(cert.ValidPrincipals) == 0 {
@@ -526,6 +580,10 @@ func (e *enrolment) conclude() {
 		e.warn("sshd wasn't told: %v", err)
 	}
 	e.say("This host is %s. Logins: %s.", e.joined.Host, strings.Join(e.logins(), ", "))
+	e.say("It lets in whom this CA certifies: %s.", e.firstCA)
+	if !e.pinned {
+		e.say("The token named no CA, so this one is whichever the service named: compare it with hallpass ca show.")
+	}
 	e.say("Break-glass accounts, which log in as before: %s.", strings.Join(e.BreakGlass, ", "))
 	for _, w := range e.warnings {
 		e.say("warning: %s", w)

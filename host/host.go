@@ -49,6 +49,7 @@ func (l Layout) configFile() string  { return filepath.Join(l.etc(), "config.jso
 func (l Layout) agentKey() string    { return filepath.Join(l.etc(), "agent_key") }
 func (l Layout) serviceCA() string   { return filepath.Join(l.etc(), "service_ca.pem") }
 func (l Layout) userCAs() string     { return filepath.Join(l.etc(), "user_ca.pub") }
+func (l Layout) trustedCA() string   { return filepath.Join(l.etc(), "trusted_ca") }
 func (l Layout) hostCAs() string     { return filepath.Join(l.etc(), "host_ca.pub") }
 func (l Layout) hostCert() string    { return filepath.Join(l.etc(), "host_key-cert.pub") }
 func (l Layout) principals() string  { return filepath.Join(l.etc(), "principals") }

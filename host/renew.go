@@ -79,8 +79,12 @@ func (a *agent) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var j access.Enrolled
-	if err := a.service.post(ctx, "/v1/hosts/renew", access.Enrolment{Statement: st}, &j); err != nil {
+	var told access.Statement
+	if err := a.service.post(ctx, "/v1/hosts/renew", access.Enrolment{Statement: st}, &told); err != nil {
+		return err
+	}
+	j, err := openEnrolled(told, st, a.reports.key.PublicKey(), a.vouches)
+	if err != nil {
 		return err
 	}
 	if err := checkEnrolled(j, keys[0], a.now()); err != nil {
@@ -89,7 +93,49 @@ func (a *agent) renew(ctx context.Context) error {
 	if j.Host != a.config.Host {
 		return access.Errorf(access.CodeMismatch, "the service takes this host for %s", j.Host)
 	}
-	return a.adopt(j)
+	if err := a.adopt(j); err != nil {
+		return err
+	}
+	// It counts for one answer: from now on there is a CA to know the next one by.
+	if err := os.Remove(a.layout.trustedCA()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// vouches refuses what isn't signed by a CA that this host has, or by the one that root
+// has named with Trust.
+func (a *agent) vouches(by ssh.PublicKey) error {
+	trusted, err := readKeys(a.layout.userCAs())
+	if err != nil {
+		return err
+	}
+	named, err := os.ReadFile(a.layout.trustedCA())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fingerprint := ssh.FingerprintSHA256(by)
+	if among(trusted, by) || string(named) == fingerprint {
+		return nil
+	}
+	return access.Errorf(access.CodeUnverified, "the service answers with CA %s, which none of this host's vouches for", fingerprint).
+		WithHint("if hallpass ca show says the same: hallpass-host trust %s", fingerprint)
+}
+
+// Trust has the agent take what the SSH CA with this fingerprint says of CAs, the next
+// time that it asks, though none that the host has vouches for it: the last one was
+// lost, or is somebody else's too.
+func Trust(l Layout, fingerprint string) error {
+	if os.Geteuid() != 0 {
+		return errNotRoot
+	}
+	if err := access.CheckFingerprint(fingerprint); err != nil {
+		return err
+	}
+	if _, err := loadConfig(l); err != nil {
+		return err
+	}
+	return write(l.trustedCA(), []byte(fingerprint), 0o600)
 }
 
 // adopt writes what has changed. A login that the catalog lost loses its file.

@@ -96,6 +96,18 @@ type fakeService struct {
 	renewals int
 	extended map[string][]string // what is said to extend a certificate
 	asked    int                 // how often that was asked
+
+	// What hosts are told, where it isn't what it should be; nil: it is.
+	signedBy ssh.Signer
+	change   func(*access.Enrolled)
+	forge    func(access.Statement) access.Statement
+}
+
+// tells says how what hosts are told is forged from now on.
+func (f *fakeService) tells(signedBy ssh.Signer, change func(*access.Enrolled), forge func(access.Statement) access.Statement) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.signedBy, f.change, f.forge = signedBy, change, forge
 }
 
 func newService(t testing.TB) *fakeService {
@@ -236,11 +248,12 @@ func (f *fakeService) enrol(w http.ResponseWriter, r *http.Request) {
 	}
 	f.tokens[join.ID] = in.AgentKey
 	f.agentKey = key
-	f.certify(w, in.HostKey)
+	f.certify(w, st, in.HostKey)
 }
 
-func (f *fakeService) certify(w http.ResponseWriter, hostKey string) {
+func (f *fakeService) certify(w http.ResponseWriter, asked access.Statement, hostKey string) {
 	out := access.Enrolled{
+		Answers: asked.Hash(), AgentKey: statement.MarshalKey(f.agentKey),
 		Host: "web-1", UserCAs: []string{statement.MarshalKey(f.ca.PublicKey())},
 		Principals: f.principals, RenewAfter: time.Now().Add(time.Hour).UTC().Truncate(time.Second),
 	}
@@ -260,7 +273,21 @@ func (f *fakeService) certify(w http.ResponseWriter, hostKey string) {
 		out.Certificate = statement.MarshalKey(cert) + " hallpass-host:web-1"
 		out.HostCAs = []string{statement.MarshalKey(f.hostCA.PublicKey())}
 	}
-	reply(w, 200, out)
+	if f.change != nil {
+		f.change(&out)
+	}
+	by := f.ca
+	if f.signedBy != nil {
+		by = f.signedBy
+	}
+	told, err := statement.SignEnrolled(by, out)
+	if err != nil {
+		panic(err)
+	}
+	if f.forge != nil {
+		told = f.forge(told)
+	}
+	reply(w, 200, told)
 }
 
 func (f *fakeService) renew(w http.ResponseWriter, r *http.Request) {
@@ -274,7 +301,7 @@ func (f *fakeService) renew(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.renewals++
-	f.certify(w, renewal.HostKey)
+	f.certify(w, in.Statement, renewal.HostKey)
 }
 
 func (f *fakeService) take(w http.ResponseWriter, r *http.Request) {
@@ -353,12 +380,12 @@ func (f *fakeService) events(request string) map[string]access.Session {
 	return out
 }
 
-func token(t testing.TB, id, host string) string {
+func token(t testing.TB, id, host string, cas ...string) string {
 	t.Helper()
 	now := statement.Time(time.Now())
 	st, err := statement.Sign(newSigner(t), access.Join{
 		Header:   access.Header{Type: access.TypeHost, ID: id, Signer: "alice", Time: now},
-		Resource: "ssh/" + host, Until: now.Add(time.Hour),
+		Resource: "ssh/" + host, Until: now.Add(time.Hour), CAs: cas,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -265,7 +265,7 @@ func TestKeyFile(t *testing.T) {
 			if _, err := p.sign(key, []byte(allow.Trial)); err != nil {
 				t.Error(err)
 			}
-			if _, err := p.sign(key, []byte("pay 100")); err == nil || !strings.Contains(err.Error(), "certificates and key revocation lists alone") {
+			if _, err := p.sign(key, []byte("pay 100")); err == nil || !strings.Contains(err.Error(), "certificates, key revocation lists and what hosts are told alone") {
 				t.Errorf("something else: %v", err)
 			}
 			other, err := ssh.NewPublicKey(newEd25519(t).Public())

@@ -46,7 +46,7 @@ type Options struct {
 	// is called with what has passed the service's own checks, and the id of
 	// its statement; the issuer makes the same checks, and others. It returns
 	// CodeUnavailable if no issuer answers in time, which is worth a retry.
-	Certify func(ctx context.Context, id string, in access.Enrolment) (access.Enrolled, error)
+	Certify func(ctx context.Context, id string, in access.Enrolment) (access.Statement, error)
 
 	// Requests is where what people say goes on to; an error while it isn't
 	// there.

@@ -85,10 +85,10 @@ rules:
 		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, NextSerial: w.log.NextSerial, KRL: w.krl}},
 		Rulebook: book, Ledger: w.log,
 	}
-	hosts := &grant.Hosts{Users: []ssh.PublicKey{w.users.PublicKey()}, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
+	hosts := &grant.Hosts{Users: w.users, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
 	w.client, w.address = start(t, New(Options{
 		KRL: w.log, Hosts: w.log, Rulebook: book, Log: quiet,
-		Certify: func(ctx context.Context, _ string, in access.Enrolment) (access.Enrolled, error) {
+		Certify: func(ctx context.Context, _ string, in access.Enrolment) (access.Statement, error) {
 			w.mu.Lock()
 			w.certified++
 			w.mu.Unlock()
@@ -130,6 +130,22 @@ func (w *world) token(who string, edit func(*access.Join)) string {
 }
 
 func public(k ssh.Signer) string { return statement.MarshalKey(k.PublicKey()) }
+
+// tell sends a host's message and opens what it is told.
+func (w *world) tell(path string, message any, out *access.Enrolled) error {
+	w.t.Helper()
+	var told access.Statement
+	if err := w.post(path, message, &told); err != nil {
+		return err
+	}
+	e, by, err := statement.OpenEnrolled(told)
+	w.check(err)
+	if statement.MarshalKey(by) != statement.MarshalKey(w.users.PublicKey()) {
+		w.t.Errorf("signed by %s", ssh.FingerprintSHA256(by))
+	}
+	*out = e
+	return nil
+}
 
 // post sends a message and reads the answer, or the error that it is.
 func (w *world) post(path string, message, out any) error {
@@ -206,7 +222,7 @@ func TestEnrol(t *testing.T) {
 				tt.edit(&j)
 			}
 			var out access.Enrolled
-			err := w.post("/v1/hosts", j, &out)
+			err := w.tell("/v1/hosts", j, &out)
 			if access.CodeOf(err) != tt.code {
 				t.Fatalf("%v, want %q", err, tt.code)
 			}
@@ -250,12 +266,12 @@ func TestTokenIsUsedUp(t *testing.T) {
 	agent, host := newKey(t), newKey(t)
 	token := w.token("bob", nil)
 	var first, again, out access.Enrolled
-	w.check(w.post("/v1/hosts", join{token, public(host), public(agent), nil}, &first))
-	w.check(w.post("/v1/hosts", join{token, public(host), public(agent), nil}, &again))
+	w.check(w.tell("/v1/hosts", join{token, public(host), public(agent), nil}, &first))
+	w.check(w.tell("/v1/hosts", join{token, public(host), public(agent), nil}, &again))
 	if first.Certificate != again.Certificate {
 		t.Error("the same question has another answer")
 	}
-	if err := w.post("/v1/hosts", join{token, public(newKey(t)), public(newKey(t)), nil}, &out); access.CodeOf(err) != access.CodeDuplicate {
+	if err := w.tell("/v1/hosts", join{token, public(newKey(t)), public(newKey(t)), nil}, &out); access.CodeOf(err) != access.CodeDuplicate {
 		t.Errorf("with other keys: %v", err)
 	}
 	for rec, err := range w.log.Events(t.Context(), audit.Query{Type: audit.StatementRefused}) {
@@ -269,15 +285,15 @@ func TestRenew(t *testing.T) {
 	w := newWorld(t, "deploy")
 	agent, host, next := newKey(t), newKey(t), newKey(t)
 	var first, out access.Enrolled
-	w.check(w.post("/v1/hosts", join{w.token("bob", nil), public(host), public(agent), nil}, &first))
+	w.check(w.tell("/v1/hosts", join{w.token("bob", nil), public(host), public(agent), nil}, &first))
 	renewal := func(key ssh.Signer) access.Renewal {
 		return access.Renewal{Header: header(access.TypeRenew, "web-1"), HostKey: public(key)}
 	}
-	w.check(w.post("/v1/hosts/renew", access.Enrolment{Statement: w.sign(agent, renewal(host))}, &out))
+	w.check(w.tell("/v1/hosts/renew", access.Enrolment{Statement: w.sign(agent, renewal(host))}, &out))
 	if out.Certificate != first.Certificate {
 		t.Error("another certificate long before it is time")
 	}
-	w.check(w.post("/v1/hosts/renew", access.Enrolment{Statement: w.sign(agent, renewal(next))}, &out))
+	w.check(w.tell("/v1/hosts/renew", access.Enrolment{Statement: w.sign(agent, renewal(next))}, &out))
 	if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(out.Certificate)); err != nil || statement.MarshalKey(key.(*ssh.Certificate).Key) != public(next) {
 		t.Errorf("another host key: %v, %v", out.Certificate, err)
 	}
@@ -299,7 +315,7 @@ func TestRenew(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(&r)
 			}
-			if err := w.post("/v1/hosts/renew", access.Enrolment{Statement: w.sign(tt.by, r)}, &out); access.CodeOf(err) != tt.code {
+			if err := w.tell("/v1/hosts/renew", access.Enrolment{Statement: w.sign(tt.by, r)}, &out); access.CodeOf(err) != tt.code {
 				t.Errorf("%v, want %q", err, tt.code)
 			}
 		})
@@ -313,7 +329,7 @@ func TestSessions(t *testing.T) {
 	w := newWorld(t, "deploy")
 	agent := newKey(t)
 	var out access.Enrolled
-	w.check(w.post("/v1/hosts", join{w.token("bob", nil), public(newKey(t)), public(agent), nil}, &out))
+	w.check(w.tell("/v1/hosts", join{w.token("bob", nil), public(newKey(t)), public(agent), nil}, &out))
 	cred, _ := w.issue(newKey(t).PublicKey(), "deploy")
 	type sent struct {
 		ID        string           `json:"id"`

@@ -46,6 +46,7 @@ func ParseJoin(payload []byte) (access.Join, error) {
 		Header:   f.header(access.TypeHost),
 		Resource: f.text("resource", required, access.CheckResource),
 		Until:    f.time("until", required),
+		CAs:      f.list("cas", access.MaxJoinCAs, access.CheckFingerprint),
 	}
 	if f.err == nil && !j.Until.After(j.Time) {
 		f.fail("until is not after the statement itself")

@@ -412,6 +412,10 @@ func (f *fields) seconds(name string, required bool) access.Seconds {
 }
 
 func (f *fields) names(name string, most int) []string {
+	return f.list(name, most, func(s string) error { return access.CheckName(name, s) })
+}
+
+func (f *fields) list(name string, most int, check func(string) error) []string {
 	list, ok := take[[]string](f, name, optional, "a list")
 	if !ok {
 		return nil
@@ -421,7 +425,7 @@ func (f *fields) names(name string, most int) []string {
 		return nil
 	}
 	for i, s := range list {
-		if err := access.CheckName(name, s); err != nil {
+		if err := check(s); err != nil {
 			f.failed(err)
 			return nil
 		}

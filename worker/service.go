@@ -194,10 +194,10 @@ func unread(err error) error {
 
 // certify has an issuer certify a host, in a workflow. While it runs it isn't
 // started again: whoever asks meanwhile may have come with other keys.
-func (p *parts) certify(ctx context.Context, id string, in access.Enrolment) (access.Enrolled, error) {
+func (p *parts) certify(ctx context.Context, id string, in access.Enrolment) (access.Statement, error) {
 	cl := p.temporal.Load()
 	if cl == nil {
-		return access.Enrolled{}, access.Errorf(access.CodeUnavailable, "the service has no connection to temporal")
+		return access.Statement{}, access.Errorf(access.CodeUnavailable, "the service has no connection to temporal")
 	}
 	run, err := (*cl).ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID:                                       access.HostWorkflowID(id),
@@ -207,7 +207,7 @@ func (p *parts) certify(ctx context.Context, id string, in access.Enrolment) (ac
 		WorkflowExecutionTimeout:                 time.Hour,
 		StaticSummary:                            "certify a host",
 	}, access.HostWorkflow, in)
-	var out access.Enrolled
+	var out access.Statement
 	if err == nil {
 		err = run.Get(ctx, &out)
 	}
@@ -215,10 +215,10 @@ func (p *parts) certify(ctx context.Context, id string, in access.Enrolment) (ac
 		return out, nil
 	}
 	if refusal := activities.Refusal(err); refusal != nil {
-		return access.Enrolled{}, refusal
+		return access.Statement{}, refusal
 	}
 	p.log.Warn("host is not certified yet", "statement", id, "error", err)
-	return access.Enrolled{}, access.Errorf(access.CodeUnavailable, "no issuer has certified the host yet").WithHint("try again in a moment")
+	return access.Statement{}, access.Errorf(access.CodeUnavailable, "no issuer has certified the host yet").WithHint("try again in a moment")
 }
 
 // serviceNames lists all that the service's certificate is good for.

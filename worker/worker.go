@@ -191,7 +191,7 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 	}
 	authority.Spare(trusted...)
 	hosts := &grant.Hosts{
-		Users: append([]ssh.PublicKey{authority.PublicKey()}, trusted...), Rulebook: p.book.Rulebook, Ledger: p.audit, NextSerial: p.audit.NextSerial, Now: time.Now,
+		Users: authority, Trusted: trusted, Rulebook: p.book.Rulebook, Ledger: p.audit, NextSerial: p.audit.NextSerial, Now: time.Now,
 	}
 	if key.HostKey != "" {
 		if hosts.CA, err = p.openCA(ctx, "the SSH CA of hosts", key.HostKey, key.PassphraseFile); err != nil {
@@ -208,7 +208,7 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 			}
 		}
 		authority.Spare(hosts.CA.PublicKey())
-		hosts.CA.Spare(hosts.Users...)
+		hosts.CA.Spare(append([]ssh.PublicKey{authority.PublicKey()}, trusted...)...)
 	}
 	lookups, err := p.lookups()
 	if err != nil {

@@ -17,11 +17,12 @@ var certifying *activities.Certifying
 // up by then, and asks again.
 const hostPatience = 10 * time.Minute
 
-// HostCertificate takes a host in, or renews what it has. Its id has to be
+// HostCertificate takes a host in, or renews what it has, and carries to it what the
+// issuer has signed (access.Enrolled). Its id has to be
 // access.HostWorkflowID of the statement's id. It fails with a refusal
 // (activities.Refusal), or when no issuer came by.
-func HostCertificate(ctx workflow.Context, in access.Enrolment) (access.Enrolled, error) {
-	var out access.Enrolled
+func HostCertificate(ctx workflow.Context, in access.Enrolment) (access.Statement, error) {
+	var out access.Statement
 	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		TaskQueue:              access.IssueQueue("ssh"),
 		Summary:                "certify host",

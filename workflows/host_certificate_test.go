@@ -17,7 +17,7 @@ import (
 
 func TestHostCertificate(t *testing.T) {
 	in := access.Enrolment{Statement: access.Statement{Payload: "p", Signature: "s"}, HostKey: "h", AgentKey: "a", Names: []string{"web-1"}}
-	want := access.Enrolled{Host: "web-1", Certificate: "c", RenewAfter: time.Date(2031, 1, 2, 3, 4, 5, 0, time.UTC)}
+	want := access.Statement{Payload: "host web-1", Signature: "by the CA"}
 	down := access.Errorf(access.CodeUnavailable, "locked by another process")
 	for _, tt := range []struct {
 		name   string
@@ -38,7 +38,7 @@ func TestHostCertificate(t *testing.T) {
 			env.RegisterActivity(&activities.Certifying{})
 			calls := 0
 			env.OnActivity(certifying.CertifyHost, mock.Anything, in).Return(
-				func(context.Context, access.Enrolment) (access.Enrolled, error) {
+				func(context.Context, access.Enrolment) (access.Statement, error) {
 					calls++
 					if calls > len(tt.errors) {
 						return want, nil
@@ -47,7 +47,7 @@ func TestHostCertificate(t *testing.T) {
 					if err == nil {
 						err = down
 					}
-					return access.Enrolled{}, activities.Fail(err)
+					return access.Statement{}, activities.Fail(err)
 				})
 			env.ExecuteWorkflow(access.HostWorkflow, in)
 			err := env.GetWorkflowError()
@@ -60,7 +60,7 @@ func TestHostCertificate(t *testing.T) {
 				}
 				return
 			}
-			var got access.Enrolled
+			var got access.Statement
 			if err := env.GetWorkflowResult(&got); err != nil {
 				t.Fatal(err)
 			}

@@ -56,6 +56,7 @@ const usage = `hallpass-host ends SSH sessions when their grant ends.
               SIGHUP makes it ask at once for CA keys, principals and host certificate
   status    what the running agent sees    [--json]
   check     what is wrong on this host     [--json]
+  trust     take another SSH CA    SHA256:…, when the one that this host has can't vouch for it
   unenroll  take enroll back               [--force]
   hook      what PAM runs
   version
@@ -100,7 +101,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	name := top.Arg(0)
 	command, ok := map[string]func(*app) error{
 		"enroll": (*app).enroll, "run": (*app).run, "status": (*app).status, "check": (*app).check,
-		"unenroll": (*app).unenroll, "hook": (*app).hook, "version": (*app).version,
+		"trust": (*app).trust, "unenroll": (*app).unenroll, "hook": (*app).hook, "version": (*app).version,
 	}[name]
 	if !ok {
 		top.Usage()
@@ -217,6 +218,21 @@ func (a *app) unenroll() error {
 		return err
 	}
 	return host.Unenroll(host.UnenrollOptions{Layout: a.layout, Force: *force, Out: a.out})
+}
+
+func (a *app) trust() error {
+	if err := a.flags.Parse(a.args); err != nil {
+		return exit(usageCode(err))
+	}
+	if a.flags.NArg() != 1 {
+		_, _ = fmt.Fprintf(a.err, "%s takes one fingerprint, SHA256:…\n", a.flags.Name())
+		return exit(exitUsage)
+	}
+	if err := host.Trust(a.layout, a.flags.Arg(0)); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(a.out, "Next: systemctl reload hallpass-host, which makes it ask the service; then hallpass-host check")
+	return err
 }
 
 func (a *app) run() error {

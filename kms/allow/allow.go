@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,12 +21,12 @@ type Role struct {
 	certType uint32
 	keyID    string        // that its certificates' begin with
 	lifetime time.Duration // longest of its certificates, as in hallpass's package ca
-	lists    bool          // it signs key revocation lists
+	told     bool          // it signs key revocation lists, and what hosts are told
 }
 
 // The roles that there are.
 var (
-	Users = Role{Name: "the SSH CA", certType: ssh.UserCert, keyID: "hallpass:", lifetime: 24 * time.Hour, lists: true}
+	Users = Role{Name: "the SSH CA", certType: ssh.UserCert, keyID: "hallpass:", lifetime: 24 * time.Hour, told: true}
 	Hosts = Role{Name: "the CA of hosts", certType: ssh.HostCert, keyID: "hallpass-host:", lifetime: 30 * 24 * time.Hour}
 )
 
@@ -36,27 +37,28 @@ const Skew = 5 * time.Minute
 // Trial is what hallpass signs to see whether a key can be used.
 const Trial = "hallpass: can this key be used?"
 
-// The envelope of SSHSIG (PROTOCOL.sshsig), and the namespace of lists.
-const (
-	sigMagic      = "SSHSIG"
-	listNamespace = "krl@hallpass"
-)
+// sigMagic begins what SSHSIG signs (PROTOCOL.sshsig).
+const sigMagic = "SSHSIG"
+
+// namespaces are what the CA of users signs under beside certificates, as in hallpass's
+// packages ca/krl and statement, and what that is.
+var namespaces = map[string]string{"krl@hallpass": "key revocation list", "enrolled@hallpass": "what a host is told"}
 
 // Data says what the data is, if a CA key of this role may sign it: a
 // certificate that ends within its lifetime from now, the hash of a key
-// revocation list, or the line of a trial, which is not worth a word: "".
+// revocation list or of what a host is told, or the line of a trial, which is not worth a word: "".
 func Data(r Role, key ssh.PublicKey, data []byte, now time.Time) (what string, err error) {
 	switch {
 	case string(data) == Trial:
 		return "", nil
 	case bytes.HasPrefix(data, []byte(sigMagic)):
-		return list(r, data[len(sigMagic):])
+		return envelope(r, data[len(sigMagic):])
 	default:
 		return certificate(r, key, data, now)
 	}
 }
 
-func list(r Role, data []byte) (what string, err error) {
+func envelope(r Role, data []byte) (what string, err error) {
 	var signed struct {
 		Namespace, Reserved, Hash string
 		Sum                       []byte
@@ -65,16 +67,17 @@ func list(r Role, data []byte) (what string, err error) {
 		return "", errors.New("the signature asked for can't be read")
 	}
 	what = fmt.Sprintf("signature for %.80q", signed.Namespace)
-	if signed.Namespace != listNamespace {
-		return what, fmt.Errorf("it signs for %s alone", listNamespace)
+	named, ok := namespaces[signed.Namespace]
+	if !ok {
+		return what, fmt.Errorf("it signs for %s alone", strings.Join(slices.Sorted(maps.Keys(namespaces)), " and "))
 	}
-	if !r.lists {
-		return what, fmt.Errorf("%s signs no key revocation lists", r.Name)
+	if !r.told {
+		return what, fmt.Errorf("%s signs nothing but certificates", r.Name)
 	}
 	if sizes := map[string]int{"sha256": 32, "sha512": 64}; signed.Reserved != "" || len(signed.Sum) == 0 || sizes[signed.Hash] != len(signed.Sum) {
 		return what, errors.New("it is not as PROTOCOL.sshsig says")
 	}
-	return fmt.Sprintf("key revocation list %x", signed.Sum[:8]), nil
+	return fmt.Sprintf("%s %x", named, signed.Sum[:8]), nil
 }
 
 // certificate looks at a certificate that lacks its signature.
@@ -83,7 +86,7 @@ func certificate(r Role, key ssh.PublicKey, data []byte, now time.Time) (what st
 	parsed, err := ssh.ParsePublicKey(slices.Concat(data, placeholder))
 	cert, ok := parsed.(*ssh.Certificate)
 	if err != nil || !ok {
-		return "something else", errors.New("it signs certificates and key revocation lists alone")
+		return "something else", errors.New("it signs certificates, key revocation lists and what hosts are told alone")
 	}
 	what = fmt.Sprintf("certificate %d of %.120q", cert.Serial, cert.KeyId)
 	// What is judged is what is signed: there is one way to write it.
