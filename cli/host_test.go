@@ -2,9 +2,13 @@ package cli
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,7 +160,40 @@ func TestHostToken(t *testing.T) {
 	if out.Resource != "ssh/web-1" || out.Token == "" || time.Until(out.Until) > time.Hour {
 		t.Errorf("%+v", out)
 	}
+	// The CA is named, if it is known or said which one it is.
+	joins := func(line string) []string {
+		t.Helper()
+		st, err := statement.ParseToken(w.must(line).stdout)
+		check(t, err)
+		join, err := statement.ParseJoin([]byte(st.Payload))
+		check(t, err)
+		return join.CAs
+	}
+	one, two := "SHA256:"+strings.Repeat("A", 43), "SHA256:"+strings.Repeat("B", 43)
+	if got := joins("host token web-1 --user-ca " + one + " --user-ca " + two); !slices.Equal(got, []string{one, two}) {
+		t.Errorf("%q", got)
+	}
+	if got := joins("host token web-1"); got != nil {
+		t.Errorf("%q is known", got)
+	}
+	settings := filepath.Join(w.dir, "hallpass.yaml")
+	before, err := os.ReadFile(settings)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	public, _, err := ed25519.GenerateKey(nil)
+	check(t, err)
+	next, err := ssh.NewPublicKey(public)
+	check(t, err)
+	ca := w.service.ca.PublicKey()
+	check(t, os.WriteFile(settings, append(before, "issuers: {ssh: {key: 'file:ca', trusted: next}}\n"...), 0o600))
+	check(t, os.WriteFile(filepath.Join(w.dir, "ca.pub"), ssh.MarshalAuthorizedKey(ca), 0o600))
+	check(t, os.WriteFile(filepath.Join(w.dir, "next"), ssh.MarshalAuthorizedKey(next), 0o600))
+	if got := joins("host token web-1"); !slices.Equal(got, []string{ssh.FingerprintSHA256(ca), ssh.FingerprintSHA256(next)}) {
+		t.Errorf("%q is known", got)
+	}
 	for line, code := range map[string]int{
+		"host token web-1 --user-ca x": ExitUsage,
 		"host token":                   ExitUsage,
 		"host token web-9":             ExitNotFound,
 		"host token web-1 --for 0s":    ExitUsage,

@@ -1,6 +1,7 @@
 package statement
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -54,8 +55,14 @@ func TestParseJoin(t *testing.T) {
 		{"type", `"host"`}, {"id", `"` + decisionID + `"`}, {"signer", `"bob"`}, {"time", `"2026-05-04T03:02:01Z"`},
 		{"resource", `"ssh/web-1"`}, {"until", `"2026-05-04T04:02:01Z"`},
 	}
+	fingerprint := func(n int) string { return fmt.Sprintf(`"SHA256:%043d"`, n) }
 	for _, tt := range []struct{ name, payload, err string }{
 		{"good", base.String(), ""},
+		{"a CA", base.set("cas", "["+fingerprint(1)+"]").String(), ""},
+		{"no CA", base.set("cas", "[]").String(), "cas has 0 entries, not 1 to 8"},
+		{"a CA twice", base.set("cas", "["+fingerprint(1)+","+fingerprint(1)+"]").String(), "cas has " + fingerprint(1) + " twice"},
+		{"a CA in another form", base.set("cas", `["MD5:00"]`).String(), `"MD5:00" is not a fingerprint of the form SHA256:base64`},
+		{"a CA with padding", base.set("cas", `["SHA256:`+strings.Repeat("A", 43)+`="]`).String(), `"SHA256:` + strings.Repeat("A", 43) + `=" is not a fingerprint of the form SHA256:base64`},
 		{"until itself", base.set("until", `"2026-05-04T03:02:01Z"`).String(), "until is not after the statement itself"},
 		{"seven days", base.set("until", `"2026-05-11T03:02:01Z"`).String(), ""},
 		{"a second more", base.set("until", `"2026-05-11T03:02:02Z"`).String(), "until is more than 7d after the statement itself"},
@@ -78,6 +85,7 @@ func FuzzParseHost(f *testing.F) {
 	f.Add([]byte(baseSession().set("source", `"10.0.0.1:22"`).set("why", `"released"`).String()))
 	f.Add([]byte(baseSession().set("serial", "9223372036854775808").String()))
 	f.Add([]byte(head("host").set("resource", `"ssh/web-1"`).set("until", `"2026-05-04T04:02:01Z"`).String()))
+	f.Add([]byte(head("host").set("resource", `"ssh/web-1"`).set("until", `"2026-05-04T04:02:01Z"`).set("cas", `["SHA256:`+strings.Repeat("A", 43)+`"]`).String()))
 	f.Add([]byte(head("renew").set("host_key", `"`+ed25519Line+`"`).String()))
 	f.Add([]byte(head("read").set("audience", `"sha256:`+strings.Repeat("0f", 32)+`"`).set("until", `"2026-05-04T03:12:01Z"`).String()))
 	f.Fuzz(func(t *testing.T, payload []byte) {
