@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/sdk/temporal"
 
 	"hallpass/access"
 	"hallpass/activities"
@@ -934,6 +935,7 @@ func TestDatedBack(t *testing.T) {
 func TestCost(t *testing.T) {
 	for name, test := range map[string]struct {
 		resource string
+		started  string // whose it is said to be by whoever starts it; "": nobody's
 		prepare  func(w *world)
 		want     []string
 		upserts  int
@@ -949,12 +951,26 @@ func TestCost(t *testing.T) {
 			want:     []string{"local Decide", "timer 1h0m0s", "local Hear", "hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
 			upserts:  5, // pending, too
 		},
+		"approved, started as clients do": {
+			resource: "ssh/web-1",
+			started:  "alice",
+			prepare:  func(w *world) { w.at(time.Minute, func() { w.approve("bob") }) },
+			want:     []string{"local Decide", "timer 1h0m0s", "local Hear", "hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
+			upserts:  4,
+		},
+		"approved, started as somebody else's": {
+			resource: "ssh/web-1",
+			started:  "mallory",
+			prepare:  func(w *world) { w.at(time.Minute, func() { w.approve("bob") }) },
+			want:     []string{"local Decide", "timer 1h0m0s", "local Hear", "hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
+			upserts:  5,
+		},
 		"escalated": {
 			resource: "ssh/slow-1",
 			prepare:  func(w *world) { w.at(15*time.Minute, func() { w.approve("trent") }) },
 			want: []string{"local Decide", "timer 10m0s", "local Escalate", "timer 20m0s", "local Hear",
 				"hallpass-issue-ssh Issue", "timer 30m0s", "hallpass-issue-ssh Revoke"},
-			upserts: 6, // and once more when others are asked
+			upserts: 5, // what is shown doesn't change when others are asked
 		},
 		"approved before others are asked": {
 			resource: "ssh/slow-1",
@@ -977,6 +993,15 @@ func TestCost(t *testing.T) {
 			w := newWorld(t)
 			w.ask(test.resource, nil)
 			w.countUpserts()
+			if test.started != "" {
+				err := w.env.SetTypedSearchAttributesOnStart(temporal.NewSearchAttributes(
+					temporal.NewSearchAttributeKeyKeyword(access.AttrRequester).ValueSet(test.started),
+					temporal.NewSearchAttributeKeyKeyword(access.AttrResource).ValueSet(test.resource),
+					temporal.NewSearchAttributeKeyKeyword(access.AttrState).ValueSet(string(access.StatePending))))
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
 			if test.prepare != nil {
 				test.prepare(w)
 			}
@@ -986,6 +1011,9 @@ func TestCost(t *testing.T) {
 			}
 			if diff := cmp.Diff(test.want, w.events); diff != "" {
 				t.Errorf("what the request cost (-want +got):\n%s", diff)
+			}
+			if test.started != "" && w.attributes[access.AttrRequester] != "alice" {
+				t.Errorf("shown as %v's", w.attributes[access.AttrRequester])
 			}
 			if w.upserts != test.upserts {
 				t.Errorf("%d upserts of search attributes, want %d", w.upserts, test.upserts)

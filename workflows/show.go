@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -27,7 +28,11 @@ func (r *request) enter(ctx workflow.Context, state access.State) {
 	r.show(ctx)
 }
 
-// show tells operators how the request stands, at the price of one event.
+// show tells operators how the request stands, at the price of one event, of one write
+// into what Temporal lists by, and of one action where that is billed: unless the search
+// attributes say it already, as those that the request was started with mostly do while
+// it is pending. Requests whose ruling was made before that was left out go on as they did
+// then (DecideOutput.Spares).
 func (r *request) show(ctx workflow.Context) {
 	workflow.SetCurrentDetails(ctx, r.details())
 	attributes := []temporal.SearchAttributeUpdate{attrState.ValueSet(string(r.status.State))}
@@ -42,9 +47,19 @@ func (r *request) show(ctx workflow.Context) {
 	if r.status.Ends != nil {
 		attributes = append(attributes, attrExpires.ValueSet(*r.status.Ends))
 	}
+	if r.spares && shown(ctx, attributes) {
+		return
+	}
 	if err := workflow.UpsertTypedSearchAttributes(ctx, attributes...); err != nil {
 		workflow.GetLogger(ctx).Error("search attributes not set", "request", r.status.ID, "error", err)
 	}
+}
+
+// shown says whether the search attributes are as updates would have them.
+func shown(ctx workflow.Context, updates []temporal.SearchAttributeUpdate) bool {
+	have := workflow.GetTypedSearchAttributes(ctx)
+	wanted := temporal.NewSearchAttributes(append([]temporal.SearchAttributeUpdate{have.Copy()}, updates...)...)
+	return reflect.DeepEqual(have.GetUntypedValues(), wanted.GetUntypedValues())
 }
 
 // details is the request in Markdown, as the Temporal UI shows it. Like search

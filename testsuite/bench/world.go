@@ -18,6 +18,7 @@ import (
 	"hallpass/access"
 	"hallpass/testsuite/devtest"
 	"hallpass/testsuite/measure"
+	"hallpass/transport"
 )
 
 var (
@@ -115,8 +116,12 @@ func (w *world) askAs(ctx context.Context, who, resource string, d time.Duration
 	if a.signed, err = w.people.Sign(who, a.request); err != nil {
 		return a, err
 	}
-	a.history, err = start(ctx, w.Client, access.WorkflowID(a.request.ID), access.TaskQueue, access.Workflow, access.Submission{Request: a.signed})
-	return a, err
+	temporal := transport.Temporal{Client: w.Client}
+	if err = temporal.Submit(ctx, access.Submission{Request: a.signed}, a.request); err != nil {
+		return a, err
+	}
+	a.history = follow(ctx, w.Client, access.WorkflowID(a.request.ID), "")
+	return a, nil
 }
 
 // grants gives somebody as many grants of ssh/web-1, each asked for and approved.
@@ -169,7 +174,11 @@ func start(ctx context.Context, c client.Client, id, queue string, workflow any,
 	if err != nil {
 		return nil, err
 	}
-	return &watch{c.GetWorkflowHistory(ctx, id, run.GetRunID(), true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}, nil
+	return follow(ctx, c, id, run.GetRunID()), nil
+}
+
+func follow(ctx context.Context, c client.Client, id, run string) *watch {
+	return &watch{c.GetWorkflowHistory(ctx, id, run, true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}
 }
 
 // until waits for the next event of a type.
