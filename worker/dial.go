@@ -100,6 +100,9 @@ func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, c
 	if err := c.renewing(o.ConnectionOptions.TLS, log); err != nil {
 		return nil, err
 	}
+	if onThisMachine(o.HostPort) {
+		o.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{} // there is no network to spare
+	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
 	o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	if tracing != nil {
@@ -201,16 +204,20 @@ func (c *Config) mend(o client.Options, why string) string {
 			return m.hint
 		}
 	}
-	host, _, _ := net.SplitHostPort(o.HostPort)
-	ip := net.ParseIP(host)
-	here := host == "localhost" || ip != nil && ip.IsLoopback()
 	switch {
 	case c.Temporal.Address == "":
 		return "is this where it is? It is what TEMPORAL_ADDRESS or the profile file says"
-	case here && strings.Contains(why, "connection refused"):
+	case onThisMachine(o.HostPort) && strings.Contains(why, "connection refused"):
 		return "start everything on this machine with: hallpass dev"
 	}
 	return "with temporal.address set, hallpass goes there without TLS; where there is TLS, leave it out and set TEMPORAL_ADDRESS and TEMPORAL_TLS…"
+}
+
+// onThisMachine says whether nothing that is sent to an address leaves the machine.
+func onThisMachine(address string) bool {
+	host, _, _ := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // cause is what is behind an error of gRPC's, which wraps it several times in
