@@ -167,10 +167,11 @@ func (l *Log) delegationSaid(ctx context.Context, st access.Statement, now time.
 	if err != nil {
 		return access.Delegation{}, false, nil
 	}
-	for rec, err := range l.Events(ctx, Query{Type: delegationType(d), step: delegationStep(d)}) {
-		if err != nil {
-			return access.Delegation{}, false, err
-		}
+	before, err := l.all(ctx, Query{Type: delegationType(d), step: delegationStep(d)})
+	if err != nil {
+		return access.Delegation{}, false, err
+	}
+	for _, rec := range before {
 		switch s := rec.Event.Statement; {
 		case s != nil && s.Payload == st.Payload:
 		case d.Action == access.ActionRevoke:

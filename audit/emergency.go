@@ -80,10 +80,11 @@ func (r *Reader) ReviewTask(ctx context.Context, request string) (task access.Re
 	task.Request = request
 	var voters []policy.Voter
 	var day heard
-	for rec, err := range r.Events(ctx, Query{Request: request}) {
-		if err != nil {
-			return task, false, err
-		}
+	all, err := r.all(ctx, Query{Request: request})
+	if err != nil {
+		return task, false, err
+	}
+	for _, rec := range all {
 		switch e := rec.Event; e.Type {
 		case CredentialIssued:
 			task.Statement = e.Evidence.Request
@@ -157,8 +158,9 @@ func (l *Log) Review(ctx context.Context, book *evidence.Rulebook, st access.Sta
 	now = now.UTC().Truncate(time.Millisecond) // as the event will have it
 	step := reviewPrefix + user.Name
 	if _, _, err := book.Under(locks.Held).CheckReview(task, st, now); err != nil {
-		for rec, rerr := range l.Events(ctx, Query{Request: said.Request, step: step}) {
-			if rerr == nil && rec.Event.Statement != nil && rec.Event.Statement.Payload == st.Payload {
+		before, _ := l.all(ctx, Query{Request: said.Request, step: step})
+		for _, rec := range before {
+			if rec.Event.Statement != nil && rec.Event.Statement.Payload == st.Payload {
 				return l.Reviewed(ctx, said.Request)
 			}
 		}

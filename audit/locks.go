@@ -82,32 +82,29 @@ type heard struct {
 // read gives each new event of some steps, such as lockSteps, to take, with the
 // rulebook of its day.
 func (h *heard) read(ctx context.Context, q querier, what, steps string, take func(*evidence.Rulebook, *Event) error) error {
-	rows, err := q.QueryContext(ctx, "SELECT idx, leaf FROM "+steps+" AND idx >= ? ORDER BY idx", h.next)
+	var found []content // first, since taking it in takes a connection of its own
+	err := scan(ctx, q, func(row scanner) error {
+		c := content{found: true}
+		err := row.Scan(&c.index, &c.leaf)
+		found = append(found, c)
+		return err
+	}, "SELECT idx, leaf FROM "+steps+" AND idx >= ? ORDER BY idx", h.next)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", what, explain(err))
+		return fmt.Errorf("read %s: %w", what, err)
 	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var index int64
-		var leaf []byte
-		if err := rows.Scan(&index, &leaf); err != nil {
-			return fmt.Errorf("read %s: %w", what, explain(err))
-		}
-		e, err := ParseEvent(leaf)
+	for _, c := range found {
+		e, err := ParseEvent(c.leaf)
 		if err != nil {
-			return broken("event %d: %v", index, err)
+			return broken("event %d: %v", c.index, err)
 		}
 		book, err := h.bookOf(ctx, q, &e)
 		if err != nil {
 			return err
 		}
 		if err := take(book, &e); err != nil {
-			return broken("event %d: %v", index, err)
+			return broken("event %d: %v", c.index, err)
 		}
-		h.next = index + 1
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read %s: %w", what, explain(err))
+		h.next = c.index + 1
 	}
 	return nil
 }

@@ -34,6 +34,12 @@ const (
 	roundTrip = time.Minute
 )
 
+// maxConnections bounds the connections that a pool has: a process that writes has
+// one pool to read, and one more connection, its writer's. Who has one of a pool
+// doesn't ask for another, or those who wait would wait for each other; the tests
+// set it to 1.
+var maxConnections = 16
+
 // IsAddress says whether a database is named by an address of PostgreSQL
 // rather than by the path of a file.
 func IsAddress(name string) bool {
@@ -183,6 +189,7 @@ func (p *postgres) pool(readOnly bool) (*sql.DB, error) {
 		config.RuntimeParams["default_transaction_read_only"] = "on"
 	}
 	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(maxConnections)
 	db.SetMaxIdleConns(2)
 	db.SetConnMaxIdleTime(time.Minute)
 	return db, nil

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,9 +35,9 @@ func onPostgres(t *testing.T, tests ...func(*testing.T)) {
 }
 
 // startServer has the test run on PostgreSQL.
-func startServer(t testing.TB) {
+func startServer(t testing.TB, settings ...string) {
 	t.Helper()
-	server = postgrestest.Start(t)
+	server = postgrestest.Start(t, settings...)
 	t.Cleanup(func() { server, spare = nil, nil })
 	t.Setenv("PGPASSFILE", passfile(t, postgrestest.Admin, server.Password))
 }
@@ -103,6 +104,8 @@ func words(query string) string {
 
 // TestOnPostgreSQL runs what is about the database once more on PostgreSQL.
 func TestOnPostgreSQL(t *testing.T) {
+	defer func(n int) { maxConnections = n }(maxConnections)
+	maxConnections = 1 // nobody needs two at a time
 	onPostgres(t,
 		// What only PostgreSQL has, the rest of this file and postgres_faults_test.go.
 		testPostgresSchema,
@@ -195,6 +198,27 @@ func testPostgresSchema(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(slices.Values(d.want(schemaVersion))), found); diff != "" {
 		t.Errorf("postgresLines (-want +got):\n%s", diff)
 	}
+}
+
+// However much is read at the same moment, PostgreSQL has connections left for
+// others.
+func TestConnectionsAreBounded(t *testing.T) {
+	startServer(t, "max_connections=30")
+	l, _, _ := newLog(t)
+	var all sync.WaitGroup
+	for who := range 400 {
+		all.Go(func() {
+			if _, err := l.KRLVersion(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if who%40 == 0 {
+				if _, err := l.Append(t.Context(), newer(who, 0)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // A list that is made by a clock which is ahead names what has been revoked and

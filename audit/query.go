@@ -43,6 +43,19 @@ func (r *Reader) Events(ctx context.Context, q Query) iter.Seq2[Record, error] {
 	return events(ctx, r.db, q)
 }
 
+// all gives the selected events when none is left to be read, so that the
+// connection is free for what else there is to ask.
+func (r *Reader) all(ctx context.Context, q Query) ([]Record, error) {
+	var found []Record
+	for rec, err := range r.Events(ctx, q) {
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, rec)
+	}
+	return found, nil
+}
+
 func events(ctx context.Context, db querier, q Query) iter.Seq2[Record, error] {
 	where, args := q.where()
 	query := "SELECT idx, leaf FROM events WHERE " + where
