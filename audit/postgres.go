@@ -71,8 +71,8 @@ func CheckDatabase(name string) error {
 
 // postgres is the database at an address.
 type postgres struct {
-	config *pgx.ConnConfig
-	name   string
+	address string
+	name    string
 }
 
 func newPostgres(address string) (*postgres, error) {
@@ -83,23 +83,36 @@ func newPostgres(address string) (*postgres, error) {
 	if err != nil {
 		return nil, err // CheckDatabase has parsed it
 	}
-	q := u.Query()
 	shown := url.URL{Scheme: "postgres", Host: u.Host, Path: u.Path}
 	if user := u.User.Username(); user != "" {
 		shown.User = url.User(user)
 	}
+	p := &postgres{address: address, name: shown.String()}
+	if _, err := p.config(); err != nil {
+		return nil, access.Errorf(access.CodeMalformed, "the address of the audit log: %s", oneLine(err))
+	}
+	return p, nil
+}
+
+// config is how to connect, by the address, the environment and the files that
+// they name (passwords, certificates, services) as these are now.
+func (p *postgres) config() (*pgx.ConnConfig, error) {
+	config, err := parseAddress(p.address)
+	if err != nil {
+		return nil, err
+	}
 	// What leaves the machine is encrypted, and goes to whom it should, unless
 	// somebody says otherwise.
-	if !q.Has("sslmode") && os.Getenv("PGSSLMODE") == "" && !q.Has("service") && os.Getenv("PGSERVICE") == "" && !allLocal(u) {
+	u, err := url.Parse(p.address)
+	if err != nil {
+		return nil, err // newPostgres has parsed it
+	}
+	if q := u.Query(); q.Get("sslmode") == "" && os.Getenv("PGSSLMODE") == "" && trusting(config) {
 		q.Set("sslmode", "verify-full")
 		u.RawQuery = q.Encode()
-	}
-	config, err := pgx.ParseConfig(u.String())
-	if err != nil {
-		if cause := errors.Unwrap(err); cause != nil { // without the address
-			err = cause
+		if config, err = parseAddress(u.String()); err != nil {
+			return nil, err
 		}
-		return nil, access.Errorf(access.CodeMalformed, "the address of the audit log: %s", oneLine(err))
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second
@@ -115,28 +128,38 @@ func newPostgres(address string) (*postgres, error) {
 	} {
 		set[key] = cmp.Or(set[key], value)
 	}
-	return &postgres{config: config, name: shown.String()}, nil
+	return config, nil
 }
 
-// allLocal says whether nothing that is sent to an address leaves the machine.
-func allLocal(u *url.URL) bool {
-	hosts := u.Query().Get("host")
-	if u.Hostname() != "" || hosts == "" {
-		hosts = u.Host
+// parseAddress is pgx.ParseConfig, but for an error without the address.
+func parseAddress(address string) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(address)
+	if cause := errors.Unwrap(err); cause != nil {
+		err = cause
 	}
-	if hosts == "" {
-		hosts = os.Getenv("PGHOST")
-	}
-	for host := range strings.SplitSeq(hosts, ",") {
-		if name, _, err := net.SplitHostPort(host); err == nil {
-			host = name
+	return config, err
+}
+
+// trusting says whether a configuration has sslmode=prefer for what leaves the
+// machine: TLS with whoever answers, or else none. So it is where nobody has said
+// anything, or a service file no more than that. It asks the configuration, since the
+// host comes from the address, in one of two places, the environment or a service file.
+func trusting(config *pgx.ConnConfig) bool {
+	all := append([]*pgconn.FallbackConfig{{Host: config.Host, Port: config.Port, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
+	for i, to := range all[1:] {
+		was := all[i]
+		if !local(to.Host) && was.Host == to.Host && was.Port == to.Port && was.TLSConfig != nil && to.TLSConfig == nil {
+			return true
 		}
-		ip := net.ParseIP(strings.Trim(host, "[]"))
-		if host != "" && host != "localhost" && !strings.HasPrefix(host, "/") && (ip == nil || !ip.IsLoopback()) {
-			return false
-		}
 	}
-	return true
+	return false
+}
+
+// local says whether what is sent to a host, or a folder of sockets, stays on the
+// machine.
+func local(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasPrefix(host, "/") || ip != nil && ip.IsLoopback()
 }
 
 func (p *postgres) String() string { return p.name }
@@ -184,11 +207,20 @@ func (p *postgres) translate(query string) string {
 }
 
 func (p *postgres) pool(readOnly bool) (*sql.DB, error) {
-	config := p.config.Copy()
-	if readOnly {
-		config.RuntimeParams["default_transaction_read_only"] = "on"
+	// Each connection by what the files say then: passwords and certificates are
+	// changed, and those that were good at the start are good no more.
+	anew := func(_ context.Context, config *pgx.ConnConfig) error {
+		now, err := p.config()
+		if err != nil {
+			return access.Errorf(access.CodeUnavailable, "the address of the audit log: %s", oneLine(err))
+		}
+		if readOnly {
+			now.RuntimeParams["default_transaction_read_only"] = "on"
+		}
+		*config = *now
+		return nil
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(pgx.ConnConfig{}, stdlib.OptionBeforeConnect(anew))
 	db.SetMaxOpenConns(maxConnections)
 	db.SetMaxIdleConns(2)
 	db.SetConnMaxIdleTime(time.Minute)

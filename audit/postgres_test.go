@@ -221,6 +221,101 @@ func TestConnectionsAreBounded(t *testing.T) {
 	all.Wait()
 }
 
+// Passwords are changed while everything runs.
+func TestPasswordChanged(t *testing.T) {
+	startServer(t)
+	l, name, _ := newLog(t)
+	if _, err := l.Append(t.Context(), newer(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	server.Exec(t, "postgres", "ALTER ROLE "+postgrestest.Admin+" PASSWORD 'another'")
+	server.Password = "another"
+	cut(t, databaseOf(t, name))
+	if _, err := l.Append(t.Context(), newer(1, 1)); access.CodeOf(err) != access.CodeUnavailable {
+		t.Errorf("with the password of before: %v", err)
+	}
+	if err := os.WriteFile(os.Getenv("PGPASSFILE"), fmt.Appendf(nil, "*:*:*:%s:%s\n", postgrestest.Admin, server.Password), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(t.Context(), newer(1, 1)); err != nil {
+		t.Errorf("to write, with the new one: %v", err)
+	}
+	if _, err := l.KRLVersion(t.Context()); err != nil {
+		t.Errorf("to read: %v", err)
+	}
+}
+
+// Whom it goes to is checked for all that leaves the machine, however that is said.
+func TestTLSByDefault(t *testing.T) {
+	services := filepath.Join(t.TempDir(), "services")
+	err := os.WriteFile(services, []byte("[far]\nhost=db.example.com\n[near]\nhost=127.0.0.1\n[plain]\nhost=db.example.com\nsslmode=disable\n"+
+		"[soft]\nhost=db.example.com\nsslmode=prefer\n[forced]\nhost=db.example.com\nsslmode=require\n"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const full, open, plain, some = "verified", "as the server wants it", "none", "not verified"
+	for _, row := range []struct {
+		name, address, env string
+		want               string
+	}{
+		{"far", "postgres://u@db.example.com/audit", "", full},
+		{"near", "postgres://u@localhost/audit", "", open},
+		{"near, by number", "postgres://u@127.0.0.1:5433/audit", "", open},
+		{"near, by number 6", "postgres://u@[::1]:5433/audit", "", open},
+		{"socket", "postgres://u@/audit?host=/run/postgresql", "", plain},
+		{"the query wins", "postgres://u@localhost/audit?host=db.example.com", "", full},
+		{"the query wins, and is near", "postgres://u@db.example.com/audit?host=localhost", "", open},
+		{"one of two", "postgres://u@localhost,db.example.com/audit", "", full},
+		{"one of two in the query", "postgres://u@localhost/audit?host=/run/postgresql,db.example.com", "", full},
+		{"socket first", "postgres://u@/audit?host=/run/postgresql,db.example.com", "", full},
+		{"by the environment", "postgres:///audit", "PGHOST=db.example.com", full},
+		{"by a service", "postgres://u@/audit?service=far&servicefile=" + services, "", full},
+		{"by a service of the environment", "postgres://u@/audit?servicefile=" + services, "PGSERVICE=far", full},
+		{"by a service, near", "postgres://u@/audit?service=near&servicefile=" + services, "", open},
+		{"a service that says prefer", "postgres://u@/audit?service=soft&servicefile=" + services, "", full},
+		{"a service that says otherwise", "postgres://u@/audit?service=plain&servicefile=" + services, "", plain},
+		{"a service that asks for TLS", "postgres://u@/audit?service=forced&servicefile=" + services, "", some},
+		{"said otherwise", "postgres://u@db.example.com/audit?sslmode=disable", "", plain},
+		{"nothing said", "postgres://u@db.example.com/audit?sslmode=", "", full},
+		{"the environment says otherwise", "postgres://u@db.example.com/audit", "PGSSLMODE=disable", plain},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for _, name := range []string{"PGHOST", "PGSSLMODE", "PGSERVICE", "PGSERVICEFILE"} {
+				t.Setenv(name, "")
+				_ = os.Unsetenv(name) // until the end of the test
+			}
+			if name, value, ok := strings.Cut(row.env, "="); ok {
+				t.Setenv(name, value)
+			}
+			p, err := newPostgres(row.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config, err := p.config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The last way to the last host: what it is refused for, nobody gets.
+			last := config.TLSConfig
+			if n := len(config.Fallbacks); n > 0 {
+				last = config.Fallbacks[n-1].TLSConfig
+			}
+			got := plain
+			switch {
+			case last != nil && !last.InsecureSkipVerify && last.ServerName == "db.example.com":
+				got = full
+			case last != nil:
+				got = some
+			case config.TLSConfig != nil:
+				got = open
+			}
+			if got != row.want {
+				t.Errorf("TLS is %s, want %s", got, row.want)
+			}
+		})
+	}
+}
+
 // A list that is made by a clock which is ahead names what has been revoked and
 // hasn't run out: PostgreSQL's clock has to agree that it has.
 func TestKRLByAClockAhead(t *testing.T) {
