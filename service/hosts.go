@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -23,6 +24,13 @@ const MaxReports = 500
 
 // MaxExtensions is how many certificates one message may ask about.
 const MaxExtensions = 100
+
+// A body is sent along with its header, or soon after. perBody is what reading one
+// takes in memory, whatever is in it.
+const (
+	bodyTimeout = 5 * time.Second
+	perBody     = 16 << 10 // bytes
+)
 
 // certifyTimeout is how long a host waits for an issuer within one request.
 const certifyTimeout = 20 * time.Second
@@ -40,24 +48,21 @@ type Hosts interface {
 }
 
 // post makes a handler of a function that takes a message and returns what to
-// answer.
+// answer. Whoever sends slowly, or nothing, takes nobody's place: a desk is for a
+// message that is there.
 func (s *server) post(do func(ctx context.Context, body []byte) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		body, drop, err := s.body(w, r)
+		defer drop()
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
 		select {
 		case s.desks <- struct{}{}:
 			defer func() { <-s.desks }()
 		default:
-			s.fail(w, r, access.Errorf(access.CodeUnavailable, "there is too much to do at the moment"))
-			return
-		}
-		body, err := io.ReadAll(r.Body)
-		var long *http.MaxBytesError
-		switch {
-		case errors.As(err, &long):
-			s.fail(w, r, err)
-			return
-		case err != nil:
-			s.fail(w, r, access.Errorf(access.CodeMalformed, "the request ended early"))
+			s.fail(w, r, errBusy())
 			return
 		}
 		out, err := do(r.Context(), body)
@@ -67,6 +72,49 @@ func (s *server) post(do func(ctx context.Context, body []byte) (any, error)) ht
 		}
 		answer(w, http.StatusOK, out)
 	}
+}
+
+func errBusy() error {
+	return access.Errorf(access.CodeUnavailable, "there is too much to do at the moment")
+}
+
+// body reads what a stranger sends, for as long as bodyTimeout. drop is to be
+// called when it isn't needed any more.
+func (s *server) body(w http.ResponseWriter, r *http.Request) (body []byte, drop func(), err error) {
+	in := metered{Reader: r.Body, of: &s.reading}
+	drop = func() { s.reading.Add(-in.taken) }
+	if !in.take(perBody) {
+		return nil, drop, errBusy()
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // where it isn't possible, the server's own counts
+	body, err = io.ReadAll(&in)
+	patience(w, writeTimeout)
+	var known *access.Error
+	var long *http.MaxBytesError
+	if err != nil && !errors.As(err, &known) && !errors.As(err, &long) {
+		err = access.Errorf(access.CodeMalformed, "the request ended early, or took longer than %s", access.ShortDuration(bodyTimeout))
+	}
+	return body, drop, err
+}
+
+// metered counts what is read, with all that others read, and stops at MaxReading.
+type metered struct {
+	io.Reader
+	of    *atomic.Int64
+	taken int64
+}
+
+func (m *metered) take(n int64) bool {
+	m.taken += n
+	return m.of.Add(n) <= MaxReading
+}
+
+func (m *metered) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	if !m.take(int64(n)) {
+		return n, errBusy()
+	}
+	return n, err
 }
 
 // read takes the JSON of a message apart. What it holds of statements is read

@@ -85,7 +85,7 @@ func (s *server) people(do func(v visit) (any, error)) http.HandlerFunc {
 		case s.calls <- struct{}{}:
 			defer func() { <-s.calls }()
 		default:
-			s.fail(w, r, access.Errorf(access.CodeUnavailable, "there is too much to do at the moment"))
+			s.fail(w, r, errBusy())
 			return
 		}
 		out, err := s.admit(w, r, do)

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"hallpass/access"
@@ -29,6 +30,7 @@ import (
 // Bounds on what anybody can make the service do.
 const (
 	MaxBody        = 1 << 20 // bytes of a request's body
+	MaxReading     = 1 << 27 // bytes of what hosts send that are kept at a time
 	MaxWaiting     = 10_000  // long polls at a time
 	MaxPosts       = 64      // messages of hosts that are worked on at a time
 	MaxCalls       = 2000    // calls of people that are worked on, or wait, at a time
@@ -124,6 +126,8 @@ type server struct {
 	desks  chan struct{} // each has one message that is being worked on
 	calls  chan struct{} // the same for people
 	guests guests
+
+	reading atomic.Int64 // bytes of the messages of hosts that are being read or worked on
 }
 
 // status is the HTTP status that goes with a code.
@@ -152,7 +156,7 @@ const retryAfter = "5"
 // fail answers with an error. Of one that isn't an access.Error nothing is
 // told but that it happened.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	if r.Context().Err() != nil && access.CodeOf(err) != access.CodeMalformed {
 		// Either nobody listens any more, or the service stops: an answer that
 		// nothing is written to would be 200.
 		err = access.Errorf(access.CodeUnavailable, "the service is stopping")

@@ -605,6 +605,50 @@ func TestFlood(t *testing.T) {
 			t.Errorf("still open after %s: %v", headerTimeout+10*time.Second, err)
 		}
 	})
+	t.Run("slow bodies", func(t *testing.T) {
+		// Several times as many as there are desks.
+		var slow []net.Conn
+		for range 4 * MaxPosts {
+			d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}}
+			conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(w.address, "https://"))
+			w.check(err)
+			defer conn.Close() //nolint:errcheck // test
+			_, err = io.WriteString(conn, "POST /v1/extensions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n{")
+			w.check(err)
+			slow = append(slow, conn)
+		}
+		var out certificates
+		for range 10 {
+			if err := w.post("/v1/extensions", certificates{[]string{}}, &out); err != nil {
+				t.Fatalf("beside them: %v", err)
+			}
+		}
+		if testing.Short() {
+			return
+		}
+		for _, conn := range slow {
+			w.check(conn.SetReadDeadline(time.Now().Add(bodyTimeout + 10*time.Second)))
+			got, err := io.ReadAll(conn)
+			if err != nil || !strings.Contains(string(got), " 400 ") || !strings.Contains(string(got), "took longer than 5s") {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+	})
+	t.Run("much at a time", func(t *testing.T) {
+		s := &server{Options: Options{Log: quiet}, desks: make(chan struct{}, 1)}
+		s.reading.Store(MaxReading - perBody - 1)
+		h := s.post(func(context.Context, []byte) (any, error) { return 7, nil })
+		if r := post(t, h); r.status != http.StatusServiceUnavailable || r.header.Get("Retry-After") == "" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		s.reading.Add(-1)
+		if r := post(t, h); r.status != http.StatusOK {
+			t.Errorf("where the two bytes of it fit in: %d %s", r.status, r.body)
+		}
+		if left := s.reading.Load(); left != MaxReading-perBody-2 {
+			t.Errorf("%d bytes stay taken", left-(MaxReading-perBody-2))
+		}
+	})
 	t.Run("many at a time", func(t *testing.T) {
 		s := &server{Options: Options{Log: quiet}, desks: make(chan struct{}, 1)}
 		s.desks <- struct{}{}
