@@ -111,6 +111,7 @@ func matches(tag string) string {
 type board struct {
 	source KRLSource
 	seats  chan struct{}
+	looks  shared[audit.KRL]
 
 	mu      sync.Mutex
 	last    audit.KRL
@@ -118,10 +119,16 @@ type board struct {
 	changed chan struct{} // is closed when last changes; nil while nobody waits
 }
 
+func newBoard(source KRLSource, seats int) *board {
+	b := &board{source: source, seats: make(chan struct{}, seats)}
+	b.looks = shared[audit.KRL]{ask: b.look, timeout: slack}
+	return b
+}
+
 // newer returns the list in force as soon as it is newer than a version, or
 // after the wait whatever it is.
 func (b *board) newer(ctx context.Context, after uint64, wait time.Duration) (audit.KRL, error) {
-	list, err := b.look(ctx)
+	list, err := b.looks.get(ctx)
 	if err != nil || list.Version > after || wait == 0 {
 		return list, err
 	}
@@ -152,7 +159,7 @@ func (b *board) newer(ctx context.Context, after uint64, wait time.Duration) (au
 	}
 }
 
-// look returns the list in force.
+// look returns the list in force. looks calls it, since anybody may ask.
 func (b *board) look(ctx context.Context) (audit.KRL, error) {
 	version, err := b.source.KRLVersion(ctx)
 	if err != nil {
@@ -210,8 +217,6 @@ func (b *board) watch() {
 			return
 		}
 		b.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), slack)
-		_, _ = b.look(ctx)
-		cancel()
+		_, _ = b.looks.get(context.Background())
 	}
 }

@@ -263,11 +263,79 @@ func TestKRLReachesAllWhoWait(t *testing.T) {
 	}
 }
 
+// stuck is a source that answers once it may.
+type stuck struct {
+	*lists
+	asked chan struct{}
+	free  chan struct{}
+}
+
+func (s *stuck) KRLVersion(ctx context.Context) (uint64, error) {
+	s.asked <- struct{}{}
+	select {
+	case <-s.free:
+		return s.lists.KRLVersion(ctx)
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// However many ask, the source is asked by one at a time, and everybody gets the
+// list that is in force when he asks, or a later one.
+func TestOneLookAtATime(t *testing.T) {
+	source := &stuck{&lists{ca: newKey(t)}, make(chan struct{}), make(chan struct{})}
+	source.publish(t, 1)
+	b := newBoard(source, 1)
+	var all sync.WaitGroup
+	ask := func(ctx context.Context, version uint64, want error) {
+		all.Go(func() {
+			if k, err := b.newer(ctx, 0, 0); k.Version != version || !errors.Is(err, want) {
+				t.Errorf("list %d, %v, want %d, %v", k.Version, err, version, want)
+			}
+		})
+	}
+	waiting := func() bool {
+		b.looks.mu.Lock()
+		defer b.looks.mu.Unlock()
+		return b.looks.next != nil
+	}
+	gone, leave := context.WithCancel(t.Context())
+	ask(gone, 0, context.Canceled)
+	<-source.asked
+	for range 100 {
+		ask(t.Context(), 2, nil)
+	}
+	for !waiting() {
+		<-time.After(time.Millisecond)
+	}
+	leave()
+	source.publish(t, 2)
+	select {
+	case <-source.asked:
+		t.Fatal("two look at the same moment")
+	case <-time.After(20 * time.Millisecond):
+	}
+	source.free <- struct{}{} // whoever asked first has left, which is no reason for the others not to hear
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-source.asked:
+			source.free <- struct{}{}
+		case <-done:
+			running = false
+		}
+	}
+	if source.looks > 50 {
+		t.Errorf("%d looks for 101 who asked", source.looks)
+	}
+}
+
 // Those who wait are bounded; those who needn't are served all the same.
 func TestKRLWaitersAreBounded(t *testing.T) {
 	source := &lists{ca: newKey(t)}
 	source.publish(t, 5)
-	b := &board{source: source, seats: make(chan struct{}, 2)}
+	b := newBoard(source, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	for range 2 {

@@ -77,7 +77,7 @@ func New(o Options) http.Handler {
 	}
 	s := &server{
 		Options: o,
-		krl:     &board{source: o.KRL, seats: make(chan struct{}, MaxWaiting)},
+		krl:     newBoard(o.KRL, MaxWaiting),
 		desks:   make(chan struct{}, MaxPosts),
 		calls:   make(chan struct{}, MaxCalls),
 		guests:  guests{now: o.Now, of: map[string]*guest{}},
