@@ -14,7 +14,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"hallpass/access"
+	"hallpass/internal/newfile"
 )
 
 // agentTimeout bounds one conversation with ssh-agent.
@@ -276,47 +276,11 @@ func Create(path, typ string, passphrase []byte, comment string) (ssh.PublicKey,
 	if _, err := os.Lstat(path + ".pub"); err == nil {
 		return nil, fmt.Errorf("CA key: %s.pub: %w", path, os.ErrExist)
 	}
-	if err := writeNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := newfile.Write(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return nil, fmt.Errorf("CA key: %w", err)
 	}
-	if err := writeNew(path+".pub", append(line, '\n'), 0o644); err != nil {
+	if err := newfile.Write(path+".pub", append(line, '\n'), 0o644); err != nil {
 		return nil, fmt.Errorf("CA key: %w", err)
 	}
 	return public, nil
-}
-
-// writeNew puts a file into place whole and durable, or fails with
-// os.ErrExist: link, unlike rename, doesn't replace.
-func writeNew(path string, data []byte, mode os.FileMode) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // a spare name
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return &os.PathError{Op: "create", Path: path, Err: errors.Unwrap(err)}
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

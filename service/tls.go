@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/internal/newfile"
 )
 
 const (
@@ -41,13 +42,68 @@ type Authority struct {
 	leaf *tls.Certificate
 }
 
-// CreateAuthority makes an authority: the private key in keyFile, mode 0600,
-// and the certificate in certificateFile, which clients get a copy of. It
-// never overwrites.
+// CreateAuthority makes what there isn't of an authority: the private key in
+// keyFile, mode 0600, and the certificate in certificateFile, which clients get a
+// copy of. It never overwrites. It may be killed at any moment, and several may do it
+// at the same time: the key is there first, and a certificate is made of the key that
+// there is. A certificate without its key is an error.
 func CreateAuthority(keyFile, certificateFile string) error {
+	_, missing := os.Stat(certificateFile)
+	private, err := os.ReadFile(keyFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && missing == nil:
+		return access.Errorf(access.CodeNotFound, "the service CA's certificate %s is there, and its key %s isn't", certificateFile, keyFile).
+			WithHint("put the key back, or the certificate away, for a new CA that all clients have to get")
+	case errors.Is(err, fs.ErrNotExist):
+		if private, err = createKey(keyFile); err != nil {
+			return fmt.Errorf("make service CA: %w", err)
+		}
+	case err != nil:
+		return fmt.Errorf("service CA: %w", err)
+	}
+	if !errors.Is(missing, fs.ErrNotExist) {
+		return nil // OpenAuthority says what is wrong with it, if anything
+	}
+	der, err := certify(private)
+	if err == nil {
+		err = newfile.Write(certificateFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) { // somebody else has made it
+		return fmt.Errorf("make service CA: %w", err)
+	}
+	return nil
+}
+
+// createKey makes a key and gives what is in the file then, which may be somebody else's.
+func createKey(file string) ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("make service CA: %w", err)
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	err = newfile.Write(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(file)
+}
+
+// certify makes the authority's own certificate.
+func certify(private []byte) ([]byte, error) {
+	block, _ := pem.Decode(private)
+	if block == nil {
+		return nil, access.Errorf(access.CodeMalformed, "its key is not in PEM")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, access.Errorf(access.CodeMalformed, "its key is not one that hallpass made")
 	}
 	now := time.Now()
 	template := &x509.Certificate{
@@ -60,33 +116,9 @@ func CreateAuthority(keyFile, certificateFile string) error {
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
 	if template.SerialNumber, err = serial(); err != nil {
-		return err
+		return nil, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return fmt.Errorf("make service CA: %w", err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("make service CA: %w", err)
-	}
-	for _, file := range []struct {
-		path  string
-		mode  fs.FileMode
-		block pem.Block
-	}{
-		{keyFile, 0o600, pem.Block{Type: "PRIVATE KEY", Bytes: private}},
-		{certificateFile, 0o644, pem.Block{Type: "CERTIFICATE", Bytes: der}},
-	} {
-		f, err := os.OpenFile(file.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, file.mode)
-		if err != nil {
-			return fmt.Errorf("make service CA: %w", err)
-		}
-		if err := errors.Join(pem.Encode(f, &file.block), f.Sync(), f.Close()); err != nil {
-			return fmt.Errorf("make service CA: %w", err)
-		}
-	}
-	return nil
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 }
 
 // OpenAuthority reads what CreateAuthority wrote. The service can be reached

@@ -22,6 +22,7 @@ const module = "hallpass"
 var floors = map[string]int{
 	"access":              0,
 	"internal/certfile":   0,
+	"internal/newfile":    0,
 	"internal/plainjson":  0,
 	"internal/postgresql": 0,
 	"internal/trusted":    0,

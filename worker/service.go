@@ -111,10 +111,8 @@ func (p *parts) shows() (shows *tls.Config, renewed *certfile.Pair, audience str
 	if err := p.config.needs("service.ca", "service.ca_key"); err != nil {
 		return nil, nil, "", err
 	}
-	if _, err := os.Stat(c.CAKey); errors.Is(err, fs.ErrNotExist) {
-		if err := service.CreateAuthority(c.CAKey, c.CA); err != nil {
-			return nil, nil, "", err
-		}
+	if err := service.CreateAuthority(c.CAKey, c.CA); err != nil {
+		return nil, nil, "", err
 	}
 	authority, err := service.OpenAuthority(c.CAKey, c.CA, p.config.serviceNames(), time.Now)
 	if err != nil {
