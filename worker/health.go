@@ -205,6 +205,14 @@ func (h *health) add(part string, ask func(context.Context) (string, error)) {
 	h.changes++
 }
 
+// mention has a part in the answer that a process is ready without.
+func (h *health) mention(part string, ask func(context.Context) (string, error)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.probes = append(h.probes, probe{part: part, ask: ask, may: true})
+	h.changes++
+}
+
 // addTemporal makes Temporal one of them, where there is a task queue. The
 // service alone is ready without: hosts get their lists all the same.
 func (h *health) addTemporal(ask func(context.Context) (string, error), queues bool) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"hallpass/access"
 	"hallpass/audit"
 )
 
@@ -45,6 +46,7 @@ func TestPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var ready Readiness
 	run := func(database string, until func(said string) bool) {
 		t.Helper()
 		l, err := audit.Open(t.Context(), audit.Options{Database: at(database), Key: key})
@@ -67,6 +69,15 @@ func TestPublish(t *testing.T) {
 				t.Fatalf("nothing happened; it said %q", said.String())
 			}
 		}
+		for deadline := time.Now().Add(time.Minute); ; <-time.After(5 * time.Millisecond) {
+			ready = p.health.ready(t.Context())
+			if len(ready.Parts) == 1 && ready.Parts[0].Detail != "hasn't been looked at yet" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("/ready says nothing of it: %+v", ready)
+			}
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -80,7 +91,45 @@ func TestPublish(t *testing.T) {
 		c, err := audit.OpenCheckpoint(msg, public)
 		return err == nil && c.Size == 2
 	})
+	if got := ready.Parts[0]; !ready.Ready || !got.OK || got.Part != "published checkpoint" || got.Detail != "the checkpoint of 2 events is published" {
+		t.Errorf("/ready says %+v", ready)
+	}
 	run("abc", func(said string) bool {
 		return strings.Contains(said, "AUDIT LOG REWRITTEN OR CUT OFF") && strings.Contains(said, "the log has 1")
-	})
+	}) // Hosts go on getting their lists: whoever can write to the place would take them away.
+	if got := ready.Parts[0]; !ready.Ready || got.OK || !strings.HasPrefix(got.Detail, "AUDIT LOG REWRITTEN OR CUT OFF: ") || got.Hint == "" {
+		t.Errorf("of a log that was cut off /ready says %+v", ready)
+	}
+}
+
+// That a log was rewritten is said again and again, as long as it is so; that it can't
+// be published, once.
+func TestPublishRepeatsTheAlarm(t *testing.T) {
+	var said lines
+	p := &published{log: slog.New(slog.NewTextHandler(&said, nil))}
+	now := time.Now()
+	took := func(times int, err error) {
+		for range times {
+			p.took(now, 7, err)
+			now = now.Add(publishEvery)
+		}
+	}
+	times := func(words string) int { return strings.Count(said.String(), words) }
+	const minute = int(time.Minute / publishEvery)
+	took(60*minute, access.Errorf(access.CodeUnverified, "the audit log has been changed"))
+	if n := times("AUDIT LOG REWRITTEN"); n != 12 {
+		t.Errorf("said %d times in an hour, want every 5 minutes", n)
+	}
+	took(1, access.Errorf(access.CodeUnverified, "the audit log has been changed otherwise"))
+	if n := times("AUDIT LOG REWRITTEN"); n != 13 {
+		t.Errorf("another reason: said %d times", n)
+	}
+	took(60*minute, access.Errorf(access.CodeUnavailable, "nobody there"))
+	if n := times("can't be published"); n != 1 {
+		t.Errorf("out of reach: said %d times", n)
+	}
+	took(2, nil)
+	if n := times("being published again"); n != 1 {
+		t.Errorf("published again: said %d times", n)
+	}
 }
