@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -264,6 +265,72 @@ func TestServiceGoesAwayWhileWaiting(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.home(), "requests", id, "key")); err != nil {
 		t.Error("the key is gone:", err)
 	}
+}
+
+// stages is a service whose request takes steps at certain times.
+type stages struct {
+	backend
+	now   func() time.Time
+	steps []stage
+	looks []time.Time
+}
+
+type stage struct {
+	at    time.Time
+	state access.State
+}
+
+func (s *stages) Status(_ context.Context, id string) (access.Status, error) {
+	s.looks = append(s.looks, s.now())
+	is := access.Status{ID: id, Standing: access.Standing{Effect: access.EffectAsk}}
+	for _, step := range s.steps {
+		if !s.now().Before(step.at) {
+			is.State = step.state
+		}
+	}
+	return is, nil
+}
+
+// Who waits for people asks less and less often, and hears of each step soon.
+func TestHowOftenAWaitingCommandAsks(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Now()
+	began := now
+	s := &stages{now: func() time.Time { return now }, steps: []stage{
+		{began, access.StatePending}, {began.Add(10 * time.Minute), access.StateIssuing}, {began.Add(10*time.Minute + 3*time.Second), access.StateDenied},
+	}}
+	a := &app{ctx: t.Context(), err: &printer{w: &out}, now: s.now, sleep: func(_ context.Context, d time.Duration) error {
+		now = now.Add(d)
+		return nil
+	}}
+	if got, err := a.await(s, testID, 0); err != nil || got.State != access.StateDenied {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if late := now.Sub(s.steps[2].at); late > lastPoll {
+		t.Errorf("the end is heard of %s late", late)
+	}
+	count := func(from, to time.Duration) (n int) {
+		for _, at := range s.looks {
+			if d := at.Sub(began); from <= d && d < to {
+				n++
+			}
+		}
+		return n
+	}
+	for _, row := range []struct {
+		from, to   time.Duration
+		less, more int
+	}{
+		{0, time.Second, 5, 15},
+		{0, time.Minute, 20, 35},
+		{time.Minute, 2 * time.Minute, 12, 12},
+		{10 * time.Minute, 10*time.Minute + 6*time.Second, 3, 20},
+	} {
+		if n := count(row.from, row.to); n < row.less || n > row.more {
+			t.Errorf("asked %d times from %s to %s, want %d to %d", n, row.from, row.to, row.less, row.more)
+		}
+	}
+	t.Logf("asked %d times in the first minute, %d in the next", count(0, time.Minute), count(time.Minute, 2*time.Minute))
 }
 
 // How a request ends is known before all of it is taken back, and is what the

@@ -21,11 +21,13 @@ import (
 )
 
 // How often a waiting command asks: quickly at first, for what is approved by
-// itself, then so that nobody notices the difference.
+// itself, and after each step that the request takes; then so that nobody notices the
+// difference. A pause is about a quarter of the time that was waited for nothing.
 const (
 	soonPoll  = 15 * time.Millisecond // where all that is waited for is an activity
 	firstPoll = 50 * time.Millisecond
 	lastPoll  = 2 * time.Second
+	idlePoll  = 5 * time.Second  // where people have to do something, or time has to pass
 	patience  = time.Minute      // how long the service may be gone while waiting
 	longPoll  = 10 * time.Second // how long one that can wait is asked to; what is left on the clock is shown anew then
 )
@@ -59,12 +61,21 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 	var since time.Time // when the service was first gone
 	began := a.now()
 	look := b.Status
-	for delay := firstPoll; ; delay = min(delay*3/2, lastPoll) {
+	var state access.State
+	longest := lastPoll
+	for delay := firstPoll; ; delay = min(delay*5/4, longest) {
 		s, err := look(a.ctx, id)
 		now := a.now()
 		switch {
 		case err == nil:
 			since = time.Time{}
+			if longest = idlePoll; underWay(s) {
+				longest = lastPoll
+			}
+			if s.State != state {
+				state, delay = s.State, firstPoll
+			}
+			delay = min(delay, longest)
 			if s.State == access.StateActive && s.Credential != nil || s.State == access.StateRevoking || s.State.Final() {
 				return s, nil
 			}
@@ -73,6 +84,8 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 			if since.IsZero() {
 				since = now
 			}
+			longest = lastPoll
+			delay = min(delay, longest)
 			if now.Sub(since) >= patience {
 				return access.Status{}, failf(ExitUnreachable, "%w", err).withHint("the request goes on; hallpass wait %s", id)
 			}

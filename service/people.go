@@ -28,10 +28,6 @@ const (
 	// Temporal is given for it.
 	sayTime = 45 * time.Second
 
-	// How often a request is looked at while somebody waits for it.
-	firstLook = 50 * time.Millisecond
-	lastLook  = time.Second
-
 	mostListed = 10_000
 )
 
@@ -284,44 +280,43 @@ func (s *server) status(v visit) (any, error) {
 	}
 	patience(v.w, wait+sayTime)
 	known := strings.TrimPrefix(v.Header.Get("If-None-Match"), "W/")
-	for delay := firstLook; ; delay = min(delay*3/2, lastLook) {
-		data, over, err := look(v.Context(), v.requests, id)
-		if err != nil {
-			return nil, err
-		}
-		sum := sha256.Sum256(data)
-		tag := `"` + hex.EncodeToString(sum[:16]) + `"`
-		if tag != known || wait <= 0 {
-			v.w.Header().Set("ETag", tag)
-			if tag == known {
-				v.w.WriteHeader(http.StatusNotModified)
-				return nil, nil
-			}
-			return json.RawMessage(data), nil
-		}
-		if delay = min(delay, wait); over {
-			delay = wait // no news can come any more
-		}
-		if err := s.Sleep(v.Context(), delay); err != nil {
-			return nil, err
-		}
-		if wait -= delay; over {
-			v.w.Header().Set("ETag", tag)
-			v.w.WriteHeader(http.StatusNotModified)
-			return nil, nil
-		}
+	var now sight
+	if known == "" || wait <= 0 {
+		now, err = look(v.Context(), v.requests, id)
+	} else {
+		now, err = s.watches.news(v.Context(), id, known, wait)
 	}
+	if err != nil {
+		return nil, err
+	}
+	v.w.Header().Set("ETag", now.tag)
+	if now.tag == known {
+		v.w.WriteHeader(http.StatusNotModified)
+		return nil, nil
+	}
+	return json.RawMessage(now.data), nil
 }
 
-// look asks how a request stands, as it is answered, and says whether it is over.
-func look(ctx context.Context, requests Requests, id string) (data []byte, over bool, err error) {
+// look asks how a request stands.
+func look(ctx context.Context, requests Requests, id string) (sight, error) {
 	status, err := requests.Status(ctx, id)
 	out := transport.StatusAnswer{Status: status}
 	if err != nil && (!errors.As(err, &out.Error) || out.Error.Code != access.CodeEnded || status.ID == "") {
-		return nil, false, err
+		return sight{}, err
 	}
-	data, err = json.Marshal(out)
-	return data, status.State.Final() || out.Error != nil, err
+	data, err := json.Marshal(out)
+	if err != nil {
+		return sight{}, err
+	}
+	sum := sha256.Sum256(data)
+	now := sight{data: data, tag: `"` + hex.EncodeToString(sum[:16]) + `"`, over: status.State.Final() || out.Error != nil}
+	switch status.State {
+	case access.StatePending:
+		now.soon = status.Standing.Effect == "" // nobody has ruled on it yet
+	case access.StateIssuing, access.StateRevoking:
+		now.soon = true
+	}
+	return now, nil
 }
 
 // sleep waits for d, or less if ctx ends first.

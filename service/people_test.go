@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -95,7 +96,7 @@ type lobby struct {
 	book    *evidence.Rulebook
 	handler http.Handler
 	now     time.Time
-	slept   time.Duration
+	bubble  bool     // it is the time in a bubble of synctest that counts
 	traced  []string // calls that have a span, with the code that it ended with
 }
 
@@ -115,10 +116,11 @@ func newLobby(t *testing.T) *lobby {
 	l.handler = spec.Watch(New(Options{
 		Log: quiet, Rulebook: func() *evidence.Rulebook { return l.book }, Audience: here,
 		Requests: func() (Requests, error) { return l.hearing, nil },
-		Now:      func() time.Time { return l.now },
-		Sleep: func(ctx context.Context, d time.Duration) error {
-			l.slept += d
-			return ctx.Err()
+		Now: func() time.Time {
+			if l.bubble {
+				return time.Now()
+			}
+			return l.now
 		},
 		Trace: func(r *http.Request) (context.Context, func(error)) {
 			return r.Context(), func(err error) { l.traced = append(l.traced, r.Pattern+" "+string(access.CodeOf(err))) }
@@ -431,65 +433,179 @@ func TestWhatIsAnswered(t *testing.T) {
 }
 
 func TestWaitForNews(t *testing.T) {
+	synctest.Test(t, waitForNews)
+}
+
+func waitForNews(t *testing.T) {
 	l := newLobby(t)
+	l.bubble = true
 	alice := "Bearer " + l.read("alice", nil)
-	l.status = access.Status{ID: statement.NewID(), State: access.StatePending}
+	l.status = access.Status{ID: statement.NewID(), State: access.StatePending, Standing: access.Standing{Effect: access.EffectAsk}}
 	at := "/v1/requests/" + l.status.ID
-	first := l.call(http.MethodGet, at, alice, nil)
+	var took time.Duration
+	ask := func(query string, headers ...string) answered {
+		t.Helper()
+		began := time.Now()
+		defer func() { took = time.Since(began) }()
+		return l.call(http.MethodGet, at+query, alice, nil, headers...)
+	}
+	become := func(state access.State) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.status.State, l.asked = state, 0
+	}
+	first := ask("")
 	tag := first.header.Get("ETag")
 	if first.status != 200 || tag == "" {
 		t.Fatalf("%d %s", first.status, first.body)
 	}
-	if r := l.call(http.MethodGet, at, alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != 0 {
-		t.Errorf("without a wait: %d after %s", r.status, l.slept)
+	if r := ask("", "If-None-Match", tag); r.status != 304 || took != 0 {
+		t.Errorf("without a wait: %d after %s", r.status, took)
 	}
-	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil); r.status != 200 || l.slept != 0 {
-		t.Errorf("who knows nothing waits: %d after %s", r.status, l.slept)
+	if r := ask("?wait=25s"); r.status != 200 || took != 0 {
+		t.Errorf("who knows nothing waits: %d after %s", r.status, took)
 	}
-	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != 25*time.Second || r.body != "" || r.header.Get("ETag") != tag {
-		t.Errorf("nothing new: %d after %s", r.status, l.slept)
+	become(access.StatePending)
+	if r := ask("?wait=25s", "If-None-Match", tag); r.status != 304 || took != 25*time.Second || r.body != "" || r.header.Get("ETag") != tag {
+		t.Errorf("nothing new: %d after %s", r.status, took)
 	}
-	if l.asked > 45 {
+	if l.asked > 30 {
 		t.Errorf("it was looked at %d times in 25 s", l.asked)
 	}
-	l.slept, l.asked = 0, 0
-	l.on = func(asked int) {
-		if asked == 5 {
-			l.mu.Lock()
-			l.status.State = access.StateActive
-			l.mu.Unlock()
+	// Who asks again goes on waiting, and isn't the first to wait.
+	become(access.StatePending)
+	for range 10 {
+		if r := ask("?wait=10s", "If-None-Match", tag); r.status != 304 {
+			t.Errorf("nothing new: %d", r.status)
 		}
+		<-time.After(firstLook)
 	}
-	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil, "If-None-Match", tag); r.status != 200 || !strings.Contains(r.body, `"active"`) || l.slept > time.Second {
-		t.Errorf("news: %d after %s", r.status, l.slept)
+	if l.asked > 25 {
+		t.Errorf("it was looked at %d times in 100 s", l.asked)
 	}
-	l.slept, l.on = 0, nil
-	tag = l.call(http.MethodGet, at, alice, nil).header.Get("ETag")
-	if r := l.call(http.MethodGet, at+"?wait=1s", alice, nil, "If-None-Match", "W/"+tag); r.status != 304 || l.slept != time.Second {
-		t.Errorf("by a weak tag: %d after %s", r.status, l.slept)
+	time.AfterFunc(time.Minute/2, func() { become(access.StateIssuing) })
+	if r := ask("?wait=50s", "If-None-Match", tag); r.status != 200 || !strings.Contains(r.body, `"issuing"`) || took > time.Minute/2+lastLook {
+		t.Errorf("news after a while: %d after %s", r.status, took)
+	} else {
+		tag = r.header.Get("ETag")
 	}
-	l.slept = 0
-	if r := l.call(http.MethodGet, at+"?wait=24h", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != MaxWait {
-		t.Errorf("too long: %d after %s", r.status, l.slept)
+	time.AfterFunc(time.Second, func() { become(access.StateActive) })
+	if r := ask("?wait=25s", "If-None-Match", tag); r.status != 200 || !strings.Contains(r.body, `"active"`) || took > time.Second*3/2 {
+		t.Errorf("news soon after: %d after %s", r.status, took)
+	}
+	tag = ask("").header.Get("ETag")
+	if r := ask("?wait=1s", "If-None-Match", "W/"+tag); r.status != 304 || took != time.Second {
+		t.Errorf("by a weak tag: %d after %s", r.status, took)
+	}
+	if r := ask("?wait=24h", "If-None-Match", tag); r.status != 304 || took != MaxWait {
+		t.Errorf("too long: %d after %s", r.status, took)
+	}
+	// What an issuer works on is never left alone for long.
+	become(access.StateIssuing)
+	tag = ask("").header.Get("ETag")
+	become(access.StateIssuing)
+	if r := ask("?wait=50s", "If-None-Match", tag); r.status != 304 || l.asked < 40 || l.asked > 70 {
+		t.Errorf("while it is issued it was looked at %d times in 50 s", l.asked)
+	}
+	// What was seen before somebody heard of what is later isn't news to him.
+	become(access.StateActive)
+	tag = ask("").header.Get("ETag")
+	if r := ask("?wait=100ms", "If-None-Match", tag); r.status != 304 {
+		t.Errorf("%d %s", r.status, r.body)
 	}
 	// There is no more news of what is over.
-	l.status.State = access.StateExpired
-	tag = l.call(http.MethodGet, at, alice, nil).header.Get("ETag")
-	l.slept, l.asked = 0, 0
-	if r := l.call(http.MethodGet, at+"?wait=25s", alice, nil, "If-None-Match", tag); r.status != 304 || l.slept != 25*time.Second || l.asked != 1 {
-		t.Errorf("over: %d after %s, asked %d times", r.status, l.slept, l.asked)
+	become(access.StateExpired)
+	tag = ask("").header.Get("ETag")
+	become(access.StateExpired)
+	if r := ask("?wait=25s", "If-None-Match", tag); r.status != 304 || took != 25*time.Second || l.asked > 1 {
+		t.Errorf("over: %d after %s, asked %d times", r.status, took, l.asked)
 	}
 	for _, wait := range []string{"soon", "-1s", "5"} {
-		if r := l.call(http.MethodGet, at+"?wait="+wait, alice, nil); r.status != 400 {
+		if r := ask("?wait=" + wait); r.status != 400 {
 			t.Errorf("wait=%s: %d", wait, r.status)
 		}
 	}
-	l.err = access.Errorf(access.CodeNotFound, "no request")
-	if r := l.call(http.MethodGet, at, alice, nil); r.status != 404 {
+	become(access.StatePending)
+	tag = ask("").header.Get("ETag")
+	time.AfterFunc(time.Second, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.err = access.Errorf(access.CodeNotFound, "no request")
+	})
+	if r := ask("?wait=25s", "If-None-Match", tag); r.status != 404 || took > 2*time.Second {
+		t.Errorf("gone: %d after %s", r.status, took)
+	}
+	if r := ask(""); r.status != 404 {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 	if r := l.call(http.MethodGet, "/v1/requests/x", alice, nil); r.status != 400 {
 		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+// However many wait for a request, it is looked at as often as for one, and all of
+// them hear in time.
+func TestManyWaitForOneRequest(t *testing.T) {
+	const news = 2 * time.Minute // after which there is some
+	for _, n := range []int{1, 2 * callsOpen} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLobby(t)
+				l.bubble = true
+				l.status = access.Status{ID: statement.NewID(), State: access.StatePending, Standing: access.Standing{Effect: access.EffectAsk}}
+				at := "/v1/requests/" + l.status.ID
+				people := []string{"Bearer " + l.read("alice", nil), "Bearer " + l.read("bob", nil)}
+				tag := l.call(http.MethodGet, at, people[0], nil).header.Get("ETag")
+				l.asked = 0
+				began := time.Now()
+				looks := func() int {
+					l.mu.Lock()
+					defer l.mu.Unlock()
+					return l.asked
+				}
+				first := 0
+				time.AfterFunc(time.Minute, func() { first = looks() })
+				time.AfterFunc(news, func() {
+					l.mu.Lock()
+					defer l.mu.Unlock()
+					l.status.State = access.StateActive
+				})
+				var all sync.WaitGroup
+				heard := make(chan time.Duration, n)
+				for i := range n {
+					all.Go(func() {
+						<-time.After(time.Duration(i) * 100 * time.Millisecond)
+						for time.Since(began) < 2*news {
+							r := l.call(http.MethodGet, at+"?wait=10s", people[i%2], nil, "If-None-Match", tag)
+							if r.status == 200 {
+								heard <- time.Since(began)
+								return
+							}
+							if r.status != 304 {
+								t.Errorf("%d %s", r.status, r.body)
+								return
+							}
+							<-time.After(firstLook)
+						}
+					})
+				}
+				all.Wait()
+				close(heard)
+				if len(heard) != n {
+					t.Errorf("%d of %d have heard", len(heard), n)
+				}
+				for after := range heard {
+					if after < news || after > news+lastLook {
+						t.Errorf("heard after %s", after)
+					}
+				}
+				if next := looks() - first; first > 35 || next > 16 {
+					t.Errorf("it was looked at %d times in the first minute, and %d in the next", first, next)
+				} else {
+					t.Logf("looked at %d times in the first minute, %d in the next", first, next)
+				}
+			})
+		})
 	}
 }
 

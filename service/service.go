@@ -82,6 +82,13 @@ func New(o Options) http.Handler {
 		calls:   make(chan struct{}, MaxCalls),
 		guests:  guests{now: o.Now, of: map[string]*guest{}},
 	}
+	s.watches = watches{now: o.Now, sleep: o.Sleep, of: map[string]*watch{}, look: func(ctx context.Context, id string) (sight, error) {
+		requests, err := s.Requests()
+		if err != nil {
+			return sight{}, err
+		}
+		return look(ctx, requests, id)
+	}}
 	mux := http.NewServeMux()
 	for _, r := range s.routes() {
 		mux.HandleFunc(r.pattern, r.handler)
@@ -122,10 +129,11 @@ func (s *server) routes() []route {
 
 type server struct {
 	Options
-	krl    *board
-	desks  chan struct{} // each has one message that is being worked on
-	calls  chan struct{} // the same for people
-	guests guests
+	krl     *board
+	desks   chan struct{} // each has one message that is being worked on
+	calls   chan struct{} // the same for people
+	guests  guests
+	watches watches
 
 	reading atomic.Int64 // bytes of the messages of hosts that are being read or worked on
 }

@@ -6,16 +6,14 @@ import (
 	"time"
 )
 
-// shared asks for something on behalf of all who want to know it. One question is
-// on its way at a time, and those who come meanwhile share the next one: nobody gets
-// what was found out before he asked.
+// shared asks for something on behalf of all who want to know it, one question at
+// a time.
 type shared[T any] struct {
 	ask     func(context.Context) (T, error)
 	timeout time.Duration // for one question, whoever still waits for its answer
 
-	mu   sync.Mutex
-	next *found[T] // for those who come now; nil: nobody has
-	busy bool      // a goroutine asks
+	mu        sync.Mutex
+	now, next *found[T] // that is asked for, and that is asked for after it; nil: none is
 }
 
 // found is an answer once done is closed.
@@ -25,17 +23,22 @@ type found[T any] struct {
 	err   error
 }
 
-// get returns what is found out from now on, or the error of ctx if that ends first.
-func (s *shared[T]) get(ctx context.Context) (T, error) {
+// get returns what is found out, or the error of ctx if that ends first. Those who come
+// while something is asked share that answer, or the next one if it has to be fresh: found
+// out after they asked.
+func (s *shared[T]) get(ctx context.Context, fresh bool) (T, error) {
 	s.mu.Lock()
-	f := s.next
-	if f == nil {
+	f := s.now
+	switch {
+	case f == nil:
 		f = &found[T]{done: make(chan struct{})}
-		s.next = f
-	}
-	if !s.busy {
-		s.busy = true
-		go s.work(context.WithoutCancel(ctx))
+		s.now = f
+		go s.work(context.WithoutCancel(ctx), f)
+	case fresh && s.next == nil:
+		s.next = &found[T]{done: make(chan struct{})}
+		f = s.next
+	case fresh:
+		f = s.next
 	}
 	s.mu.Unlock()
 	select {
@@ -48,18 +51,15 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 }
 
 // work asks until nobody wants to know anything any more.
-func (s *shared[T]) work(ctx context.Context) {
-	for {
-		s.mu.Lock()
-		f := s.next
-		s.next, s.busy = nil, f != nil
-		s.mu.Unlock()
-		if f == nil {
-			return
-		}
+func (s *shared[T]) work(ctx context.Context, f *found[T]) {
+	for f != nil {
 		ctx, cancel := context.WithTimeout(ctx, s.timeout)
 		f.value, f.err = s.ask(ctx)
 		cancel()
 		close(f.done)
+		s.mu.Lock()
+		f = s.next
+		s.now, s.next = f, nil
+		s.mu.Unlock()
 	}
 }
