@@ -171,24 +171,24 @@ func (l *Log) delegationSaid(ctx context.Context, st access.Statement, now time.
 	if err != nil {
 		return access.Delegation{}, false, err
 	}
-	for _, rec := range before {
-		switch s := rec.Event.Statement; {
-		case s != nil && s.Payload == st.Payload:
-		case d.Action == access.ActionRevoke:
-			return access.Delegation{}, false, nil // somebody else has revoked it
-		default:
-			return access.Delegation{}, true, access.Errorf(access.CodeDuplicate, "delegation %s was said before, with another content", d.ID)
-		}
-		given, err := l.Delegations(ctx)
-		if err != nil {
-			return access.Delegation{}, true, err
-		}
-		if _, held := given.Open(now).Find(d.ID); !held && d.Action == access.ActionDelegate {
-			return access.Delegation{}, true, access.Errorf(access.CodeEnded, "delegation %s was revoked, or is over", d.ID)
-		}
-		return d, true, nil
+	if len(before) == 0 {
+		return access.Delegation{}, false, nil
 	}
-	return access.Delegation{}, false, nil
+	switch s := before[0].Event.Statement; {
+	case s != nil && s.Payload == st.Payload:
+	case d.Action == access.ActionRevoke:
+		return access.Delegation{}, false, nil // somebody else has revoked it
+	default:
+		return access.Delegation{}, true, access.Errorf(access.CodeDuplicate, "delegation %s was said before, with another content", d.ID)
+	}
+	given, err := l.Delegations(ctx)
+	if err != nil {
+		return access.Delegation{}, true, err
+	}
+	if _, held := given.Open(now).Find(d.ID); !held && d.Action == access.ActionDelegate {
+		return access.Delegation{}, true, access.Errorf(access.CodeEnded, "delegation %s was revoked, or is over", d.ID)
+	}
+	return d, true, nil
 }
 
 // standing refuses a credential that rests on a delegation which isn't on

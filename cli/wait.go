@@ -62,20 +62,20 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 	began := a.now()
 	look := b.Status
 	var state access.State
-	longest := lastPoll
-	for delay := firstPoll; ; delay = min(delay*5/4, longest) {
+	for delay := firstPoll; ; delay = delay * 5 / 4 {
 		s, err := look(a.ctx, id)
 		now := a.now()
+		if err == nil && s.State != state {
+			state, delay = s.State, firstPoll
+		}
+		longest := lastPoll
+		if err == nil && !underWay(s) {
+			longest = idlePoll
+		}
+		delay = min(delay, longest)
 		switch {
 		case err == nil:
 			since = time.Time{}
-			if longest = idlePoll; underWay(s) {
-				longest = lastPoll
-			}
-			if s.State != state {
-				state, delay = s.State, firstPoll
-			}
-			delay = min(delay, longest)
 			if s.State == access.StateActive && s.Credential != nil || s.State == access.StateRevoking || s.State.Final() {
 				return s, nil
 			}
@@ -84,8 +84,6 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 			if since.IsZero() {
 				since = now
 			}
-			longest = lastPoll
-			delay = min(delay, longest)
 			if now.Sub(since) >= patience {
 				return access.Status{}, failf(ExitUnreachable, "%w", err).withHint("the request goes on; hallpass wait %s", id)
 			}

@@ -60,7 +60,7 @@ func (p *published) took(now time.Time, size int64, err error) {
 	}
 	same := before != nil && before.Error() == err.Error()
 	rewritten := access.CodeOf(err) == access.CodeUnverified
-	if same && !(rewritten && now.Sub(p.said) >= repeatRewritten) {
+	if same && (!rewritten || now.Sub(p.said) < repeatRewritten) {
 		return
 	}
 	p.said = now
