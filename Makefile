@@ -192,9 +192,9 @@ chaos: build $(if $(filter processes,$(STACKS)),temporal vault) ## work and faul
 	done
 
 .PHONY: histories
-histories: build ## record the workflow histories anew, one per ending
+histories: build ## record the workflow histories that aren't there yet, those of a release with OUT=testsuite/histories/vX.Y.Z
 	$(call say,recording histories)
-	@$(GO) run ./testsuite/histories/record -hallpass $(BIN)
+	@$(GO) run ./testsuite/histories/record -hallpass $(BIN) $(if $(OUT),-out $(OUT))
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (3s)

@@ -116,25 +116,8 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 		Channels: channels, Lookups: lookups,
 	}
 	return work{arrange: p.schedule, register: func(r sdkworker.Registry) {
-		// Where builds are told apart, what began on one ends on it. Reviews
-		// don't: they last for as long as nobody signs.
-		for _, w := range []struct {
-			name     string
-			workflow any
-			build    workflow.VersioningBehavior
-		}{
-			{access.Workflow, workflows.AccessRequest, workflow.VersioningBehaviorPinned},
-			{access.WorkflowStop, workflows.Stop, workflow.VersioningBehaviorPinned},
-			{access.WorkflowLock, workflows.Lock, workflow.VersioningBehaviorPinned},
-			{access.WorkflowLocks, workflows.Locks, workflow.VersioningBehaviorPinned},
-			{access.WorkflowDelegate, workflows.Delegate, workflow.VersioningBehaviorPinned},
-			{access.WorkflowDelegations, workflows.Delegations, workflow.VersioningBehaviorPinned},
-			{access.WorkflowReview, workflows.EmergencyReview, workflow.VersioningBehaviorAutoUpgrade},
-			{access.WorkflowReviews, workflows.Reviews, workflow.VersioningBehaviorPinned},
-			{access.WorkflowSweep, workflows.Sweep, workflow.VersioningBehaviorPinned},
-			{access.HostWorkflow, workflows.HostCertificate, workflow.VersioningBehaviorPinned},
-		} {
-			r.RegisterWorkflowWithOptions(w.workflow, workflow.RegisterOptions{Name: w.name, VersioningBehavior: w.build})
+		for _, t := range workflows.Types() {
+			r.RegisterWorkflowWithOptions(t.Func, workflow.RegisterOptions{Name: t.Name, VersioningBehavior: t.Build})
 		}
 		r.RegisterActivity(acts)
 	}}, nil

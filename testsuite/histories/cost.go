@@ -17,7 +17,7 @@ type Cost struct {
 }
 
 // Of adds up what is in a history. Queries, heartbeats and refused updates are
-// billed too and leave nothing there.
+// billed too and leave nothing there; a signal is found where it was received.
 func Of(h *history.History) Cost {
 	c := Cost{Events: len(h.Events), Bytes: proto.Size(h)}
 	marked := map[int64]bool{} // the workflow tasks whose markers are counted
@@ -26,9 +26,9 @@ func Of(h *history.History) Cost {
 		case enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
 			enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
 			enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
-			enums.EVENT_TYPE_TIMER_STARTED:
-			c.Actions++
-		case enums.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
+			enums.EVENT_TYPE_TIMER_STARTED,
+			enums.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
+			enums.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED: // the child's start is one more, in its own history
 			c.Actions++
 		case enums.EVENT_TYPE_ACTIVITY_TASK_STARTED: // with the last attempt
 			c.Actions += int(e.GetActivityTaskStartedEventAttributes().GetAttempt())

@@ -1,13 +1,15 @@
 // Package histories keeps recorded histories of real requests, one for each
-// way a request can end, and replays them with the workflow of today: what
-// doesn't replay would block every request that was under way when a new
-// version is started.
+// way a request can end, and of what else is a workflow, and replays them with the
+// workflows of today: what doesn't replay would block every one that was under way
+// when a new version is started.
 //
 // A recording that fails to replay is not to be replaced: guard the change with
 // workflow.GetVersion, and record anew under another name when the old path is
-// gone. Record them with
+// gone. What isn't there yet is recorded with
 //
 //	go run ./testsuite/histories/record -hallpass bin/hallpass
+//
+// and once for each release into a folder named for it, v1.2.3.
 package histories
 
 import (

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,30 +21,45 @@ import (
 	"hallpass/workflows"
 )
 
-// Every recorded history replays, and between them they have every ending.
+// Every recorded history replays, of every release. Between them they have every
+// ending of a request, and every type of workflow.
 func TestReplay(t *testing.T) {
 	files, err := filepath.Glob("*.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	endings := map[access.State]bool{}
-	for _, file := range files {
+	released, err := filepath.Glob("v*/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	endings, types := map[access.State]bool{}, map[string]bool{}
+	for _, file := range slices.Concat(files, released) {
 		t.Run(strings.TrimSuffix(file, ".json"), func(t *testing.T) {
 			h := read(t, file)
 			replayer := sdkworker.NewWorkflowReplayer()
-			replayer.RegisterWorkflowWithOptions(workflows.AccessRequest, workflow.RegisterOptions{Name: access.Workflow})
-			replayer.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: access.WorkflowLock})
-			replayer.RegisterWorkflowWithOptions(workflows.Delegate, workflow.RegisterOptions{Name: access.WorkflowDelegate})
+			for _, typ := range workflows.Types() {
+				replayer.RegisterWorkflowWithOptions(typ.Func, workflow.RegisterOptions{Name: typ.Name})
+			}
+			started := h.Events[0].GetWorkflowExecutionStartedEventAttributes()
+			options := sdkworker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: started.GetWorkflowId(), RunID: started.GetOriginalExecutionRunId()}}
 			quiet := log.NewStructuredLogger(slog.New(slog.DiscardHandler))
-			if err := replayer.ReplayWorkflowHistory(quiet, h); err != nil {
+			if err := replayer.ReplayWorkflowHistoryWithOptions(quiet, h, options); err != nil {
 				t.Fatal(err)
 			}
-			endings[outcome(t, h).State] = true
+			is := started.GetWorkflowType().GetName()
+			if types[is] = true; is == access.Workflow {
+				endings[outcome(t, h).State] = true
+			}
 		})
 	}
 	for _, state := range access.States() {
 		if state.Final() && !endings[state] {
 			t.Errorf("no recorded history ends as %s", state)
+		}
+	}
+	for _, typ := range workflows.Types() {
+		if !types[typ.Name] {
+			t.Errorf("no recorded history is of the workflow %s", typ.Name)
 		}
 	}
 }
@@ -125,6 +141,8 @@ func TestCostOf(t *testing.T) {
 		{"start", []*history.HistoryEvent{event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED), event(enums.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)}, 1},
 		{"messages", []*history.HistoryEvent{event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED), event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED), event(enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED)}, 2},
 		{"a timer", []*history.HistoryEvent{event(enums.EVENT_TYPE_TIMER_STARTED), event(enums.EVENT_TYPE_TIMER_FIRED)}, 1},
+		{"a child", []*history.HistoryEvent{event(enums.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED), event(enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED)}, 1},
+		{"a signal to another", []*history.HistoryEvent{event(enums.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED), event(enums.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)}, 0},
 		{"search attributes", []*history.HistoryEvent{event(enums.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES)}, 1},
 		{"local activities of one task, and of another", []*history.HistoryEvent{marker(4), marker(4), marker(9)}, 2},
 		{"an activity at the third attempt", []*history.HistoryEvent{event(enums.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED), activity(3), event(enums.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)}, 3},
