@@ -161,6 +161,7 @@ e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Va
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
 	@ls testsuite/testdata/scripts | grep -qE '$(E2E)' || { echo "no script is named like $(E2E)"; exit 1; }
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m $(if $(HALLPASS_FIGURES),-v) -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
+	@$(if $(filter .,$(E2E)),HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 ./testsuite/histories/record)
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
 
 .PHONY: attack-stack

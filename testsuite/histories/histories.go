@@ -51,6 +51,20 @@ func Write(path string, h *history.History) error {
 	return os.WriteFile(path, append(data, '\n'), 0o644)
 }
 
+// Read reads what Write has written.
+func Read(path string) (*history.History, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	h, err := client.HistoryFromJSON(f, client.HistoryJSONOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return h, nil
+}
+
 // anonymize takes out who ran it, which nothing replays by: identities, and
 // the names of the queues that workers keep to themselves.
 func anonymize(m protoreflect.Message) {

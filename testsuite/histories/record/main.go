@@ -315,15 +315,16 @@ func main() {
 	}
 }
 
-// record plays those whose histories aren't in out. What is there stays as it is.
-func record(ctx context.Context, program, out string) error {
+// record plays those, or the ones of these names, whose histories aren't in out.
+// What is there stays as it is.
+func record(ctx context.Context, program, out string, names ...string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
 	missing := func(all []play) []play {
 		return slices.DeleteFunc(slices.Clone(all), func(p play) bool {
 			_, err := os.Stat(filepath.Join(out, p.name+".json"))
-			return err == nil
+			return err == nil || len(names) > 0 && !slices.Contains(names, p.name)
 		})
 	}
 	hears := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
