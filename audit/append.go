@@ -464,13 +464,28 @@ const fullFor = time.Minute
 // Writable says whether the log would take an event now: it makes the
 // transaction of one, with the lock and all that is looked at first, and writes
 // nothing. Whether there is room on the disk, only a write can tell: it is what
-// the last one said, if that wasn't long ago.
+// the last one said, if that wasn't long ago. PostgreSQL is asked for it as well,
+// once in a while, since its tables grow before a commit.
 func (l *Log) Writable(ctx context.Context) error {
-	_, err := update(ctx, l, func(*tx) (struct{}, error) { return struct{}{}, nil })
+	_, err := update(ctx, l, func(t *tx) (struct{}, error) { return struct{}{}, t.canGrow() })
 	if at := l.full.Load(); err == nil && at != 0 && time.Since(time.Unix(0, at)) < fullFor {
 		return errFull()
 	}
 	return err
+}
+
+// canGrow says whether the tables can grow, unless it is known that they could a
+// while ago.
+func (t *tx) canGrow() error {
+	query := t.log.db.room()
+	if query == "" || !t.log.roomy.IsZero() && time.Since(t.log.roomy) < fullFor {
+		return nil
+	}
+	_, t.failed = t.log.session.send(t.ctx, stmt{query: query})
+	if t.failed == nil {
+		t.log.roomy = time.Now()
+	}
+	return t.failed
 }
 
 // Append records an event and returns its index, counted from 0. It returns

@@ -60,6 +60,7 @@ type Log struct {
 
 	inForce atomic.Pointer[access.Digests] // of the last RecordRulebook
 	full    atomic.Int64                   // when a write last found no room, in Unix nanoseconds; 0: a later one has
+	roomy   time.Time                      // when PostgreSQL last had room for its tables to grow; the writer's
 
 	db      *database
 	session session         // the writer goroutine's own, nil where it has to connect; and so are these:

@@ -311,6 +311,16 @@ func testUnavailable(t *testing.T) {
 	}
 	server.Exec(t, db, "DROP FUNCTION public.full CASCADE")
 	works()
+	l.roomy = time.Time{} // as if a minute had passed
+	server.Exec(t, db, `CREATE FUNCTION public.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+		CREATE TRIGGER full_disk BEFORE INSERT ON hallpass_audit.events FOR EACH ROW EXECUTE FUNCTION public.full()`)
+	for range 2 { // no write has found out
+		if err := l.Writable(ctx); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "no space left for the audit log") {
+			t.Errorf("by itself: %v", err)
+		}
+	}
+	server.Exec(t, db, "DROP FUNCTION public.full CASCADE")
+	works()
 	if err := l.Writable(ctx); err != nil {
 		t.Errorf("with room again: %v", err)
 	}

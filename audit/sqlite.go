@@ -30,6 +30,7 @@ func (f sqliteFile) lock() []stmt                  { return []stmt{{query: "BEGI
 func (f sqliteFile) snapshot() string              { return "BEGIN" }
 func (f sqliteFile) version() string               { return "PRAGMA data_version" }
 func (f sqliteFile) clock() string                 { return "" }
+func (f sqliteFile) room() string                  { return "" }
 func (f sqliteFile) settings() string              { return "'on', 'on', 'off'" } // dsn sees to it
 
 // prefetch asks for so many, the last of them several times, that there are few
