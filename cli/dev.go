@@ -35,6 +35,7 @@ func (a *app) devCommand() *cli.Command {
 			&cli.StringFlag{Name: "ready-file", Usage: "write what runs where, as JSON, to `FILE` once requests can be made, and remove it at the end", TakesFile: true},
 		},
 		Action: func(c *cli.Context) error {
+			a.daemon = true
 			if _, err := arguments(c); err != nil {
 				return err
 			}

@@ -158,6 +158,12 @@ func TestOperateBadUsage(t *testing.T) {
 			if code != tt.code || !strings.Contains(stderr, tt.want) {
 				t.Errorf("exit code %d, want %d: %s", code, tt.code, stderr)
 			}
+			// In a log the last line is read: a service has all in it.
+			if service := tt.args[0] != "config"; service && strings.Count(stderr, "\n") != 1 {
+				t.Errorf("not in one line: %s", stderr)
+			} else if strings.Contains(stderr, "try: ") && strings.Contains(stderr, "\n  try: ") == service {
+				t.Errorf("what to do isn't where it should be: %s", stderr)
+			}
 		})
 	}
 }

@@ -90,10 +90,16 @@ func hintOf(err error) string {
 	return ""
 }
 
-// report writes err as one line and its hint as a second.
+// report writes err as one line and its hint as a second. A service whose errors
+// go to a log has both in its last line: that is the one which is looked at.
 func (a *app) report(err error) {
+	hint := hintOf(err)
+	if hint != "" && a.daemon && !a.err.tty {
+		a.err.Printf("hallpass: %s; try: %s\n", err, hint)
+		return
+	}
 	a.err.Printf("hallpass: %s\n", err)
-	if hint := hintOf(err); hint != "" {
+	if hint != "" {
 		a.err.Printf("  %s %s\n", a.err.dim("try:"), hint)
 	}
 }

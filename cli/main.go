@@ -42,6 +42,7 @@ type app struct {
 	setup  setup
 
 	completing bool // at a Tab: nobody is asked for anything
+	daemon     bool // a service, whose errors somebody finds in a log
 
 	// What reaches outside, replaced in tests.
 	dial    func(context.Context) (backend, error) // nil: as configured

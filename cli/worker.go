@@ -23,6 +23,7 @@ func (a *app) workerCommand() *cli.Command {
 			},
 		},
 		Action: func(c *cli.Context) error {
+			a.daemon = true
 			if _, err := arguments(c); err != nil {
 				return err
 			}

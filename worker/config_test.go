@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/sdk/contrib/envconfig"
 
 	"hallpass/access"
 )
@@ -352,9 +353,10 @@ func TestConfigurationIsDocumented(t *testing.T) {
 			t.Errorf("the example doesn't set %s", s.Name)
 		}
 	}
-	if want := strings.ReplaceAll(command("default", attributes()), " --name", ""); !strings.Contains(
-		strings.Join(strings.Fields(strings.NewReplacer("\\\n", " ", " --name", "").Replace(text)), " "), want) {
-		t.Errorf("docs/configuration.md doesn't have the command %s", command("default", attributes()))
+	for _, p := range []envconfig.ClientConfigProfile{{Namespace: "default"}, {Namespace: "NAME.ACCOUNT", Address: "NAME.ACCOUNT.tmprl.cloud:7233"}} {
+		if want := command(p, attributes()); !strings.Contains(strings.Join(strings.Fields(strings.ReplaceAll(text, "\\\n", " ")), " "), want) {
+			t.Errorf("docs/configuration.md doesn't have the command %s", want)
+		}
 	}
 }
 

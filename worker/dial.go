@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/interceptor"
 	sdklog "go.temporal.io/sdk/log"
+	"google.golang.org/grpc/codes"
 
 	"hallpass/access"
 	"hallpass/codec"
@@ -103,6 +104,9 @@ func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, c
 	if onThisMachine(o.HostPort) {
 		o.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{} // there is no network to spare
 	}
+	if o.Credentials != nil && c.getenv(apiKeyVariable) == "" {
+		o.Credentials = client.NewAPIKeyDynamicCredentials(c.apiKey(log))
+	}
 	o.Logger, o.MetricsHandler = sdklog.NewStructuredLogger(log), counts
 	o.DataConverter, o.FailureConverter = ring.Converter(), ring.FailureConverter()
 	if tracing != nil {
@@ -113,11 +117,66 @@ func (c *Config) dial(ctx context.Context, ring *codec.Ring, log *slog.Logger, c
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		why := cause(err)
-		return nil, access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", o.HostPort, why).WithHint("%s", c.mend(o, why))
+		profile, perr := c.profile()
+		if perr != nil {
+			return nil, perr
+		}
+		return nil, c.away(profile, err)
 	}
 	return cl, nil
 }
+
+// away says that Temporal can't be worked with, and what to do. It may come back
+// by itself, also where it refuses: keys and rights are mended elsewhere.
+func (c *Config) away(p envconfig.ClientConfigProfile, err error) *access.Error {
+	why := cause(err)
+	if !turnedAway(err) {
+		return access.Errorf(access.CodeUnavailable, "temporal at %s doesn't answer: %s", p.Address, why).WithHint("%s", c.mend(p.Address, why))
+	}
+	refusal := access.Errorf(access.CodeUnavailable, "temporal at %s refuses hallpass: %s", p.Address, why)
+	switch {
+	case p.APIKey == "":
+		return refusal.WithHint("it wants to know who comes: by an API key, in TEMPORAL_API_KEY or the profile file, or by a certificate, TEMPORAL_TLS_CLIENT_CERT_PATH")
+	case c.getenv(apiKeyVariable) != "":
+		return refusal.WithHint("the API key in %s has run out, isn't known there or isn't for namespace %s: put a new one there and start again", apiKeyVariable, p.Namespace)
+	}
+	return refusal.WithHint("the API key in the profile file has run out, isn't known there or isn't for namespace %s: put a new one there; it is read again by itself", p.Namespace)
+}
+
+// turnedAway says of an error of Temporal's whether it is about who asks.
+func turnedAway(err error) bool {
+	code := serviceerror.ToStatus(err).Code()
+	return code == codes.Unauthenticated || code == codes.PermissionDenied
+}
+
+// apiKeyVariable is where envconfig takes an API key from before it looks into the
+// profile file.
+const apiKeyVariable = "TEMPORAL_API_KEY"
+
+// apiKey gives the API key that the profile file has. One in the environment would
+// stay what it was when the program began.
+func (c *Config) apiKey(log *slog.Logger) func(context.Context) (string, error) {
+	var mu sync.Mutex
+	var key string
+	var read time.Time
+	return func(context.Context) (string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !read.IsZero() && time.Since(read) < keyEvery {
+			return key, nil
+		}
+		read = time.Now()
+		if p, err := c.profile(); err != nil {
+			log.Error("the API key for temporal can't be read; the last one is used", "error", oneLine(err.Error()))
+		} else if p.APIKey != "" {
+			key = p.APIKey
+		}
+		return key, nil
+	}
+}
+
+// keyEvery is how long an API key is used before the file is read again.
+const keyEvery = 5 * time.Second
 
 // renewing has connections shown the certificate that is in the files of
 // TEMPORAL_TLS_CLIENT_… when they are made, and not when the program began.
@@ -191,7 +250,7 @@ func (p *parts) askRing(context.Context) (string, error) {
 
 // mend says what to do about a connection that isn't made, by what gRPC and
 // TLS say of it.
-func (c *Config) mend(o client.Options, why string) string {
+func (c *Config) mend(address, why string) string {
 	for _, m := range []struct{ sign, hint string }{
 		{"certificate has expired or is not yet valid", "the certificate that Temporal shows has run out: have it renewed; or this machine's clock is wrong"},
 		{"certificate is valid for", "name Temporal as its certificate does, in TEMPORAL_ADDRESS or in TEMPORAL_TLS_SERVER_NAME"},
@@ -207,7 +266,7 @@ func (c *Config) mend(o client.Options, why string) string {
 	switch {
 	case c.Temporal.Address == "":
 		return "is this where it is? It is what TEMPORAL_ADDRESS or the profile file says"
-	case onThisMachine(o.HostPort) && strings.Contains(why, "connection refused"):
+	case onThisMachine(address) && strings.Contains(why, "connection refused"):
 		return "start everything on this machine with: hallpass dev"
 	}
 	return "with temporal.address set, hallpass goes there without TLS; where there is TLS, leave it out and set TEMPORAL_ADDRESS and TEMPORAL_TLS…"
@@ -323,25 +382,32 @@ func keepTrying(ctx context.Context, log *slog.Logger, what string, f func(conte
 
 // register adds the search attributes that the namespace hasn't got. Workers
 // need them: a workflow that sets one that isn't there can't go on. Where
-// Temporal doesn't let us, the error says what an operator has to type.
-func register(ctx context.Context, cl client.Client, namespace string, log *slog.Logger) error {
-	_, err := cl.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
+// Temporal doesn't let us, the error says what an operator has to do. unseen says
+// why nobody knows whether they are there, "" if that is known.
+func (c *Config) register(ctx context.Context, cl client.Client, log *slog.Logger) (unseen string, err error) {
+	profile, err := c.profile()
+	if err != nil {
+		return "", err
+	}
+	namespace := profile.Namespace
+	_, err = cl.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
 	var absent *serviceerror.NamespaceNotFound
 	if errors.As(err, &absent) {
-		return noNamespace(namespace)
+		return "", noNamespace(profile)
+	}
+	if turnedAway(err) {
+		return "", c.away(profile, err)
 	}
 	if err != nil {
-		return refused(err, "look at namespace "+namespace)
+		return "", refused(err, "look at namespace "+namespace)
 	}
 	have, err := cl.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
 	if err != nil {
-		err = refused(err, "list search attributes of namespace "+namespace)
-		if access.CodeOf(err) == access.CodeUnavailable {
-			return err
+		err := refused(err, "list search attributes of namespace "+namespace)
+		if err.Code == access.CodeUnavailable {
+			return "", err
 		}
-		// Some clusters let nobody look. If one is missing, workflows will say so.
-		log.Warn("can't see which search attributes there are", "namespace", namespace, "error", err.Error(), "needed", command(namespace, attributes()))
-		return nil
+		return searchable(ctx, cl, profile, log) // some clusters let nobody look
 	}
 	missing := map[string]enumspb.IndexedValueType{}
 	for name, typ := range attributes() {
@@ -349,23 +415,65 @@ func register(ctx context.Context, cl client.Client, namespace string, log *slog
 		case !ok:
 			missing[name] = typ
 		case is != typ:
-			return access.Errorf(access.CodeMalformed, "search attribute %s of namespace %s has type %s, and hallpass needs %s", name, namespace, is, typ).
+			return "", access.Errorf(access.CodeMalformed, "search attribute %s of namespace %s has type %s, and hallpass needs %s", name, namespace, is, typ).
 				WithHint("give hallpass a namespace of its own")
 		}
 	}
 	if len(missing) == 0 {
-		return nil
+		return "", nil
 	}
 	if _, err = cl.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: missing}); err != nil {
-		return refused(err, "register search attributes in namespace "+namespace).WithHint("%s", command(namespace, missing))
+		return "", refused(err, "register search attributes in namespace "+namespace).WithHint("%s", command(profile, missing))
 	}
 	log.Info("registered search attributes", "namespace", namespace, "names", strings.Join(slices.Sorted(maps.Keys(missing)), " "))
-	return nil
+	return "", nil
 }
 
-func noNamespace(name string) *access.Error {
-	return access.Errorf(access.CodeNotFound, "temporal has no namespace %q", name).
-		WithHint("temporal operator namespace create --namespace %s --retention 30d", name)
+// searchable finds out by searches whether the search attributes are there: one
+// that isn't, or is of another type, can't be searched for. Somebody may be adding
+// them, so it is worth to ask again.
+func searchable(ctx context.Context, cl client.Client, profile envconfig.ClientConfigProfile, log *slog.Logger) (unseen string, err error) {
+	missing := map[string]enumspb.IndexedValueType{}
+	for name, typ := range attributes() {
+		query := name + " = 'hallpass'"
+		if typ == enumspb.INDEXED_VALUE_TYPE_DATETIME {
+			query = name + " < '2000-01-01T00:00:00Z'"
+		}
+		_, err := cl.WorkflowService().ListWorkflowExecutions(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: profile.Namespace, PageSize: 1, Query: query})
+		var invalid *serviceerror.InvalidArgument
+		switch {
+		case err == nil:
+		case errors.As(err, &invalid):
+			missing[name] = typ
+		default:
+			err := refused(err, "search namespace "+profile.Namespace)
+			if err.Code == access.CodeUnavailable {
+				return "", err
+			}
+			log.Warn("can't see which search attributes there are", "namespace", profile.Namespace, "error", err.Message, "needed", command(profile, attributes()))
+			return "whether it has the search attributes can't be seen: " + err.Message, nil
+		}
+	}
+	if len(missing) == 0 {
+		return "", nil
+	}
+	return "", access.Errorf(access.CodeUnavailable, "namespace %s lacks search attributes, or has them with another type: %s",
+		profile.Namespace, strings.Join(slices.Sorted(maps.Keys(missing)), ", ")).WithHint("%s", command(profile, missing))
+}
+
+// cloud says whether it is Temporal Cloud, where namespaces and search attributes
+// are made with a tool of its own.
+func cloud(p envconfig.ClientConfigProfile) bool {
+	host, _, _ := net.SplitHostPort(p.Address)
+	return strings.HasSuffix(host, ".tmprl.cloud") || strings.HasSuffix(host, ".api.temporal.io")
+}
+
+func noNamespace(p envconfig.ClientConfigProfile) *access.Error {
+	err := access.Errorf(access.CodeNotFound, "temporal has no namespace %q", p.Namespace)
+	if cloud(p) {
+		return err.WithHint("tcld namespace list shows those of your account; their names end in .ACCOUNT")
+	}
+	return err.WithHint("temporal operator namespace create --namespace %s --retention 30d", p.Namespace)
 }
 
 // refused classifies an error of Temporal's: CodeForbidden where it will say
@@ -384,11 +492,15 @@ func refused(err error, doing string) *access.Error {
 }
 
 // command is what an operator types to add the attributes.
-func command(namespace string, missing map[string]enumspb.IndexedValueType) string {
+func command(p envconfig.ClientConfigProfile, missing map[string]enumspb.IndexedValueType) string {
+	line, one := "temporal operator search-attribute create --namespace %s", " --name %s --type %s"
+	if cloud(p) {
+		line, one = "tcld namespace search-attributes add --namespace %s", " --search-attribute %s=%s"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "temporal operator search-attribute create --namespace %s", namespace)
+	fmt.Fprintf(&b, line, p.Namespace)
 	for _, name := range slices.Sorted(maps.Keys(missing)) {
-		fmt.Fprintf(&b, " --name %s --type %s", name, missing[name])
+		fmt.Fprintf(&b, one, name, missing[name])
 	}
 	return b.String()
 }

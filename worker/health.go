@@ -111,6 +111,9 @@ func startHealth(ctx context.Context, c *Config, log *slog.Logger) (h *health, s
 		}
 	}()
 	log.Info("says how it is", "address", "http://"+l.Addr().String())
+	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		log.Warn("health.address is off loopback: who can reach it sees /ready and /metrics, over plain HTTP", "address", l.Addr().String())
+	}
 	return h, func() { _ = server.Close(); <-done }, nil
 }
 
@@ -267,13 +270,19 @@ func (p *parts) askTemporal(ctx context.Context) (string, error) {
 	var absent *serviceerror.NamespaceNotFound
 	switch {
 	case errors.As(err, &absent):
-		return "", noNamespace(o.Namespace)
+		return "", noNamespace(o)
 	case ctx.Err() != nil:
 		return "", ctx.Err()
+	case turnedAway(err):
+		return "", p.config.away(o, err)
 	case err != nil:
 		return "", access.Errorf(access.CodeUnavailable, "temporal at %s: %s", o.Address, cause(err))
 	}
-	return fmt.Sprintf("%s, namespace %s", o.Address, o.Namespace), nil
+	detail := fmt.Sprintf("%s, namespace %s", o.Address, o.Namespace)
+	if unseen := p.unseen.Load(); unseen != nil && *unseen != "" {
+		detail += "; " + *unseen
+	}
+	return detail, nil
 }
 
 // askQueue says whether a task queue is being polled.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -314,6 +315,23 @@ func TestHealthAddressTaken(t *testing.T) {
 	want := fmt.Sprintf("%s, for health.address, is taken by another program", l.Addr())
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// Who listens where others can hear is told that this is without TLS.
+func TestHealthOffLoopbackIsSaid(t *testing.T) {
+	for host, said := range map[string]bool{"127.0.0.1": false, "localhost": false, "0.0.0.0": true} {
+		log := &syncBuffer{}
+		c := &Config{}
+		c.Health.Address = net.JoinHostPort(host, "0")
+		_, stop, err := startHealth(t.Context(), c, slog.New(slog.NewJSONHandler(log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if got := strings.Contains(log.String(), `"level":"WARN","msg":"health.address is off loopback: who can reach it sees /ready and /metrics, over plain HTTP"`); got != said {
+			t.Errorf("%s: %s", host, log)
+		}
 	}
 }
 

@@ -323,6 +323,7 @@ type parts struct {
 	stations []*station
 	health   *health
 	temporal atomic.Pointer[client.Client] // once there is a connection
+	unseen   atomic.Pointer[string]        // what could not be looked at in Temporal, "" for nothing
 	vault    *vault.Client                 // the one login of this process; nil until a role needs it
 	recalls  chan struct{}                 // each has one history that is being replayed
 }
@@ -374,6 +375,9 @@ func open(ctx context.Context, c *Config, names []string, h *health, log *slog.L
 		return nil, err
 	}
 	h.add("audit log", p.askAudit)
+	if err := p.audit.Writable(ctx); err != nil {
+		log.Error("the audit log takes no events", "error", err.Error(), "hint", hintOf(err))
+	}
 	if p.book, err = openBook(c, p.audit, log); err != nil {
 		return nil, err
 	}
@@ -521,7 +525,8 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 		return err
 	}
 	if err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) error {
-		err := register(ctx, cl, o.Namespace, p.log)
+		unseen, err := p.config.register(ctx, cl, p.log)
+		p.unseen.Store(&unseen)
 		p.health.enter(starting, err)
 		return err
 	}); err != nil {

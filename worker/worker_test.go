@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/contrib/envconfig"
 	"golang.org/x/sys/unix"
 
 	"hallpass/access"
@@ -406,7 +407,7 @@ func TestClientOptionsComeFromTemporalsOwnVariables(t *testing.T) {
 }
 
 func TestCommandNamesEveryAttribute(t *testing.T) {
-	got := command("default", attributes())
+	got := command(envconfig.ClientConfigProfile{Namespace: "default"}, attributes())
 	want := "temporal operator search-attribute create --namespace default" +
 		" --name HallpassApprovers --type KeywordList --name HallpassExpires --type Datetime" +
 		" --name HallpassRequester --type Keyword --name HallpassResource --type Keyword --name HallpassState --type Keyword"

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ import (
 )
 
 // TestStartUpSaysWhatIsWrong starts a worker with one thing wrong. It either
-// ends, and its last lines say what is wrong and what to do, or it waits, and
+// ends, and its last line says what is wrong and what to do, or it waits, and
 // its log and /ready do.
 func TestStartUpSaysWhatIsWrong(t *testing.T) {
 	w := furnish(t)
@@ -100,6 +101,14 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 			env: []string{"HALLPASS_TEMPORAL_NAMESPACE=bare", "TEMPORAL_ADDRESS=" + w.denying("AddSearchAttributes")}, spoil: w.namespace("bare"),
 			want: []string{"register search attributes in namespace bare: Request unauthorized.",
 				"temporal operator search-attribute create --namespace bare --name HallpassApprovers --type KeywordList"}},
+		{name: "search attributes are missing, and nobody may look",
+			env: []string{"HALLPASS_TEMPORAL_NAMESPACE=blind", "TEMPORAL_ADDRESS=" + w.denying("ListSearchAttributes")}, spoil: w.namespace("blind"),
+			want: []string{"namespace blind lacks search attributes, or has them with another type: HallpassApprovers, HallpassExpires, HallpassRequester, HallpassResource, HallpassState",
+				"temporal operator search-attribute create --namespace blind --name HallpassApprovers --type KeywordList"}},
+		{name: "an API key that is refused", env: []string{"TEMPORAL_ADDRESS=" + w.keyed("good"), "TEMPORAL_API_KEY=bad"},
+			want: []string{"refuses hallpass: Jwt is expired", "the API key in TEMPORAL_API_KEY has run out, isn't known there or isn't for namespace hallpass"}},
+		{name: "no API key", env: []string{"TEMPORAL_ADDRESS=" + w.keyed("good")},
+			want: []string{"refuses hallpass: Jwt is expired", "by an API key, in TEMPORAL_API_KEY or the profile file"}},
 		{name: "a build without a name", env: []string{"HALLPASS_TEMPORAL_DEPLOYMENT=hall.pass"}, ends: true, want: []string{"HALLPASS_TEMPORAL_DEPLOYMENT", "is no name of a deployment"}},
 
 		{name: "PostgreSQL elsewhere", env: []string{"HALLPASS_AUDIT_DATABASE=postgres://hallpass@127.0.0.1:1/audit"}, ends: true,
@@ -125,7 +134,7 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 		{name: "an old schema, and no right to bring it up to date", ends: true, spoil: w.old,
 			env:  []string{"HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], "//hallpass@", "//writer@", 1), "PGPASSFILE=", "PGPASSWORD=writer"},
 			want: []string{"the audit log is of schema version 2 and has to become 3, which this user of the database may not do", "start a worker once as the owner of its tables"}},
-		{name: "PostgreSQL full", env: []string{"HALLPASS_POLICY=" + w.long()}, spoil: w.full,
+		{name: "PostgreSQL full", spoil: w.full,
 			want: []string{"no space left for the audit log", "make room"}},
 		{name: "another key", env: []string{"HALLPASS_AUDIT_KEY=" + w.dir + "/ssh-ca/users"}, ends: true, want: []string{"audit"}},
 		{name: "no CA key", role: "issuer:ssh", env: []string{"HALLPASS_ISSUERS_SSH_KEY=file:" + w.dir + "/not-here"}, ends: true, want: []string{"not-here"}},
@@ -167,8 +176,8 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 				if err == nil {
 					t.Fatal("it doesn't end")
 				}
-				// The reason is the last thing that it says, in two lines at most.
-				if err := said(tail(strings.TrimSuffix(string(out), "\n"), 2)); err != nil {
+				// The reason is the last thing that it says, in one line.
+				if err := said(tail(strings.TrimSuffix(string(out), "\n"), 1)); err != nil {
 					t.Error(err)
 				}
 				return
@@ -239,23 +248,6 @@ func (w *world) old(t *testing.T) {
 	w.schema("2")(t)
 }
 
-// long is a policy that takes room in the audit log.
-func (w *world) long() string {
-	w.t.Helper()
-	data, err := os.ReadFile(filepath.Join(w.dir, "public/policy.yaml"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for range 2000 { // which can't be compressed
-		data = append(append(data, "# "+rand.Text()...), '\n')
-	}
-	path := filepath.Join(w.dir, "long.yaml")
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		w.t.Fatal(err)
-	}
-	return path
-}
-
 // full has the audit log on a disk without room.
 func (w *world) full(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -289,9 +281,72 @@ func (w *world) full(t *testing.T) {
 		DO $$ BEGIN LOOP INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, 100); END LOOP; EXCEPTION WHEN disk_full THEN NULL; END $$`)
 }
 
+// TestAPIKeyIsRenewed has a worker come with the API key of a profile file. One that
+// runs out is replaced there, and the worker goes on.
+func TestAPIKeyIsRenewed(t *testing.T) {
+	w := furnish(t)
+	w.temporal([]string{"history", "matching", "frontend", "worker"})
+	for _, role := range []string{"history", "matching", "frontend", "worker"} {
+		w.start(role)
+	}
+	w.register()
+	path := filepath.Join(t.TempDir(), "temporal.toml")
+	key := func(key string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("[profile.ops]\napi_key = \""+key+"\"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var good atomic.Value
+	good.Store("first")
+	key("first")
+	w.hallpass("keyed", "workflows", "TEMPORAL_ADDRESS="+w.through(func(_ string, md metadata.MD) error { return knows(md, good.Load().(string)) }),
+		"TEMPORAL_CONFIG_FILE="+path, "TEMPORAL_PROFILE=ops")
+	w.start("keyed")
+	w.ready("keyed")
+	good.Store("second")
+	w.poll("it to say that the key isn't taken", func() error {
+		answer, err := http.Get("http://" + w.programs["keyed"].health + "/ready")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = answer.Body.Close() }()
+		body, err := io.ReadAll(answer.Body)
+		if want := "the API key in the profile file has run out"; err == nil && (answer.StatusCode == http.StatusOK || !strings.Contains(string(body), want)) {
+			err = fmt.Errorf("%s: %s", answer.Status, body)
+		}
+		return err
+	})
+	key("second")
+	w.ready("keyed")
+}
+
+// keyed is the address of something that passes on to Temporal what comes with an
+// API key.
+func (w *world) keyed(key string) string {
+	return w.through(func(_ string, md metadata.MD) error { return knows(md, key) })
+}
+
+func knows(md metadata.MD, key string) error {
+	if got := md.Get("authorization"); len(got) != 1 || got[0] != "Bearer "+key {
+		return status.Error(codes.Unauthenticated, "Jwt is expired")
+	}
+	return nil
+}
+
 // denying is the address of something that passes on to Temporal what is said
 // to it, and says for Temporal that one method isn't allowed.
 func (w *world) denying(method string) string {
+	return w.through(func(name string, _ metadata.MD) error {
+		if strings.HasSuffix(name, "/"+method) {
+			return status.Error(codes.PermissionDenied, "Request unauthorized.")
+		}
+		return nil
+	})
+}
+
+// through is the address of something that passes on to Temporal what is allowed.
+func (w *world) through(allowed func(method string, md metadata.MD) error) string {
 	w.t.Helper()
 	pair, err := tls.LoadX509KeyPair(w.dir+"/temporal/temporal.pem", w.dir+"/temporal/temporal.key")
 	if err != nil {
@@ -308,14 +363,14 @@ func (w *world) denying(method string) string {
 	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13})), grpc.ForceServerCodecV2(raw{}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			name, _ := grpc.MethodFromServerStream(stream)
-			if strings.HasSuffix(name, "/"+method) {
-				return status.Error(codes.PermissionDenied, "Request unauthorized.")
+			md, _ := metadata.FromIncomingContext(stream.Context())
+			if err := allowed(name, md); err != nil {
+				return err
 			}
 			var in, out []byte
 			if err := stream.RecvMsg(&in); err != nil {
 				return err
 			}
-			md, _ := metadata.FromIncomingContext(stream.Context())
 			if err := to.Invoke(metadata.NewOutgoingContext(stream.Context(), md), name, &in, &out, grpc.ForceCodecV2(raw{})); err != nil {
 				return err
 			}
