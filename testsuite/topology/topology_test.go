@@ -325,19 +325,44 @@ func (w *world) rollingRestart(t *testing.T) {
 	var mu sync.Mutex
 	var requests []string
 	late := map[string]time.Duration{} // by request
-	for range 3 {
+	for _, how := range []struct {
+		resource, service string
+		approved          bool
+	}{
+		{resource: "ssh/web-2"}, {resource: "ssh/web-2"}, {resource: "ssh/web-2", service: "https://" + w.service}, {resource: "ssh/web-1", approved: true},
+	} {
 		people.Go(func() {
+			ok := func(person string, args ...string) (out string, ok bool) {
+				code, out, errs := w.by(t.Context(), how.service, person, args...)
+				if code != cli.ExitOK {
+					t.Errorf("%s failed with exit code %d: %s%s", strings.Join(args, " "), code, out, errs)
+				}
+				return out, code == cli.ExitOK
+			}
 			for ctx.Err() == nil {
 				began := time.Now()
-				code, out, errs := w.as(t.Context(), "alice", "request", "ssh/web-2", "--for", access.ShortDuration(long), "--timeout", "1m", "--output", "json")
-				if code != cli.ExitOK {
-					t.Errorf("a request failed with exit code %d: %s%s", code, out, errs)
+				args := []string{"request", how.resource, "--for", access.ShortDuration(long), "--reason", "topology", "--output", "json"}
+				if how.approved {
+					args = append(args, "--no-wait")
+				} else {
+					args = append(args, "--timeout", "1m")
+				}
+				out, is := ok("alice", args...)
+				if !is {
 					return
 				}
 				asked.Add(1)
 				var a struct{ ID string }
 				if err := json.Unmarshal([]byte(out), &a); err != nil {
 					t.Error(err)
+				}
+				if how.approved {
+					if _, is := ok("bob", "approve", a.ID); !is {
+						return
+					}
+					if _, is := ok("alice", "wait", a.ID, "--timeout", "1m"); !is {
+						return
+					}
 				}
 				took := time.Since(began)
 				slowest.Store(max(slowest.Load(), took.Milliseconds()))

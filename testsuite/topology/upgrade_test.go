@@ -22,7 +22,7 @@ const deployment = "hallpass"
 // TestUpgrades replaces workers by others, in both ways that there are.
 func TestUpgrades(t *testing.T) {
 	w := furnish(t)
-	w.run("workflows-1", "workflows-2", "issuer-1", "issuer-2")
+	w.run("workflows-1", "workflows-2", "issuer-1", "issuer-2", "service")
 	t.Run("rolling", w.rollingRestart)
 	t.Run("versioned", w.versionedUpgrade)
 }

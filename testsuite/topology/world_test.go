@@ -356,8 +356,15 @@ func (w *world) pool(name string) *x509.CertPool {
 
 // as runs hallpass for a person, in this process.
 func (w *world) as(ctx context.Context, person string, args ...string) (code int, stdout, stderr string) {
+	return w.by(ctx, w.env["HALLPASS_SERVICE"], person, args...)
+}
+
+// by does that through the service at an address, "" for none.
+func (w *world) by(ctx context.Context, service, person string, args ...string) (code int, stdout, stderr string) {
 	env := func(name string) string {
 		switch name {
+		case "HALLPASS_SERVICE":
+			return service
 		case "HALLPASS_USER":
 			return person
 		case "HALLPASS_KEY":
