@@ -119,11 +119,15 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if errors.As(err, &silent) {
 		return int(silent)
 	}
-	_, _ = fmt.Fprintf(errOut, "hallpass-host: %v\n", err)
+	text, apart := fmt.Sprintf("hallpass-host: %v", err), "\n  "
+	if name == "run" {
+		apart = "; " // the last line of a service's log is the one that is read
+	}
 	var e *access.Error
 	if errors.As(err, &e) && e.Hint != "" {
-		_, _ = fmt.Fprintf(errOut, "  %s\n", e.Hint)
+		text += apart + e.Hint
 	}
+	_, _ = fmt.Fprintln(errOut, text)
 	switch access.CodeOf(err) {
 	case access.CodeUnavailable:
 		return exitUnreachable
