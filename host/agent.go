@@ -184,7 +184,7 @@ func (a *agent) take(ctx context.Context, got signedList) error {
 		a.log.Debug("list of revoked certificates", "version", l.Version, "revoked", l.Len())
 	})
 	if err != nil {
-		a.log.Error("list of revoked certificates is refused, the last good one stays", "error", err)
+		a.log.Error("list of revoked certificates is refused, or can't be written", "error", err)
 	}
 	return err
 }
@@ -241,7 +241,7 @@ func (a *agent) guard(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		a.lists.guard()
+		a.lists.guard(ctx)
 		st := a.lists.status()
 		if st.Stale != stale {
 			stale = st.Stale
@@ -311,7 +311,7 @@ func (a *agent) status() Status {
 		problem("the list of revoked certificates is of %s: revocations may not reach this host", st.List.Generated.Format(time.RFC3339))
 	}
 	if st.List.Problem != "" {
-		problem("the latest list of revoked certificates was refused: %s", st.List.Problem)
+		problem("the latest list of revoked certificates was refused, or can't be written: %s", st.List.Problem)
 	}
 	if a.sessions.mount == "" {
 		problem("cgroup v2 is not there: processes that leave their session behind can't be ended")

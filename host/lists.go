@@ -37,7 +37,8 @@ type lists struct {
 	data    []byte    // its bytes
 	good    *part     // what sshd's file has to be; nil: not known
 	placed  os.FileInfo
-	problem string // why the latest one that was offered wasn't taken; empty if it was
+	problem string      // why the latest one that was offered wasn't taken; empty if it was
+	unkept  *signedList // the latest, as long as it isn't in both files; guard tries again
 }
 
 // part is what of a list sshd has to know: all that could open something here.
@@ -64,7 +65,8 @@ type signedList struct {
 // be. Without a good list sshd's file is left alone, unless it is one that
 // sshd would take for "nothing is revoked", or refuse every key for: then
 // there is an empty list, and no session of hallpass opens until there is a
-// real one.
+// real one. It never goes back: if what was kept is older than what sshd has,
+// sshd's file stays until the service says more.
 func (l *lists) load() (*krl.List, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,18 +77,36 @@ func (l *lists) load() (*krl.List, error) {
 		if err != nil {
 			return list, err
 		}
+		if data, plain := l.plain(); plain != nil && plain.Version > list.Version {
+			l.log.Error("the kept list of revoked certificates is older than sshd's, which stays", "kept", list.Version, "sshd", plain.Version)
+			l.good = &part{list: plain, series: p.series, all: p.all, data: data, n: plain.Entries()}
+			l.placed, err = os.Stat(l.layout.revokedKeys())
+			return list, err
+		}
 		return list, l.place(p)
 	}
-	if plain, readErr := os.ReadFile(l.layout.revokedKeys()); readErr == nil {
-		if _, parseErr := krl.Parse(plain); parseErr == nil {
-			return nil, err
-		}
+	if _, plain := l.plain(); plain != nil {
+		return nil, err
 	}
 	empty, emptyErr := (&krl.List{Generated: l.now().Truncate(time.Second)}).Marshal()
 	if emptyErr == nil {
 		emptyErr = write(l.layout.revokedKeys(), empty, 0o644)
 	}
 	return nil, errors.Join(err, emptyErr)
+}
+
+// plain reads sshd's file. The list is nil if sshd would refuse every key for
+// it, or there is none.
+func (l *lists) plain() ([]byte, *krl.List) {
+	data, err := os.ReadFile(l.layout.revokedKeys())
+	if err != nil {
+		return nil, nil
+	}
+	list, err := krl.Parse(data)
+	if err != nil {
+		return nil, nil
+	}
+	return data, list
 }
 
 // read reads the file signedKRL.
@@ -122,9 +142,9 @@ func (l *lists) take(ctx context.Context, s signedList, use func(*krl.List)) err
 	defer l.mu.Unlock()
 	list, err := l.check(s)
 	if err == nil && list != nil {
-		l.list, l.data = list, s.List
+		l.list, l.data, l.unkept = list, s.List, &s
 		use(list)
-		err = l.keep(ctx, s, list)
+		err = l.keep(ctx)
 	}
 	l.problem = ""
 	if err != nil {
@@ -149,20 +169,27 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 	return nil, nil
 }
 
-// keep writes both files, sshd's first.
-func (l *lists) keep(ctx context.Context, s signedList, list *krl.List) error {
-	data, err := json.Marshal(s)
+// keep writes the latest list to both files, the signed one first: that is the
+// one that the next start goes by. If that fails, sshd gets to know all the
+// same. Whatever fails, guard tries it again: the service won't send the list
+// a second time.
+func (l *lists) keep(ctx context.Context) error {
+	data, err := json.Marshal(l.unkept)
 	if err != nil {
 		return err
 	}
-	p, err := l.part(list)
+	p, err := l.part(l.list)
 	if err != nil {
 		return err
 	}
 	if err := l.ask(ctx, p.data); err != nil {
 		return err
 	}
-	return errors.Join(l.place(p), write(l.layout.signedKRL(), data, 0o644))
+	if err := errors.Join(write(l.layout.signedKRL(), data, 0o644), l.place(p)); err != nil {
+		return fmt.Errorf("list %d of revoked certificates can't be written: %w", l.list.Version, err)
+	}
+	l.unkept = nil
+	return nil
 }
 
 // part is sshd's part of a list. Extra are principals that are about to be
@@ -271,10 +298,20 @@ func (l *lists) place(p *part) error {
 }
 
 // guard puts sshd's file back if somebody changed it: an empty one would let
-// everybody in. It also makes it anew if the principals have changed.
-func (l *lists) guard() {
+// everybody in. It also makes it anew if the principals have changed, and
+// writes the latest list if that failed before.
+func (l *lists) guard(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.unkept != nil {
+		err := l.keep(ctx)
+		if err == nil {
+			l.log.Info("list of revoked certificates is written at last", "version", l.list.Version)
+			l.problem = ""
+			return
+		}
+		l.log.Error("list of revoked certificates is not in force for sshd", "version", l.list.Version, "error", err)
+	}
 	if l.good == nil {
 		return
 	}
