@@ -2,7 +2,9 @@ package audit
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,10 +26,15 @@ const (
 	SessionOpened = "session.opened" // Statement: a host's report, as are the next two
 	SessionClosed = "session.closed"
 	SessionEnded  = "session.ended" // by hallpass
+
+	// SessionRefused is a host's report about a certificate that hallpass never
+	// gave out: that its CA's signature got it in shows that somebody else signs
+	// with the CA's key. Statement, Code, Why.
+	SessionRefused = "session.refused"
 )
 
 func hostTypes() []string {
-	return []string{HostEnrolled, HostCertified, SessionOpened, SessionClosed, SessionEnded}
+	return []string{HostEnrolled, HostCertified, SessionOpened, SessionClosed, SessionEnded, SessionRefused}
 }
 
 // Host is an enrolled host. In an event it holds what the event is about.
@@ -172,6 +179,9 @@ func listHosts(ctx context.Context, q querier) ([]Host, error) {
 // into the history of what was never granted on it. on are the resources that
 // the host serves, by the catalog.
 //
+// A report about a certificate that isn't in the ledger is refused, and that is
+// recorded.
+//
 // Errors: CodeNotFound for a host that isn't enrolled, or a request that isn't
 // in the ledger; CodeUnverified for another key than the host's; CodeMismatch
 // for another certificate than the request's; CodeForbidden for a certificate
@@ -194,30 +204,80 @@ func (l *Log) Report(ctx context.Context, st access.Statement, on func(host stri
 	if report.Time.After(l.now().Add(access.ClockSkew)) {
 		return access.Errorf(access.CodeStale, "the report is dated more than %s in the future", access.ShortDuration(access.ClockSkew))
 	}
-	entry, found, err := l.Entry(ctx, report.Request)
+	entry, _, err := l.Entry(ctx, report.Request)
 	if err != nil {
 		return err
 	}
-	if !found || entry.Handle == nil {
-		return access.Errorf(access.CodeNotFound, "there never was a certificate for request %s", report.Request)
-	}
-	if entry.Handle.Serial != report.Serial {
-		return access.Errorf(access.CodeMismatch, "the certificate of request %s has serial %d, not %d", report.Request, entry.Handle.Serial, report.Serial)
-	}
-	resource := ""
-	for _, r := range on(report.Signer) {
-		if p, err := ca.Principal(r.Name, report.Login); err == nil && slices.Contains(entry.Handle.Principals, p) {
-			resource = r.Name
+	if refusal := judgeSession(report, entry, on(report.Signer)); refusal != nil {
+		if err := l.refuseSession(ctx, host, report, st, refusal); err != nil {
+			return err
 		}
-	}
-	if resource == "" {
-		return access.Errorf(access.CodeForbidden, "the certificate of request %s opens nothing as %s on %s", report.Request, report.Login, report.Signer)
+		return refusal
 	}
 	_, err = l.Append(ctx, Event{
 		Type: sessionType(report.Event), Request: report.Request, Step: sessionStep(report.ID), Actor: report.Signer,
 		Why: report.Why, Statement: &st,
 	})
 	return err
+}
+
+// judgeSession says why a session can't have been opened with what the ledger has.
+func judgeSession(report access.Session, entry Entry, on []access.Resource) *access.Error {
+	if entry.Handle == nil || entry.Credential == nil {
+		return access.Errorf(access.CodeNotFound, "there never was a certificate for request %s", report.Request)
+	}
+	if entry.Handle.Serial != report.Serial {
+		return access.Errorf(access.CodeMismatch, "the certificate of request %s has serial %d, not %d", report.Request, entry.Handle.Serial, report.Serial)
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(entry.Credential.Certificate))
+	cert, ok := key.(*ssh.Certificate)
+	if err != nil || !ok || cert.KeyId != report.KeyID {
+		return access.Errorf(access.CodeMismatch, "the certificate of request %s has another key id than %q", report.Request, clip(report.KeyID))
+	}
+	for _, r := range on {
+		if p, err := ca.Principal(r.Name, report.Login); err == nil && slices.Contains(entry.Handle.Principals, p) {
+			return nil
+		}
+	}
+	return access.Errorf(access.CodeForbidden, "the certificate of request %s opens nothing as %s on %s", report.Request, report.Login, report.Signer)
+}
+
+// maxRefused is how many refused reports of a host are recorded, until it
+// enrols anew: one is enough for an alarm, and no host can fill the log.
+const maxRefused = 100
+
+// refuseSession records a refused report, once per certificate that was
+// reported, and under no request: a host doesn't write into one's history.
+func (l *Log) refuseSession(ctx context.Context, h Host, report access.Session, st access.Statement, refusal *access.Error) error {
+	e := Event{Type: SessionRefused, Step: refusedStep(h.Token, report), Actor: h.Name, Code: refusal.Code, Why: refusal.Message, Statement: &st}
+	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
+		none := struct{}{}
+		was, err := t.at(slot{"", e.Step})
+		if err != nil || was.found {
+			return none, err
+		}
+		var n int
+		if _, err := t.find([]any{&n}, "SELECT count(*) FROM events INDEXED BY events_step WHERE request = '' AND step >= ? AND step < ? AND step <> ''",
+			refusedSteps+h.Token+":", refusedSteps+h.Token+";"); err != nil || n >= maxRefused {
+			return none, err
+		}
+		e := e // run may be called again
+		if n == maxRefused-1 {
+			e.Why += "; no more of this host's are recorded"
+		}
+		_, err = t.append(e)
+		return none, err
+	}, slot{"", e.Step})
+	return err
+}
+
+const refusedSteps = "refused:"
+
+// refusedStep names a certificate that a host, by the token that it enrolled
+// with, has reported.
+func refusedStep(token string, s access.Session) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", s.Request, s.Serial, s.KeyID))
+	return refusedSteps + token + ":" + hex.EncodeToString(sum[:])
 }
 
 func sessionType(event string) string { return "session." + event }
@@ -253,6 +313,9 @@ func (r *Reader) Visits(ctx context.Context, q Query) ([]Visit, error) {
 		s, err := statement.ParseSession([]byte(rec.Event.Statement.Payload))
 		if err != nil {
 			return nil, broken("event %d: %v", rec.Index, err)
+		}
+		if rec.Event.Type == SessionRefused {
+			continue // of no grant
 		}
 		key := s.Signer + " " + s.Session
 		v := visits[key]
@@ -294,6 +357,8 @@ func (known hosts) judge(p *replay, e *Event) (bool, error) {
 		return true, known.certified(p, e)
 	case SessionOpened, SessionClosed, SessionEnded:
 		return true, known.session(p, e)
+	case SessionRefused:
+		return true, known.refused(p, e)
 	}
 	return false, nil
 }
@@ -366,22 +431,34 @@ func (known hosts) certified(p *replay, e *Event) error {
 	return nil
 }
 
-func (known hosts) session(p *replay, e *Event) error {
+// report opens the report in an event, which has to be by the host that it names.
+func (known hosts) report(p *replay, e *Event) (report access.Session, h *Host, err error) {
 	if e.Statement == nil {
-		return fmt.Errorf("the report is missing in it")
+		return report, nil, fmt.Errorf("the report is missing in it")
 	}
 	report, key, err := statement.OpenSession(*e.Statement)
 	if err != nil {
-		return fmt.Errorf("the report: %w", err)
+		return report, nil, fmt.Errorf("the report: %w", err)
 	}
 	p.report.Statements++
-	h := known[report.Signer]
+	h = known[report.Signer]
 	switch {
 	case h == nil:
-		return fmt.Errorf("host %s has not enrolled before it", report.Signer)
+		return report, nil, fmt.Errorf("host %s has not enrolled before it", report.Signer)
 	case h.AgentKey != statement.MarshalKey(key):
-		return fmt.Errorf("the report is signed by another key than the one that %s enrolled with", report.Signer)
-	case report.Request != e.Request || report.Signer != e.Actor || sessionType(report.Event) != e.Type || sessionStep(report.ID) != e.Step:
+		return report, nil, fmt.Errorf("the report is signed by another key than the one that %s enrolled with", report.Signer)
+	case report.Signer != e.Actor:
+		return report, nil, fmt.Errorf("the report is of %s, the event says %s", report.Signer, clip(e.Actor))
+	}
+	return report, h, nil
+}
+
+func (known hosts) session(p *replay, e *Event) error {
+	report, _, err := known.report(p, e)
+	if err != nil {
+		return err
+	}
+	if report.Request != e.Request || sessionType(report.Event) != e.Type || sessionStep(report.ID) != e.Step {
 		return fmt.Errorf("the report is of request %s on %s, the event says %s", report.Request, report.Signer, clip(e.Actor))
 	}
 	s := p.requests[e.Request]
@@ -392,6 +469,32 @@ func (known hosts) session(p *replay, e *Event) error {
 		return fmt.Errorf("the report is about serial %d, the certificate has %d", report.Serial, s.handle.Serial)
 	}
 	return nil
+}
+
+// refused checks that a report was refused for a reason: what the log has of the
+// certificate that it is about.
+func (known hosts) refused(p *replay, e *Event) error {
+	report, h, err := known.report(p, e)
+	if err != nil {
+		return err
+	}
+	if e.Request != "" || e.Step != refusedStep(h.Token, report) || e.Why == "" {
+		return fmt.Errorf("the event is not as one about a refused report is")
+	}
+	s := p.requests[report.Request]
+	given := s != nil && s.handle != nil && (s.issued != nil || s.ended != "" && !s.unissued)
+	switch {
+	case e.Code == access.CodeNotFound && !given:
+		return nil
+	case e.Code == access.CodeMismatch && given:
+		id, err := ca.KeyID(report.Request, s.requester)
+		if s.handle.Serial != report.Serial || err != nil || id != report.KeyID {
+			return nil
+		}
+	case e.Code == access.CodeForbidden && given: // by a catalog of its day
+		return nil
+	}
+	return fmt.Errorf("the report was refused as %q, which it isn't by what is in the log before it", clip(string(e.Code)))
 }
 
 // finish compares the table of hosts with what the events told.

@@ -149,19 +149,25 @@ func TestReport(t *testing.T) {
 		by   string
 		edit func(*access.Session)
 		code access.Code
+
+		recorded bool // that it was refused
 	}{
-		{"opened", "agent", nil, ""},
-		{"closed", "agent", func(s *access.Session) { s.Event = access.SessionClosed }, ""},
-		{"ended", "agent", func(s *access.Session) { s.Event, s.Why = access.SessionEnded, "released by alice" }, ""},
-		{"long ago", "agent", func(s *access.Session) { s.Time = t0.Add(-time.Hour) }, ""},
-		{"clock ahead", "agent", func(s *access.Session) { s.Time = s.Time.Add(access.ClockSkew) }, ""},
-		{"from the future", "agent", func(s *access.Session) { s.Time = s.Time.Add(access.ClockSkew + time.Second) }, access.CodeStale},
-		{"another host's key", "agent2", nil, access.CodeUnverified},
-		{"a person's key", "carol", nil, access.CodeUnverified},
-		{"host that isn't in", "agent", func(s *access.Session) { s.Signer = "web-2" }, access.CodeNotFound},
-		{"another serial", "agent", func(s *access.Session) { s.Serial++ }, access.CodeMismatch},
-		{"another login", "agent", func(s *access.Session) { s.Login = "root" }, access.CodeForbidden},
-		{"no such request", "agent", func(s *access.Session) { s.Request = "01900000-0000-7000-8000-0000000000ff" }, access.CodeNotFound},
+		{"opened", "agent", nil, "", false},
+		{"closed", "agent", func(s *access.Session) { s.Event = access.SessionClosed }, "", false},
+		{"ended", "agent", func(s *access.Session) { s.Event, s.Why = access.SessionEnded, "released by alice" }, "", false},
+		{"long ago", "agent", func(s *access.Session) { s.Time = t0.Add(-time.Hour) }, "", false},
+		{"clock ahead", "agent", func(s *access.Session) { s.Time = s.Time.Add(access.ClockSkew) }, "", false},
+		{"from the future", "agent", func(s *access.Session) { s.Time = s.Time.Add(access.ClockSkew + time.Second) }, access.CodeStale, false},
+		{"another host's key", "agent2", nil, access.CodeUnverified, false},
+		{"a person's key", "carol", nil, access.CodeUnverified, false},
+		{"host that isn't in", "agent", func(s *access.Session) { s.Signer = "web-2" }, access.CodeNotFound, false},
+		{"another serial", "agent", func(s *access.Session) { s.Serial++ }, access.CodeMismatch, true},
+		{"another login", "agent", func(s *access.Session) { s.Login = "root" }, access.CodeForbidden, true},
+		{"no such request", "agent", func(s *access.Session) { s.Request = "01900000-0000-7000-8000-0000000000ff" }, access.CodeNotFound, true},
+		{"another's key id", "agent", func(s *access.Session) { s.KeyID = "hallpass:" + s.Request + ":bob" }, access.CodeMismatch, true},
+		{"a key id that isn't one", "agent", func(s *access.Session) { s.KeyID = "x" }, access.CodeMismatch, true},
+		{"of another host's key about a serial that isn't", "agent2", func(s *access.Session) { s.Serial++ }, access.CodeUnverified, false},
+		{"about a serial that isn't, from the future", "agent", func(s *access.Session) { s.Serial++; s.Time = s.Time.Add(time.Hour) }, access.CodeStale, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w, _, cred := visited(t)
@@ -172,7 +178,7 @@ func TestReport(t *testing.T) {
 				}
 			}
 			want := 0
-			if row.code == "" {
+			if row.code == "" || row.recorded {
 				want = 1
 			}
 			n := 0
@@ -181,12 +187,21 @@ func TestReport(t *testing.T) {
 					t.Fatal(err)
 				}
 				n++
+				if rec.Event.Type == SessionRefused {
+					if e := rec.Event; e.Code != row.code || e.Actor != "web-1" || e.Request != "" || e.Requester != "" || e.Statement == nil || e.Statement.Payload != st.Payload {
+						t.Errorf("event %+v", e)
+					}
+					continue
+				}
 				if rec.Event.Requester != "alice" || rec.Event.Resource != "ssh/web-1" || rec.Event.Actor != "web-1" {
 					t.Errorf("event %+v", rec.Event)
 				}
 			}
 			if n != want {
 				t.Errorf("%d events, want %d", n, want)
+			}
+			if visits, err := w.log.Visits(context.Background(), Query{}); err != nil || row.recorded && len(visits) > 0 {
+				t.Errorf("visits %+v, %v", visits, err)
 			}
 			if report := w.verify(VerifyOptions{}); !report.OK {
 				t.Error(report.Problems)
@@ -208,6 +223,55 @@ func TestReportOfAnotherHostsGrant(t *testing.T) {
 	report := w.report("agent2", cred, func(s *access.Session) { s.Signer = "web-2" })
 	if err := w.log.Report(context.Background(), report, w.on); access.CodeOf(err) != access.CodeForbidden {
 		t.Errorf("%v", err)
+	}
+	if n := w.count(Query{Request: cred.Handle.Request, Type: "session."}); n != 0 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func (w *world) count(q Query) (n int) {
+	w.t.Helper()
+	for _, err := range w.log.Events(context.Background(), q) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
+// A host that makes certificates up fills neither the log nor, by that, takes
+// the alarms of others away.
+func TestRefusedReportsAreBounded(t *testing.T) {
+	w, _, cred := visited(t)
+	ctx := context.Background()
+	flood := func(by, host string, from uint64) {
+		for n := range uint64(maxRefused + 20) {
+			for _, event := range []string{access.SessionOpened, access.SessionEnded} { // each certificate once
+				st := w.report(by, cred, func(s *access.Session) { s.Signer, s.Event, s.Serial = host, event, from+n })
+				if err := w.log.Report(ctx, st, w.on); access.CodeOf(err) != access.CodeMismatch {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	flood("agent", "web-1", 1000)
+	if n := w.count(Query{Type: SessionRefused}); n != maxRefused {
+		t.Errorf("%d are recorded, not %d", n, maxRefused)
+	}
+	j, st := w.join("carol")
+	if _, err := w.enrol(j, st, "agent2", "hostkey2"); err != nil { // anew
+		t.Fatal(err)
+	}
+	flood("agent2", "web-1", 1000)
+	if n := w.count(Query{Type: SessionRefused}); n != 2*maxRefused {
+		t.Errorf("after it enrolled anew %d are recorded, not %d", n, 2*maxRefused)
+	}
+	if n := w.count(Query{Request: cred.Handle.Request, Type: "session."}); n != 0 {
+		t.Errorf("%d events under the request", n)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
 	}
 }
 
@@ -284,6 +348,22 @@ func TestVerifyFindsForgedHostEvents(t *testing.T) {
 			st := w.report("agent", cred, nil)
 			w.record(Event{Type: SessionClosed, Request: cred.Handle.Request, Step: "session:x", Actor: "web-1", Statement: &st})
 		}, "the report is of request"},
+		{"refused what was right", func(w *world, cred access.Credential) {
+			w.refuse(w.report("agent", cred, nil), access.CodeMismatch)
+		}, "which it isn't by what is in the log"},
+		{"refused as not there what was", func(w *world, cred access.Credential) {
+			w.refuse(w.report("agent", cred, func(s *access.Session) { s.Serial++ }), access.CodeNotFound)
+		}, "which it isn't by what is in the log"},
+		{"refused for another reason", func(w *world, cred access.Credential) {
+			w.refuse(w.report("agent", cred, func(s *access.Session) { s.Serial++ }), access.CodeStale)
+		}, "which it isn't by what is in the log"},
+		{"refused what the host hasn't said", func(w *world, cred access.Credential) {
+			w.refuse(w.report("agent2", cred, func(s *access.Session) { s.Serial++ }), access.CodeMismatch)
+		}, "signed by another key than the one that web-1 enrolled with"},
+		{"refused, and in the history of a request", func(w *world, cred access.Credential) {
+			st := w.report("agent", cred, func(s *access.Session) { s.Serial++ })
+			w.record(Event{Type: SessionRefused, Request: cred.Handle.Request, Step: "refused:x", Actor: "web-1", Code: access.CodeMismatch, Why: "x", Statement: &st})
+		}, "not as one about a refused report is"},
 		{"certificate of a user's", func(w *world, cred access.Credential) {
 			h, _, err := w.log.Host(context.Background(), "web-1")
 			if err != nil {
@@ -310,6 +390,20 @@ func TestVerifyFindsForgedHostEvents(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refuse records that a report of web-1's was refused.
+func (w *world) refuse(st access.Statement, code access.Code) {
+	w.t.Helper()
+	report, err := statement.ParseSession([]byte(st.Payload))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h, _, err := w.log.Host(context.Background(), "web-1")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.record(Event{Type: SessionRefused, Step: refusedStep(h.Token, report), Actor: "web-1", Code: code, Why: "x", Statement: &st})
 }
 
 func checkProof(t *testing.T, p Proof, key string) (Report, error) {

@@ -146,6 +146,7 @@ var ocsfKinds = map[string]ocsfKind{
 	SessionOpened:      {ocsfAuthentication, 1, "Logon", ocsfInformational, false, ""},
 	SessionClosed:      {ocsfAuthentication, 2, "Logoff", ocsfInformational, false, ""},
 	SessionEnded:       {ocsfAuthentication, 2, "Logoff", ocsfLow, false, ""},
+	SessionRefused:     {ocsfAuthentication, 1, "Logon", ocsfHigh, false, ""},
 	SweepOrphan:        {ocsfEntity, 3, "Update", ocsfHigh, false, "access request"},
 	SweepStray:         {ocsfEntity, 3, "Update", ocsfHigh, false, "credential"},
 	SweepRevoked:       {ocsfEntity, 4, "Delete", ocsfMedium, false, "credential"},

@@ -315,6 +315,10 @@ func TestExportOCSF(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	made := w.report("agent", c, func(s *access.Session) { s.Serial++ })
+	if err := w.log.Report(context.Background(), made, w.on); access.CodeOf(err) != access.CodeMismatch {
+		t.Fatal(err)
+	}
 	w.end(End{Request: r.ID, State: access.StateExpired})
 	w.live()
 	for _, l := range []access.Lock{{Kind: access.LockUser, Name: "alice"}, {Kind: access.LockResource, Name: "ssh/web-1"}} {
@@ -362,6 +366,11 @@ func TestExportOCSF(t *testing.T) {
 	if logon["src_endpoint"].(map[string]any)["ip"] != "10.0.0.1" || logon["dst_endpoint"].(map[string]any)["hostname"] != "web-1" ||
 		logon["user"].(map[string]any)["account"].(map[string]any)["name"] != "deploy" || logon["actor"] != nil {
 		t.Errorf("logon: %v", logon)
+	}
+	refused := find(SessionRefused)
+	if refused["severity_id"] != 4.0 || refused["status_code"] != string(access.CodeMismatch) || refused["dst_endpoint"].(map[string]any)["hostname"] != "web-1" ||
+		refused["user"].(map[string]any)["name"] != "unknown" || refused["user"].(map[string]any)["account"].(map[string]any)["name"] != "deploy" {
+		t.Errorf("refused report: %v", refused)
 	}
 	lock := find(LockSet)
 	if lock["class_uid"] != 3001.0 || lock["activity_id"] != 9.0 || lock["user"].(map[string]any)["name"] != "alice" ||

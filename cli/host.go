@@ -183,6 +183,12 @@ func describeHost(e audit.Event) string {
 			return fmt.Sprintf("%s until %s, serial %d", strings.Join(cert.ValidPrincipals, ", "),
 				time.Unix(int64(cert.ValidBefore), 0).UTC().Format(time.DateOnly), cert.Serial)
 		}
+	case audit.SessionRefused:
+		text := string(e.Code) + ": " + e.Why
+		if s, err := statement.ParseSession([]byte(e.Statement.Payload)); err == nil {
+			text = fmt.Sprintf("%s on %s, serial %d: %s", s.Login, s.Signer, s.Serial, text)
+		}
+		return text
 	case audit.SessionOpened, audit.SessionClosed, audit.SessionEnded:
 		if s, err := statement.ParseSession([]byte(e.Statement.Payload)); err == nil {
 			text := s.Login + " on " + s.Signer

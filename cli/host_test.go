@@ -65,6 +65,13 @@ func visitedWorld(t *testing.T) (w *world, id string) {
 		s.Request, s.Serial, s.KeyID, s.Login = id, krl.Serial(krl.Series("web-1"), 1), "hallpass:"+id+":alice", "deploy"
 		check(t, log.Report(ctx, sign(agent, s), func(string) []access.Resource { return []access.Resource{resource} }))
 	}
+	made := access.Session{
+		Header: header(access.TypeSession, "web-1", 0), Event: access.SessionOpened, Session: "c",
+		Request: id, Serial: 99, KeyID: "hallpass:" + id + ":alice", Login: "deploy",
+	}
+	if err := log.Report(ctx, sign(agent, made), func(string) []access.Resource { return []access.Resource{resource} }); access.CodeOf(err) != access.CodeMismatch {
+		t.Fatal(err)
+	}
 	return w, id
 }
 
@@ -87,6 +94,7 @@ func TestHostsAndSessions(t *testing.T) {
 		{"host list -o json", 0, []string{`"name": "web-1"`, `"agent_key"`}, ""},
 		{"audit log --event host.", 0, []string{"host.enrolled", "takes web-1 in", "bob"}, ""},
 		{"audit log --event session.", 0, []string{"session.ended", "deploy on web-1 from 10.0.0.1:4711: released by alice"}, ""},
+		{"audit log --event session.refused", 0, []string{"session.refused", "deploy on web-1, serial 99: mismatch: the certificate of request"}, "10.0.0.1"},
 		{"audit verify", 0, []string{"verified:"}, ""},
 		{"ca krl", 0, []string{"version", "revoked    1"}, ""},
 	} {

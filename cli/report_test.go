@@ -174,10 +174,12 @@ func (h *history) enrol() {
 // visit has web-1 tell of a session.
 func (h *history) visit(c access.Credential, login, session string) {
 	h.t.Helper()
+	cert, err := parseCertificate(c.Certificate)
+	check(h.t, err)
 	for _, event := range []string{access.SessionOpened, access.SessionClosed} {
 		h.now.advance(time.Second)
 		st := h.sign("mallory", access.Session{
-			Header: h.header(access.TypeSession, "web-1"), Event: event, Request: c.Handle.Request, Serial: c.Handle.Serial, KeyID: "x", Login: login,
+			Header: h.header(access.TypeSession, "web-1"), Event: event, Request: c.Handle.Request, Serial: c.Handle.Serial, KeyID: cert.KeyId, Login: login,
 			Source: "10.0.0.9:4711", Session: session,
 		})
 		check(h.t, h.log.Report(h.t.Context(), st, func(host string) []access.Resource {

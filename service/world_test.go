@@ -337,7 +337,7 @@ func TestSessions(t *testing.T) {
 	}
 	report := func(by ssh.Signer, edit func(*access.Session)) sent {
 		s := access.Session{Header: header(access.TypeSession, "web-1"), Event: access.SessionOpened, Request: cred.Handle.Request,
-			Serial: cred.Handle.Serial, KeyID: "k", Login: "deploy", Session: "s1"}
+			Serial: cred.Handle.Serial, KeyID: "hallpass:" + cred.Handle.Request + ":alice", Login: "deploy", Session: "s1"}
 		if edit != nil {
 			edit(&s)
 		}

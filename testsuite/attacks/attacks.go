@@ -93,6 +93,8 @@ var All = []Attack{
 		[]string{"audit.TestOlderCheckpoint", "audit.TestPublishFindsARewrittenLog", "audit.TestWitnessed", "audit.TestProcessesDontFork"}},
 	{"events that never happened, by the owner of file and key", 3, "they have no signatures by people, and don't pass",
 		[]string{"audit.TestForgery", "audit.TestWordsThatEnd", "audit.TestFilesOfTheDay"}},
+	{"a certificate by the CA's stolen key opens a host, whose agent reports it", 3, "the report changes no request's history; that it came is on record, once, and a host can't fill the log with such",
+		[]string{"audit.TestReport", "audit.TestRefusedReportsAreBounded", "audit.TestVerifyFindsForgedHostEvents"}},
 	{"forged proof for an auditor", 3, "refused with the key alone",
 		[]string{"audit.TestProofTampering", "audit.TestParseProofIsStrict", "audit.FuzzCheckProof"}},
 	{"lines injected into logs", 3, "one event is one line, whatever is in it",
