@@ -243,21 +243,55 @@ func TestRevokedBeforeItOpened(t *testing.T) {
 }
 
 // A certificate that isn't hallpass's is none of the agent's business, even if
-// hallpass's CA made it.
+// hallpass's CA made it, and however near its key id comes to a grant's: no
+// session is looked after, ended or reported by one.
 func TestOtherCertificatesAreLeftAlone(t *testing.T) {
 	w := newWorld(t)
-	cert, _, file := w.certificate(time.Hour, func(c *ssh.Certificate) { c.KeyId = "somebody else's" })
-	w.killAgent()
-	c := w.ssh(append(w.args(file), "echo rea''dy; cat")...)
+	grant, request, granted := w.certificate(time.Hour, nil)
+	c := w.ssh(append(w.args(granted), "echo rea''dy; cat")...)
 	c.ready("ready")
+	eventually(t, "the session by the grant", func() bool { return len(w.sessions()) == 1 })
+	var others []*client
+	for _, tt := range []struct{ name, keyID string }{
+		{"somebody else's", "somebody else's"},
+		{"none", ""},
+		{"capitals", "hallpass:" + strings.ToUpper(request) + ":alice"},
+		{"a part more", grant.KeyId + ":bob"},
+		{"a part less", "hallpass:" + request},
+		{"nobody", "hallpass:" + request + ":"},
+		{"space before", " " + grant.KeyId},
+		{"space behind", grant.KeyId + " "},
+		{"a line more", grant.KeyId + "\n" + grant.KeyId},
+		{"a line's end", grant.KeyId + "\n"},
+		{"a terminal's escape sequence", grant.KeyId + "\x1b[2J"},
+		{"a serial and a CA", grant.KeyId + " (serial 7) CA ED25519 SHA256:x"},
+		{"another prefix", "Hallpass:" + request + ":alice"},
+		{"another version of UUID", "hallpass:" + request[:14] + "4" + request[15:] + ":alice"},
+		{"4 KiB", "hallpass:" + request + ":" + strings.Repeat("a", 4<<10)},
+	} {
+		_, _, file := w.certificate(time.Hour, func(c *ssh.Certificate) { c.KeyId, c.Serial = tt.keyID, grant.Serial+1000 })
+		o := w.ssh(append(w.args(file), "echo rea''dy; cat")...)
+		o.ready("ready")
+		others = append(others, o)
+		if got := w.sessions(); len(got) != 1 || got[0].Request != request {
+			t.Errorf("%s: sessions %+v", tt.name, got)
+		}
+	}
+	w.killAgent()
 	w.startAgent()
-	if n := len(w.sessions()); n != 0 {
+	if n := len(w.sessions()); n != 1 {
 		t.Errorf("%d sessions", n)
 	}
-	w.service.revoke(cert.Serial)
-	eventually(t, "the list is there", func() bool { return w.status().List.Version == 2 })
-	if !c.running() {
-		t.Error("it is gone")
+	w.service.revoke(grant.Serial, grant.Serial+1000)
+	c.wait("its grant is revoked")
+	eventually(t, "its end is told", func() bool { _, ok := w.service.events(request)[access.SessionEnded]; return ok })
+	for _, o := range others {
+		if !o.running() {
+			t.Error("one is gone")
+		}
+	}
+	if n := len(w.service.events(request)); n != 2 {
+		t.Errorf("%d reports of the grant", n)
 	}
 }
 

@@ -40,7 +40,7 @@ var All = []Attack{
 	{"principals with commas, newlines, NUL or wildcards, or none at all", 1, "refused before the key is touched; read back by OpenSSH",
 		[]string{"testsuite/attacks.TestForgedRequests", "ca.TestPrepare", "ca.TestPrincipal", "ca.TestSSHKeygenReads", "ca.FuzzIssueAgainstOpenSSH", "ca.TestSSHD"}},
 	{"forged key id", 1, "refused by CA, client and host agent; sessions by it aren't hallpass's",
-		[]string{"testsuite/attacks.TestForgedRequests", "host.TestOtherCertificatesAreLeftAlone", "host.FuzzReadAuthInfoAgainstOpenSSH", "ca.TestKeyID", "ca.FuzzKeyID", "ca.TestParseKeyID", "ca.FuzzParseKeyID", "host.TestReadAuthInfo"}},
+		[]string{"testsuite/attacks.TestForgedKeyID", "testsuite/attacks.TestForgedRequests", "testsuite/attacks.TestRoguePollerOnTheIssuersQueue", "host.TestOtherCertificatesAreLeftAlone", "host.FuzzReadAuthInfoAgainstOpenSSH", "ca.TestKeyID", "ca.FuzzKeyID", "ca.TestParseKeyID", "ca.FuzzParseKeyID", "host.TestReadAuthInfo"}},
 	{"certificate for a key that isn't the requester's", 1, "refused, and not installed by the client",
 		[]string{"refuse.txtar", "evidence.TestJudge", "cli.TestCertificateOfAnotherIsNotInstalled"}},
 	{"forced command or source address lost on the way, or overridden by the requester", 1, "in the certificate as policy says; enforced by sshd",

@@ -6,11 +6,13 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -319,8 +321,8 @@ func keyFile(t testing.TB, key ed25519.PrivateKey) string {
 }
 
 // host is a real sshd that trusts the stack's CA, as web-1, sandbox and the
-// others at once.
-func (s *stack) host(t testing.TB) *sshdtest.Server {
+// others at once, with lines in front of its configuration.
+func (s *stack) host(t testing.TB, lines ...string) *sshdtest.Server {
 	t.Helper()
 	line, err := os.ReadFile(filepath.Join(s.dir, "ssh_ca.pub"))
 	must(t, err)
@@ -330,7 +332,7 @@ func (s *stack) host(t testing.TB) *sshdtest.Server {
 	for _, name := range []string{"web-1", "sandbox", "narrow", "elsewhere"} {
 		principals = append(principals, name+"/"+login())
 	}
-	return sshdtest.Start(t, sshdtest.Config{CA: []ssh.PublicKey{ca}, Principals: map[string][]string{login(): principals}})
+	return sshdtest.Start(t, sshdtest.Config{CA: []ssh.PublicKey{ca}, Principals: map[string][]string{login(): principals}, Lines: lines})
 }
 
 // Carol may approve, but not her own request, however she writes her name.
@@ -475,12 +477,19 @@ func TestRoguePollerOnTheIssuersQueue(t *testing.T) {
 	t.Cleanup(func() { _ = worker.Process.Signal(os.Interrupt); _ = worker.Wait() })
 
 	poller := sdkworker.New(c, access.IssueQueue("ssh"), sdkworker.Options{DisableWorkflowWorker: true})
+	other := statement.NewID()
+	named := func(req access.Request) string { // the request that a certificate names
+		if req.Signer == "bob" {
+			return other
+		}
+		return req.ID
+	}
 	poller.RegisterActivityWithOptions(func(_ context.Context, ev access.Evidence) (access.Credential, error) {
 		req, err := statement.ParseRequest([]byte(ev.Request.Payload))
 		if err != nil {
 			return access.Credential{}, err
 		}
-		return counterfeit(req, s.People["mallory"].Signer)
+		return counterfeit(req, named(req), s.People["mallory"].Signer)
 	}, activity.RegisterOptions{Name: "Issue"})
 	poller.RegisterActivityWithOptions(func(context.Context, audit.End) error { return nil }, activity.RegisterOptions{Name: "Revoke"})
 	must(t, poller.Start())
@@ -499,17 +508,60 @@ func TestRoguePollerOnTheIssuersQueue(t *testing.T) {
 	if s.issued(t, a) != 0 {
 		t.Error("the counterfeit is on record")
 	}
+
+	// One that names another request isn't even kept by who asked.
+	home := t.TempDir()
+	hallpass := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), s.program, args...)
+		cmd.Env = append(worker.Env, "SSH_AUTH_SOCK=", "HALLPASS_USER=bob", "HALLPASS_KEY="+s.People["bob"].Key, "HALLPASS_HOME="+home)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := hallpass("request", "ssh/sandbox", "--for", "10m", "--reason", "x", "--no-wait")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := asked{Request: access.Request{Header: access.Header{ID: regexp.MustCompile("[0-9a-f]{8}-[0-9a-f-]{27}").FindString(out)}}}
+	await(t, c, b, access.StateActive)
+	if out, err := hallpass("wait", b.ID); err == nil || !strings.Contains(out, "belongs to another request; it was not kept") {
+		t.Errorf("wait: %v\n%s", err, out)
+	}
+	kept(t, home)
+	if s.issued(t, b) != 0 {
+		t.Error("the counterfeit is on record")
+	}
 	s.verifies(t)
 }
 
-func counterfeit(req access.Request, ca ssh.Signer) (access.Credential, error) {
+// kept makes sure that there is no certificate in somebody's folder.
+func kept(t testing.TB, home string) {
+	t.Helper()
+	files := 0
+	must(t, filepath.WalkDir(home, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files++
+			data, err := os.ReadFile(path)
+			must(t, err)
+			if strings.Contains(string(data), "-cert-v01@openssh.com") || strings.HasSuffix(path, "-cert.pub") {
+				t.Errorf("%s is kept", path)
+			}
+		}
+		return err
+	}))
+	if files == 0 {
+		t.Error("the folder is empty, so it shows nothing")
+	}
+}
+
+// counterfeit is a credential for a request, whose certificate names one.
+func counterfeit(req access.Request, named string, ca ssh.Signer) (access.Credential, error) {
 	key, err := statement.ParseKey(req.PublicKey)
 	if err != nil {
 		return access.Credential{}, err
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	cert := &ssh.Certificate{
-		Key: key, Serial: 1, CertType: ssh.UserCert, KeyId: "hallpass:" + req.ID + ":" + req.Signer,
+		Key: key, Serial: 1, CertType: ssh.UserCert, KeyId: "hallpass:" + named + ":" + req.Signer,
 		ValidPrincipals: []string{"sandbox/" + req.Login},
 		ValidAfter:      uint64(now.Add(-time.Minute).Unix()), ValidBefore: uint64(now.Add(time.Hour).Unix()),
 	}
@@ -600,6 +652,131 @@ func TestCertificatesOfTheOtherType(t *testing.T) {
 			t.Errorf("certificate type %d: ssh says %s", typ, said)
 		}
 	}
+}
+
+// Key ids that look like somebody's grant, by whoever has a CA's key: another CA
+// opens nothing; the stolen one opens hosts, and the record is none the wiser,
+// nor does sshd's log say two things of one login. A grant that is taken back
+// is known by its serial, whatever else has its key id.
+func TestForgedKeyID(t *testing.T) {
+	s := attack(t)
+	line, err := os.ReadFile(filepath.Join(s.dir, "ssh_ca"))
+	must(t, err)
+	stolen, err := ssh.ParsePrivateKey(line)
+	must(t, err)
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	key, err := ssh.NewPublicKey(public)
+	must(t, err)
+	file := keyFile(t, private)
+	revoked := filepath.Join(t.TempDir(), "krl")
+	must(t, os.WriteFile(revoked, nil, 0o600))
+	host := s.host(t, "RevokedKeys "+revoked)
+
+	a := s.request(t, "alice", "ssh/sandbox", func(r *access.Request) { r.PublicKey = statement.MarshalKey(key) })
+	submit(t, s.Client, a.ID, a.signed)
+	real := certificate(t, await(t, s.Client, a, access.StateActive))
+	carols := s.ask(t, "carol", "ssh/web-1") // which nobody approves
+	await(t, s.Client, carols, access.StatePending)
+
+	const accepted = "Accepted publickey for "
+	log := func() []string { // sshd ends a line for a terminal
+		return strings.Split(strings.ReplaceAll(strings.TrimSpace(host.Log(t)), "\r\n", "\n"), "\n")
+	}
+	// raw says that a key id has what ends a line. To syslog sshd writes that as
+	// \n and \r; to standard error, where this one writes, as it is.
+	raw := func(keyID string) bool { return strings.ContainsAny(keyID, "\r\n") }
+	// login logs in, and gives what sshd says of it.
+	login := func(name string, cert *ssh.Certificate) (sshdtest.Result, string) {
+		before := len(log())
+		r := host.Login(t, file, sshdtest.WriteCert(t, cert), "true")
+		var said []string
+		for _, l := range log()[before:] {
+			if strings.HasPrefix(l, accepted) {
+				said = append(said, l)
+			}
+			if strings.ContainsFunc(l, func(r rune) bool { return r < ' ' || r > '~' }) && !raw(cert.KeyId) {
+				t.Errorf("%s: sshd logs %q", name, l)
+			}
+		}
+		if want := map[bool]int{true: 1}[r.OK()]; len(said) != want && !raw(cert.KeyId) {
+			t.Errorf("%s: sshd says of %d logins, not %d: %q", name, len(said), want, said)
+		}
+		return r, strings.Join(said, "\n")
+	}
+	const serial = 1 << 40
+	sign := func(keyID string, n uint64, by ssh.Signer) *ssh.Certificate {
+		cert := &ssh.Certificate{
+			Key: key, Serial: n, CertType: ssh.UserCert, KeyId: keyID, ValidPrincipals: real.ValidPrincipals,
+			ValidAfter: uint64(time.Now().Add(-time.Minute).Unix()), ValidBefore: uint64(time.Now().Add(time.Hour).Unix()),
+		}
+		must(t, cert.SignCert(rand.Reader, by))
+		return cert
+	}
+
+	r, said := login("alice's own", real)
+	if end := fmt.Sprintf(" ID %s (serial %d) CA ED25519 %s", real.KeyId, real.Serial, ssh.FingerprintSHA256(stolen.PublicKey())); !r.OK() || !strings.HasSuffix(said, end) {
+		t.Fatalf("alice's own: %s\nsshd says %q, want %q at the end", r, said, end)
+	}
+	if r, _ := login("hers by another CA", sign(real.KeyId, real.Serial, s.People["mallory"].Signer)); !r.Refused() {
+		t.Errorf("hers by another CA opens the host: %s", r)
+	}
+	hers := "hallpass:" + a.ID + ":"
+	for name, c := range map[string]struct {
+		keyID string
+		opens bool
+	}{
+		"her request in bob's name":     {hers + "bob", true},
+		"carol's request":               {"hallpass:" + carols.ID + ":carol", true},
+		"hers in capitals":              {"hallpass:" + strings.ToUpper(a.ID) + ":alice", true},
+		"a part more":                   {real.KeyId + ":bob", true},
+		"a line more":                   {real.KeyId + "\n" + accepted + "root from 10.0.0.1 port 1 ssh2: ED25519-CERT SHA256:x ID " + hers + "bob (serial 7) CA ED25519 SHA256:x", true},
+		"a carriage return":             {real.KeyId + "\r" + accepted + "root", true},
+		"NUL":                           {real.KeyId + "\x00:bob", false}, // OpenSSH reads it as no text
+		"a terminal's escape sequence":  {real.KeyId + "\x1b[2J", true},
+		"one that isn't ASCII":          {real.KeyId + "\u202e\u009b2J", true},
+		"the serial and the CA with it": {real.KeyId + " (serial 7) CA ED25519 SHA256:x", true},
+		"4 KiB":                         {strings.Repeat("a", 4<<10), true},
+		"none":                          {"", true},
+	} {
+		if r, _ := login(name, sign(c.keyID, serial, stolen)); r.OK() != c.opens {
+			t.Errorf("%s: %s", name, r)
+		}
+	}
+	for _, q := range []asked{a, carols} {
+		if n := s.count(t, q, "session."); n != 0 {
+			t.Errorf("%d sessions are on record", n)
+		}
+	}
+	if mine, hers := s.issued(t, a), s.issued(t, carols); mine != 1 || hers != 0 {
+		t.Errorf("issued %d times for alice, %d for carol", mine, hers)
+	}
+
+	must(t, say(t, s.Client, a, access.MessageRelease, s.word(t, "alice", access.TypeRelease, a)))
+	await(t, s.Client, a, access.StateReleased)
+	var list string
+	eventually(t, "her certificate to be in the list", func() bool {
+		cmd := exec.CommandContext(t.Context(), s.program, "ca", "krl", revoked)
+		cmd.Env = append(os.Environ(), "HALLPASS_CONFIG="+filepath.Join(s.dir, "hallpass.yaml"))
+		if cmd.Run() != nil {
+			return false // none yet
+		}
+		out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-Q", "-l", "-f", revoked).CombinedOutput()
+		must(t, err)
+		list = string(out)
+		out, _ = exec.CommandContext(t.Context(), "ssh-keygen", "-Q", "-f", revoked, sshdtest.WriteCert(t, real)).CombinedOutput()
+		return strings.Contains(string(out), "REVOKED")
+	})
+	if strings.Contains(list, "hallpass:") || !strings.Contains(list, fmt.Sprint(real.Serial)) {
+		t.Errorf("the list is not of serials:\n%s", list)
+	}
+	if r, _ := login("alice's own, given back", real); !r.Refused() {
+		t.Errorf("alice's own, given back: %s", r)
+	}
+	if r, _ := login("her serial in bob's name", sign(hers+"bob", real.Serial, stolen)); !r.Refused() {
+		t.Errorf("her serial in bob's name: %s", r)
+	}
+	s.verifies(t)
 }
 
 // dialAs has the real ssh connect to a server with a host key, and says whether
