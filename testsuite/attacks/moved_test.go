@@ -5,13 +5,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.temporal.io/api/command/v1"
+	"go.temporal.io/api/common/v1"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	sdkworker "go.temporal.io/sdk/worker"
 	"golang.org/x/crypto/ssh"
 
@@ -193,6 +200,152 @@ func TestClockOfTheIssuerMoves(t *testing.T) {
 		if latest := time.Now().Add(c.by + length); until.Before(earliest) || until.After(latest) {
 			t.Errorf("with the clock at %s it ends at %s, not from %s to %s", c.by, until, earliest, latest)
 		}
+	}
+	r.verifies(t)
+}
+
+// Somebody on the queue of workflows answers a task of a request's with
+// "continue as new", and hands it another request. Whoever takes over denies
+// it: under the id of one, there is no other.
+func TestContinuedAsAnother(t *testing.T) {
+	const namespace = "continued"
+	r := apart(t, namespace)
+	r.start(t, "issuer:ssh")
+	for _, c := range []struct {
+		name     string
+		resource string
+		pending  bool // it was received, and bob has approved it
+		other    func(a asked) access.Statement
+		want     access.State
+	}{
+		{"nothing is changed", "ssh/sandbox", false, func(a asked) access.Statement { return a.signed }, access.StateActive},
+		{"as another of hers", "ssh/sandbox", false, func(asked) access.Statement { return r.request(t, "alice", "ssh/sandbox").signed }, access.StateDenied},
+		{"as somebody else's", "ssh/sandbox", false, func(asked) access.Statement { return r.request(t, "bob", "ssh/sandbox").signed }, access.StateDenied},
+		{"as nothing", "ssh/sandbox", false, func(asked) access.Statement { return access.Statement{} }, access.StateDenied},
+		{"as what she didn't sign", "ssh/sandbox", false, func(a asked) access.Statement {
+			return access.Statement{Payload: edit(t, a.signed.Payload, `"duration":3600`, `"duration":7200`), Signature: a.signed.Signature}
+		}, access.StateDenied},
+		{"approved, as another of hers", "ssh/web-1", true, func(asked) access.Statement { return r.request(t, "alice", "ssh/sandbox").signed }, access.StateDenied},
+		{"approved, as an edited one", "ssh/web-1", true, func(a asked) access.Statement {
+			a.Duration = access.InSeconds(8 * time.Hour)
+			return r.stack.signed(t, "alice", "request@hallpass", text(t, a.Request))
+		}, access.StateDenied},
+	} {
+		a := r.request(t, "alice", c.resource)
+		other := c.other(a)
+		var approval access.Statement
+		if c.pending {
+			r.start(t, "workflows")
+			submit(t, r.Client, a.ID, a.signed)
+			await(t, r.Client, a, access.StatePending)
+			approval = r.decide(t, "bob", "bob", a, access.Approve)
+			r.stop("workflows")
+			must(t, r.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.MessageDecision, access.Statement{})) // for a task
+		} else {
+			submit(t, r.Client, a.ID, a.signed)
+		}
+		r.continueAs(t, namespace, a, other)
+		r.start(t, "workflows")
+		if c.pending {
+			must(t, r.Client.SignalWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.MessageDecision, approval))
+		}
+		got := await(t, r.Client, a, c.want)
+		want := map[access.State]int{access.StateActive: 1}[c.want]
+		issued := r.issued(t, a)
+		if q, err := statement.ParseRequest([]byte(other.Payload)); err == nil && q.ID != a.ID {
+			issued += r.issued(t, asked{Request: q})
+		}
+		if issued != want {
+			t.Errorf("%s: %s, %s; issued %d times", c.name, got.State, got.Why, issued)
+		}
+		r.stop("workflows")
+	}
+	r.verifies(t)
+}
+
+// continueAs takes the next workflow task, in a worker's place, and continues
+// the request's workflow as new with another submission.
+func (r *roles) continueAs(t testing.TB, namespace string, a asked, other access.Statement) {
+	t.Helper()
+	input, err := converter.GetDefaultDataConverter().ToPayloads(access.Submission{Request: other})
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	queue := &taskqueue.TaskQueue{Name: access.TaskQueue}
+	for {
+		task, err := r.Client.WorkflowService().PollWorkflowTaskQueue(ctx, &workflowservice.PollWorkflowTaskQueueRequest{
+			Namespace: namespace, TaskQueue: queue, Identity: "attack",
+		})
+		must(t, err)
+		if len(task.GetTaskToken()) == 0 {
+			continue // none yet
+		}
+		if id := task.GetWorkflowExecution().GetWorkflowId(); id != access.WorkflowID(a.ID) {
+			continue // a running grant's; it comes again
+		}
+		_, err = r.Client.WorkflowService().RespondWorkflowTaskCompleted(ctx, &workflowservice.RespondWorkflowTaskCompletedRequest{
+			Namespace: namespace, TaskToken: task.TaskToken, Identity: "attack",
+			Commands: []*command.Command{{
+				CommandType: enums.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+				Attributes: &command.Command_ContinueAsNewWorkflowExecutionCommandAttributes{
+					ContinueAsNewWorkflowExecutionCommandAttributes: &command.ContinueAsNewWorkflowExecutionCommandAttributes{
+						WorkflowType: &common.WorkflowType{Name: access.Workflow}, TaskQueue: queue, Input: input,
+					},
+				},
+			}},
+		})
+		must(t, err)
+		described, err := r.Client.DescribeWorkflowExecution(ctx, access.WorkflowID(a.ID), "")
+		must(t, err)
+		if described.WorkflowExecutionInfo.Execution.RunId == task.WorkflowExecution.RunId {
+			t.Fatal("the workflow wasn't continued as new, so the test shows nothing")
+		}
+		return
+	}
+}
+
+// A plain client answers in the issuer's place, by the id of the activity that
+// waits for it. Who asked keeps nothing of that, and it isn't on record.
+func TestIssueAnsweredByAClient(t *testing.T) {
+	const namespace = "answered"
+	r := apart(t, namespace)
+	r.start(t, "workflows")
+	out := r.hallpass(t, "alice", "request", "ssh/sandbox", "--for", "10m", "--reason", "x", "--no-wait")
+	a := asked{Request: access.Request{Header: access.Header{ID: regexp.MustCompile("[0-9a-f]{8}-[0-9a-f-]{27}").FindString(out)}}}
+	await(t, r.Client, a, access.StateIssuing)
+	var waiting string
+	eventually(t, "an activity to wait", func() bool {
+		described, err := r.Client.DescribeWorkflowExecution(t.Context(), access.WorkflowID(a.ID), "")
+		must(t, err)
+		for _, p := range described.PendingActivities {
+			if p.ActivityType.Name == "Issue" {
+				waiting = p.ActivityId
+			}
+		}
+		return waiting != ""
+	})
+	// For a key that the client has.
+	forged, err := counterfeit(access.Request{
+		Header: access.Header{ID: a.ID, Signer: "alice"}, Login: login(), PublicKey: marshal(r, "mallory"),
+	}, a.ID, r.People["mallory"].Signer)
+	must(t, err, r.Client.CompleteActivityByID(t.Context(), namespace, access.WorkflowID(a.ID), "", waiting, forged, nil))
+	await(t, r.Client, a, access.StateActive)
+
+	cmd := exec.CommandContext(t.Context(), r.program, "wait", a.ID)
+	cmd.Env = append(r.env, "HALLPASS_USER=alice", "HALLPASS_KEY="+r.People["alice"].Key, "HALLPASS_HOME="+r.home("alice"))
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "is for another key; it was not kept") {
+		t.Errorf("wait: %v\n%s", err, out)
+	}
+	kept(t, r.home("alice"))
+	r.start(t, "issuer:ssh")
+	if n := r.count(t, a, "credential."); n != 0 {
+		t.Errorf("%d credentials are on record", n)
+	}
+	// It can be ended as any other, which gives nobody anything.
+	r.hallpass(t, "alice", "release", a.ID)
+	await(t, r.Client, a, access.StateReleased)
+	if n := r.count(t, a, "credential."); n != 0 {
+		t.Errorf("%d credentials are on record after its end", n)
 	}
 	r.verifies(t)
 }
