@@ -42,6 +42,10 @@ func TestReport(t *testing.T) {
 		{"all held", "", "", "first   1        held  2 tests, 4 cases, 1.6s", ""},
 		{"one fails", `"pass","Test":"TestC"`, `"fail","Test":"TestC"`, "second  2        NOT HELD  ca.TestC", "of 2 attacks, 1 did not fail and 0 could not be tried"},
 		{"one is skipped", `"pass","Test":"TestScripts/kill"`, `"skip","Test":"TestScripts/kill"`, "NOT TRIED  kill.txtar", "0 did not fail and 1 could not"},
+		{"a case is skipped", `"pass","Test":"TestA/two/deep"`, `"skip","Test":"TestA/two/deep"`, "first 1 NOT TRIED ca.TestA second 2 held", "0 did not fail and 1 could not"},
+		{"a case is skipped and the test fails", `"pass","Test":"TestA/two/deep"}
+{"Action":"pass","Test":"TestA"`, `"skip","Test":"TestA/two/deep"}
+{"Action":"fail","Test":"TestA"`, "first 1 NOT HELD ca.TestA", "1 did not fail and 0 could not"},
 		{"one doesn't run", `"Test":"FuzzB"`, `"Test":"FuzzX"`, "NOT TRIED  ca/krl.FuzzB", "0 did not fail and 1 could not"},
 		{"a case fails", `"pass","Test":"TestA","`, `"fail","Test":"TestA","`, "NOT HELD", "1 did not fail"},
 	} {
