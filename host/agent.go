@@ -316,6 +316,9 @@ func (a *agent) status() Status {
 	if a.sessions.mount == "" {
 		problem("cgroup v2 is not there: processes that leave their session behind can't be ended")
 	}
+	if n := a.sessions.unknown(); n > 0 {
+		problem("records of %d sessions in %s can't be read, and the sessions can't be ended so far", n, a.layout.sessions())
+	}
 	if a.config.PAM == "" {
 		problem("PAM is not set up: open sessions can't be ended")
 	}

@@ -98,10 +98,32 @@ func (c cgroup) pids() []int {
 	return out
 }
 
-// populated says whether any process lives in the cgroup or below it.
+// populated says whether any process lives in the cgroup or below it. While
+// that can't be told, one may.
 func (c cgroup) populated() bool {
 	data, err := os.ReadFile(filepath.Join(string(c), "cgroup.events"))
-	return err == nil && strings.Contains(string(data), "populated 1")
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV)
+	}
+	return strings.Contains(string(data), "populated 1")
+}
+
+// cgroupNamed finds the cgroup that has a name, wherever it is; "" if none has.
+func cgroupNamed(mount, name string) (found cgroup, err error) {
+	if mount == "" {
+		return "", nil
+	}
+	err = filepath.WalkDir(mount, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != mount {
+			return nil // it was removed meanwhile
+		}
+		if err == nil && d.IsDir() && d.Name() == name {
+			found = cgroup(path)
+			return fs.SkipAll
+		}
+		return err
+	})
+	return found, err
 }
 
 // kill ends every process in the cgroup and below it, the ones that are being

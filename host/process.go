@@ -4,7 +4,9 @@ package host
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -36,13 +38,21 @@ func openProcess(pid int) (*process, error) {
 	st, err := readStat(pid)
 	p := &process{pid: pid, start: st.start, fd: fd}
 	if err == nil && !p.alive() {
-		err = fmt.Errorf("process %d has ended", pid)
+		err = errEnded
 	}
 	if err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
+}
+
+var errEnded = errors.New("the process has ended")
+
+// hasEnded says whether openProcess failed because there is no such process:
+// none has the number, or a thread has it.
+func hasEnded(err error) bool {
+	return errors.Is(err, errEnded) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist)
 }
 
 func (p *process) close() { _ = unix.Close(p.fd) }

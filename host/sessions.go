@@ -63,7 +63,8 @@ type session struct {
 	monitor *process // nil once the connection is gone
 	warned  bool
 	ending  bool
-	look    time.Time // when to look whether processes are left; zero: no need
+	look    time.Time // when to look whether processes are left, or for the monitor; zero: no need
+	tries   int       // how often its record couldn't be read
 	ask     time.Time // when to ask whether the grant was extended
 }
 
@@ -88,7 +89,8 @@ type sessions struct {
 	mu      sync.Mutex
 	live    map[string]*session
 	byFD    map[int32]*session
-	list    *krl.List // the latest good one; nil until there is one
+	unread  map[string]*session // from an earlier run, whose record can't be read: they have no grant, and are ended
+	list    *krl.List           // the latest good one; nil until there is one
 	enders  sync.WaitGroup
 	hands   chan struct{} // for those that end sessions
 	stopped bool
@@ -115,13 +117,14 @@ type event struct {
 const (
 	whyOver    = "the grant has ended"
 	whyRevoked = "the grant was revoked"
+	whyUnread  = "the host's agent can't read what it has noted of the grant"
 )
 
 func newSessions(dir, mount string, warn time.Duration, log *slog.Logger, report func(event)) (*sessions, error) {
 	s := &sessions{
 		dir: dir, mount: mount, warn: warn, log: log, report: report,
 		news: make(chan struct{}, 1), epoll: -1, timer: -1, stop: -1,
-		live: map[string]*session{}, byFD: map[int32]*session{}, hands: make(chan struct{}, atOnce),
+		live: map[string]*session{}, byFD: map[int32]*session{}, unread: map[string]*session{}, hands: make(chan struct{}, atOnce),
 	}
 	var err1, err2, err3 error
 	s.epoll, err1 = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -223,6 +226,7 @@ func (s *sessions) linger(x *session) {
 func (s *sessions) forget(x *session) {
 	s.drop(x)
 	delete(s.live, x.ID)
+	delete(s.unread, x.ID)
 	if x.Cgroup != "" {
 		if err := x.Cgroup.remove(); err != nil {
 			s.log.Warn("cgroup can't be removed", "session", x.ID, "error", err)
@@ -260,9 +264,13 @@ func (s *sessions) tick() {
 		}
 		if !x.look.IsZero() {
 			if !now.Before(x.look) {
-				s.linger(x)
+				if x.Closed {
+					s.linger(x)
+				} else {
+					s.seek(x)
+				}
 			}
-			if s.live[x.ID] != nil {
+			if s.live[x.ID] != nil && !x.look.IsZero() {
 				at(x.look)
 			}
 		}
@@ -274,6 +282,20 @@ func (s *sessions) tick() {
 				go tell(s.pids(x), fmt.Sprintf("hallpass: this session ends at %s, in %s.",
 					x.until().over().Format("15:04:05 MST"), x.until().over().Sub(now).Round(time.Second)))
 			}
+		}
+	}
+	for id, x := range s.unread {
+		if x.ending {
+			continue
+		}
+		if !now.Before(x.look) {
+			s.takeUp(id)
+		}
+		if x := s.unread[id]; x != nil {
+			at(x.look)
+		}
+		if x := s.live[id]; x != nil {
+			at(now) // it was read at last
 		}
 	}
 	s.setTimer(next)
@@ -341,7 +363,7 @@ func (s *sessions) end(x *session, why string) {
 		s.hands <- struct{}{}
 		gone := s.kill(x, why)
 		<-s.hands
-		if gone {
+		if gone && x.grant != nil {
 			s.log.Info("session ended", "session", x.ID, "request", x.grant.request, "login", x.Login, "source", x.Source, "why", why)
 			s.report(event{What: access.SessionEnded, Session: x.record, Why: why, grant: x.grant})
 		}
@@ -360,9 +382,19 @@ func (s *sessions) end(x *session, why string) {
 // kill ends the processes of a session: first a line for the one who looks at
 // it, then sshd itself, so that it can clean up, then all that is left.
 func (s *sessions) kill(x *session, why string) bool {
+	unsure := false
 	s.mu.Lock()
 	monitor := x.monitor
-	if monitor != nil {
+	if monitor == nil && !x.Closed { // it wasn't found, so far
+		p, err := s.find(x)
+		if err == nil {
+			monitor = p
+			defer p.close()
+		} else if !hasEnded(err) {
+			unsure = true
+			s.note(x, err)
+		}
+	} else if monitor != nil {
 		// A pidfd of our own: run may close the other one meanwhile.
 		if fd, err := unix.FcntlInt(uintptr(monitor.fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
 			monitor = &process{pid: monitor.pid, start: monitor.start, fd: fd}
@@ -371,11 +403,11 @@ func (s *sessions) kill(x *session, why string) bool {
 	}
 	s.mu.Unlock()
 
-	if tell(s.pids(x), "hallpass: "+why+"; this session is closed.") {
+	if (x.Cgroup != "" || monitor != nil) && tell(s.pids(x), "hallpass: "+why+"; this session is closed.") {
 		pause(readTime)
 	}
 	var below []*process
-	if x.Cgroup == "" {
+	if x.Cgroup == "" && monitor != nil {
 		// Found before the monitor goes: after it they are init's children.
 		for _, pid := range descendants(x.Monitor) {
 			if p, err := openProcess(pid); err == nil {
@@ -407,7 +439,7 @@ func (s *sessions) kill(x *session, why string) bool {
 		}
 		pause(time.Millisecond)
 	}
-	return true
+	return !unsure
 }
 
 func (s *sessions) note(x *session, err error) {
@@ -555,6 +587,14 @@ func (s *sessions) known(monitor *process) bool {
 	return false
 }
 
+// unknown is how many sessions of an earlier run there may be that nobody knows
+// the end of.
+func (s *sessions) unknown() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.unread)
+}
+
 // shown are the sessions, oldest first.
 func (s *sessions) shown() []Session {
 	s.mu.Lock()
@@ -594,18 +634,64 @@ func (s *sessions) restore() error {
 			_ = os.Remove(path) // a write that a crash cut short
 			continue
 		}
-		x, err := readRecord(path)
-		if err != nil {
-			// Nobody else writes here. Kept for whoever wants to see it.
-			s.log.Error("record of a session can't be read", "file", path, "error", err)
-			continue
-		}
-		s.resume(x)
+		s.takeUp(strings.TrimSuffix(e.Name(), ".json"))
 	}
 	s.wake()
 	return nil
 }
 
+// readTries is how often a record is tried to be read that the system doesn't
+// give: for want of file descriptors, say. With lookAgain it is a minute.
+const readTries = 12
+
+// takeUp takes up one session of an earlier run. If its record can't be read, so
+// that nobody knows when it has to end, it is ended. The lock is held.
+func (s *sessions) takeUp(id string) {
+	x, err := readRecord(s.file(id))
+	switch {
+	case err == nil && x.ID == id:
+		delete(s.unread, id)
+		s.resume(x)
+		return
+	case errors.Is(err, os.ErrNotExist):
+		delete(s.unread, id)
+		return
+	case err == nil:
+		err = fmt.Errorf("it is of session %q", x.ID)
+	}
+	var tries int
+	if was := s.unread[id]; was != nil {
+		tries = was.tries
+	}
+	known := x != nil
+	if !known {
+		x = &session{}
+	}
+	x.ID, x.grant, x.longer, x.Closed = id, nil, nil, false
+	x.tries, x.look = tries+1, s.now().Add(lookAgain)
+	s.unread[id] = x
+	s.log.Error("record of a session can't be read", "file", s.file(id), "error", err)
+	if !known && x.tries < readTries {
+		return
+	}
+	if name := "hallpass-" + id; filepath.Base(string(x.Cgroup)) != name {
+		if x.Cgroup, err = cgroupNamed(s.mount, name); err != nil {
+			s.log.Error("session can't be ended, as nobody knows its processes", "session", id, "error", err)
+			return
+		}
+	}
+	if x.Cgroup == "" && x.Monitor <= 0 {
+		if s.mount == "" {
+			s.log.Error("session can't be ended, as nobody knows its processes", "session", id)
+			return
+		}
+		x.Closed = true // it would have a cgroup
+	}
+	s.end(x, whyUnread)
+}
+
+// readRecord reads the record of a session. Where it doesn't say all that it
+// should, there is a session without a grant beside the error.
 func readRecord(path string) (*session, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -613,15 +699,12 @@ func readRecord(path string) (*session, error) {
 	}
 	var x session
 	if err := json.Unmarshal(data, &x.record); err != nil {
-		return nil, err
+		return &x, err
 	}
 	if x.grant, err = recorded(x.Certificate); err == nil && x.Extended != "" {
 		x.longer, err = recorded(x.Extended)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &x, nil
+	return &x, err
 }
 
 // recorded reads the grant in a record. It was ours when the session was opened
@@ -644,29 +727,62 @@ func recorded(line string) (*grant, error) {
 
 // resume takes up one session, with the lock held.
 func (s *sessions) resume(x *session) {
-	sameBoot := x.Boot == bootID()
-	if !sameBoot {
+	if x.rebooted() {
 		x.Cgroup = "" // another one may have its name
 	}
-	if sameBoot && !x.Closed {
-		if p, err := openProcess(x.Monitor); err == nil {
-			if p.start == x.Start {
-				x.monitor = p
-			} else {
-				p.close() // somebody else has its number now
-			}
-		}
-	}
-	if err := s.add(x); err != nil {
-		s.log.Error("session can't be watched", "session", x.ID, "error", err)
-	}
-	if x.monitor != nil {
-		s.log.Info("session taken up", "session", x.ID, "request", x.grant.request, "login", x.Login)
+	s.live[x.ID] = x
+	if x.Closed {
+		s.linger(x)
 		return
 	}
-	if !x.Closed {
+	s.seek(x)
+}
+
+// rebooted says whether the kernel has been started since the session began.
+func (x *session) rebooted() bool {
+	now := bootID()
+	return now != "" && x.Boot != "" && x.Boot != now
+}
+
+// find opens the monitor of a session of an earlier run. An error that hasEnded
+// doesn't know leaves open whether it runs.
+func (s *sessions) find(x *session) (*process, error) {
+	if x.rebooted() {
+		return nil, errEnded
+	}
+	p, err := openProcess(x.Monitor)
+	if err != nil {
+		return nil, err
+	}
+	if p.start != x.Start { // somebody else has its number now
+		p.close()
+		return nil, errEnded
+	}
+	return p, nil
+}
+
+// seek looks for the monitor of a session that was open when the agent ended.
+// While that can't be told, because the system has no file descriptors left, say,
+// the session is open, and is tried to be ended when its time comes.
+func (s *sessions) seek(x *session) {
+	p, err := s.find(x)
+	if err == nil {
+		x.monitor = p
+		if err = s.add(x); err != nil {
+			x.monitor = nil
+			p.close()
+		}
+	}
+	switch {
+	case err == nil:
+		x.look = time.Time{}
+		s.log.Info("session taken up", "session", x.ID, "request", x.grant.request, "login", x.Login)
+	case hasEnded(err):
 		s.report(event{What: access.SessionClosed, Session: x.record, Why: "while the agent was down", grant: x.grant})
 		x.Closed = true
+		s.linger(x)
+	default:
+		s.log.Error("session can't be watched", "session", x.ID, "error", err)
+		x.look = s.now().Add(lookAgain)
 	}
-	s.linger(x)
 }
