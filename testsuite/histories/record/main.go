@@ -29,6 +29,7 @@ import (
 	"hallpass/statement"
 	"hallpass/testsuite/devtest"
 	"hallpass/testsuite/histories"
+	"hallpass/transport"
 )
 
 const (
@@ -95,6 +96,11 @@ type play struct {
 var plays = []play{
 	{"expired", func(r *request) { r.ask("alice", "ssh/dev-1", 3*time.Second, nil) }},
 	{"approved-expired", func(r *request) {
+		r.ask("alice", "ssh/web-1", 3*time.Second, nil)
+		r.await(access.StatePending)
+		r.signal(access.MessageDecision, r.decision("bob", access.Approve, 2))
+	}},
+	{"approved-expired-spares", func(r *request) {
 		r.ask("alice", "ssh/web-1", 3*time.Second, nil)
 		r.await(access.StatePending)
 		r.signal(access.MessageDecision, r.decision("bob", access.Approve, 2))
@@ -417,11 +423,9 @@ func (r *request) start(name, resource string, duration time.Duration, change fu
 		return
 	}
 	r.signed = r.sign(name, r.req)
-	r.run, err = r.client.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{
-		ID:        access.WorkflowID(r.req.ID),
-		TaskQueue: access.TaskQueue,
-	}, access.Workflow, access.Submission{Request: r.signed})
-	r.check(err)
+	temporal := transport.Temporal{Client: r.client} // as clients do
+	r.check(temporal.Submit(r.ctx, access.Submission{Request: r.signed}, r.req))
+	r.run = r.client.GetWorkflow(r.ctx, access.WorkflowID(r.req.ID), "")
 	r.keep("", access.WorkflowID(r.req.ID))
 }
 
