@@ -228,7 +228,7 @@ func TestContinuedAsAnother(t *testing.T) {
 		{"approved, as another of hers", "ssh/web-1", true, func(asked) access.Statement { return r.request(t, "alice", "ssh/sandbox").signed }, access.StateDenied},
 		{"approved, as an edited one", "ssh/web-1", true, func(a asked) access.Statement {
 			a.Duration = access.InSeconds(8 * time.Hour)
-			return r.stack.signed(t, "alice", "request@hallpass", text(t, a.Request))
+			return r.signed(t, "alice", "request@hallpass", text(t, a.Request))
 		}, access.StateDenied},
 	} {
 		a := r.request(t, "alice", c.resource)
