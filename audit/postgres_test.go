@@ -135,6 +135,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		// hosts_test.go
 		TestATokenTakesInOneHost,
 		TestVisits,
+		TestRefusedReportsAreBounded,
 		// krl_test.go
 		TestCA,
 		TestDraftKRLNamesWhatWasTakenBack,
