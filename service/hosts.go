@@ -28,7 +28,7 @@ const MaxExtensions = 100
 // A body is sent along with its header, or soon after. perBody is what reading one
 // takes in memory, whatever is in it.
 const (
-	bodyTimeout = 5 * time.Second
+	bodyTimeout = 10 * time.Second
 	perBody     = 16 << 10 // bytes
 )
 

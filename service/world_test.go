@@ -629,7 +629,7 @@ func TestFlood(t *testing.T) {
 		for _, conn := range slow {
 			w.check(conn.SetReadDeadline(time.Now().Add(bodyTimeout + 10*time.Second)))
 			got, err := io.ReadAll(conn)
-			if err != nil || !strings.Contains(string(got), " 400 ") || !strings.Contains(string(got), "took longer than 5s") {
+			if err != nil || !strings.Contains(string(got), " 400 ") || !strings.Contains(string(got), "took longer than 10s") {
 				t.Fatalf("%q, %v", got, err)
 			}
 		}
