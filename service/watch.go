@@ -134,14 +134,17 @@ func (o *watch) saw(at time.Time, now sight, err error) {
 	o.last, o.at = now, at
 }
 
-// due says whether it is time to look, for somebody who knows a tag, and whether that has
-// to be a look from now on: what was seen last is another state, and may be an earlier one
-// than he knows who began to wait at a time.
+// due says whether it is time to look, for somebody who knows a tag, and whether it takes
+// a look from now on, as what was seen last is another state and was seen before he began to
+// wait: it may be an earlier one than he knows.
 func (o *watch) due(known string, began time.Time) (due, fresh bool) {
 	last, pause := o.seen()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return pause <= 0 && !last.over, last.tag != known && !o.at.After(began)
+	if last.tag == known {
+		return pause <= 0 && !last.over, false
+	}
+	return false, !o.at.After(began)
 }
 
 // seen is what was seen last, and how long it is until the next look.
