@@ -49,13 +49,13 @@ type Authority struct {
 // there is. A certificate without its key is an error.
 func CreateAuthority(keyFile, certificateFile string) error {
 	_, missing := os.Stat(certificateFile)
-	private, err := os.ReadFile(keyFile)
+	key, err := os.ReadFile(keyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && missing == nil:
 		return access.Errorf(access.CodeNotFound, "the service CA's certificate %s is there, and its key %s isn't", certificateFile, keyFile).
 			WithHint("put the key back, or the certificate away, for a new CA that all clients have to get")
 	case errors.Is(err, fs.ErrNotExist):
-		if private, err = createKey(keyFile); err != nil {
+		if key, err = createKey(keyFile); err != nil {
 			return fmt.Errorf("make service CA: %w", err)
 		}
 	case err != nil:
@@ -64,7 +64,10 @@ func CreateAuthority(keyFile, certificateFile string) error {
 	if !errors.Is(missing, fs.ErrNotExist) {
 		return nil // OpenAuthority says what is wrong with it, if anything
 	}
-	der, err := certify(private)
+	if err := private(keyFile); err != nil {
+		return err
+	}
+	der, err := certify(key)
 	if err == nil {
 		err = newfile.Write(certificateFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 	}
@@ -121,16 +124,24 @@ func certify(private []byte) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 }
 
+// private refuses a key that others can read.
+func private(keyFile string) error {
+	info, err := os.Stat(keyFile)
+	if err != nil {
+		return fmt.Errorf("service CA: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return access.Errorf(access.CodeForbidden, "service CA's key %s has mode %04o, so others can read it", keyFile, mode).
+			WithHint("chmod 600 %s", keyFile)
+	}
+	return nil
+}
+
 // OpenAuthority reads what CreateAuthority wrote. The service can be reached
 // by the names: DNS names and IP addresses. now may be nil.
 func OpenAuthority(keyFile, certificateFile string, names []string, now func() time.Time) (*Authority, error) {
-	info, err := os.Stat(keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("service CA: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, access.Errorf(access.CodeForbidden, "service CA's key %s has mode %04o, so others can read it", keyFile, mode).
-			WithHint("chmod 600 %s", keyFile)
+	if err := private(keyFile); err != nil {
+		return nil, err
 	}
 	pair, err := tls.LoadX509KeyPair(certificateFile, keyFile)
 	if err != nil {
