@@ -125,3 +125,52 @@ func FuzzParseWitness(f *testing.F) {
 		}
 	})
 }
+
+// FuzzKeys: what is taken for a key of the log signs, and its public half opens
+// that and nothing by another key; what is refused is not shown, as it may be the
+// private key.
+func FuzzKeys(f *testing.F) {
+	private, public := testKey(f)
+	_, other := testKey(f)
+	f.Add(private)
+	f.Add(public)
+	f.Add(private + "\n")
+	f.Add("PRIVATE+KEY+a+00000000+AQ==")
+	f.Add(strings.Replace(private, "audit", "other", 1))
+	f.Add("a+b+c+d+e+f")
+	f.Fuzz(func(t *testing.T, key string) {
+		refused := func(err error) {
+			if access.CodeOf(err) != access.CodeMalformed || access.CheckText("error", err.Error(), 200) != nil {
+				t.Errorf("%q", err)
+			}
+			if secret := key[strings.LastIndex(key, "+")+1:]; len(secret) > 20 && strings.Contains(err.Error(), secret) {
+				t.Errorf("the key is shown: %v", err)
+			}
+		}
+		verifier, err := parsePublicKey(key)
+		switch {
+		case err != nil:
+			refused(err)
+		case strings.HasPrefix(key, "PRIVATE+KEY+"):
+			t.Errorf("%q is taken for a public key", key)
+		case !strings.HasPrefix(key, verifier.Name()+"+"+fmt.Sprintf("%08x", verifier.KeyHash())+"+"):
+			t.Errorf("%q is read as %s+%08x", key, verifier.Name(), verifier.KeyHash())
+		}
+		signer, verifier, err := parseKey(key)
+		if err != nil {
+			refused(err)
+			return
+		}
+		if signer.Name() != verifier.Name() || signer.KeyHash() != verifier.KeyHash() || !strings.HasPrefix(key, "PRIVATE+KEY+") {
+			t.Errorf("%s+%08x signs, and %s+%08x verifies", signer.Name(), signer.KeyHash(), verifier.Name(), verifier.KeyHash())
+		}
+		message := []byte("a line\n")
+		signature, err := signer.Sign(message)
+		if err != nil || !verifier.Verify(message, signature) || verifier.Verify([]byte("another\n"), signature) {
+			t.Errorf("what it signs doesn't verify, or too much does (%v)", err)
+		}
+		if stranger, err := parsePublicKey(other); err != nil || stranger.Verify(message, signature) {
+			t.Errorf("the key of another log takes it (%v)", err)
+		}
+	})
+}
