@@ -1,6 +1,7 @@
 package krl
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,4 +105,61 @@ func TestOpenSSHVerifiesTheSignature(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("ssh-keygen: %v\n%s", err, out)
 	}
+}
+
+// FuzzOpen: a list is read as Parse reads it if a trusted key has signed its very
+// bytes, and not at all otherwise, whatever signature comes with it in the header.
+func FuzzOpen(f *testing.F) {
+	ca, stranger := newSigner(f), newSigner(f)
+	trusted := []ssh.PublicKey{ca.PublicKey()}
+	good, signature := signed(f, ca)
+	_, byStranger := signed(f, stranger)
+	f.Add(EncodeSignature(signature), good)
+	f.Add(EncodeSignature(byStranger), good)
+	f.Add(EncodeSignature(signature), good[:len(good)-1])
+	f.Add(EncodeSignature(signature+"\n"), []byte("not a list"))
+	f.Add(" "+EncodeSignature("x")+"\r\n", []byte(nil))
+	f.Add("====", []byte("SSHKRL\n\x00"))
+	text := func(l *List) string {
+		data, err := l.Marshal()
+		if err != nil {
+			return err.Error()
+		}
+		return string(data)
+	}
+	f.Fuzz(func(t *testing.T, header string, list []byte) {
+		if sent, err := DecodeSignature(header); err != nil {
+			if access.CodeOf(err) != access.CodeUnverified || access.CheckText("error", err.Error(), 1000) != nil {
+				t.Errorf("%q", err)
+			}
+		} else {
+			// Breaks of lines are all that base64 leaves open, and a header has none.
+			if again := EncodeSignature(sent); again != strings.NewReplacer("\r", "", "\n", "").Replace(header) {
+				t.Errorf("%q is read and written as %q", header, again)
+			}
+			l, err := Open(list, sent, trusted)
+			switch {
+			case err == nil && (!bytes.Equal(list, good) || l.Version != 7):
+				t.Errorf("%q is taken with the signature %q", list, sent)
+			case err != nil && access.CodeOf(err) != access.CodeUnverified && access.CodeOf(err) != access.CodeMalformed,
+				err != nil && (l != nil || access.CheckText("error", err.Error(), 1000) != nil):
+				t.Errorf("%q, with %v", err, l)
+			}
+		}
+		for _, by := range []ssh.Signer{ca, stranger} {
+			ours := by == ca
+			signature, err := Sign(by, list)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := Open(list, signature, trusted)
+			plain, perr := Parse(list)
+			switch {
+			case !ours && access.CodeOf(err) != access.CodeUnverified:
+				t.Errorf("signed by a stranger: %v", err)
+			case ours && access.CodeOf(err) != access.CodeOf(perr), ours && err == nil && text(l) != text(plain):
+				t.Errorf("opened: %v; read: %v", err, perr)
+			}
+		}
+	})
 }
