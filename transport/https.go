@@ -32,6 +32,7 @@ const (
 	answerTime = 15 * time.Second
 
 	maxAnswer   = 16 << 20         // bytes
+	maxTold     = 16 << 10         // bytes of a refusal
 	maxHolds    = 5                // how often a call is tried that comes too soon
 	longestHold = 30 * time.Second // what the service may ask for between them
 )
@@ -309,13 +310,29 @@ func (h *HTTPS) once(ctx context.Context, c call, afresh bool) (*http.Response, 
 // from something between here and the service.
 func (h *HTTPS) refusal(resp *http.Response, data []byte) error {
 	var e access.Error
-	if json.Unmarshal(data, &e) == nil && e.Code != "" && e.Message != "" {
+	if json.Unmarshal(data, &e) == nil && says(&e) {
 		return &e
 	}
 	if resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusTooManyRequests {
 		return access.Errorf(access.CodeUnavailable, "what answers at %s says %d and nothing that hallpass says", h.url, resp.StatusCode)
 	}
 	return access.Errorf(access.CodeMalformed, "what answers at %s is not the service of hallpass: it says %d", h.url, resp.StatusCode)
+}
+
+// says says whether an error is one: with a code to go by, and a message to show.
+func says(e *access.Error) bool {
+	return e.Code != "" && e.Message != "" && len(e.Message)+len(e.Hint) <= maxTold
+}
+
+// beside is the error that comes with a value, nil if there is none.
+func (h *HTTPS) beside(e *access.Error) error {
+	switch {
+	case e == nil:
+		return nil
+	case !says(e):
+		return access.Errorf(access.CodeMalformed, "the answer of the service at %s has an error that says nothing", h.url)
+	}
+	return e
 }
 
 // unreachable says in one line why a call had no answer. ctx is the caller's.
@@ -419,14 +436,11 @@ func (h *HTTPS) status(ctx context.Context, id string, wait time.Duration) (acce
 		}
 		h.mu.Unlock()
 	}
-	if out.Error != nil {
-		return out.Status, out.Error
-	}
-	return out.Status, nil
+	return out.Status, h.beside(out.Error)
 }
 
-// List finds requests.
-func (h *HTTPS) List(ctx context.Context, f Filter) ([]Summary, error) {
+// Values is the filter as the service is asked by it.
+func (f Filter) Values() url.Values {
 	q := url.Values{}
 	for name, value := range map[string]string{"prefix": f.Prefix, "requester": f.Requester, "resource": f.Resource} {
 		if value != "" {
@@ -439,8 +453,13 @@ func (h *HTTPS) List(ctx context.Context, f Filter) ([]Summary, error) {
 	if f.Limit > 0 {
 		q.Set("limit", strconv.Itoa(f.Limit))
 	}
+	return q
+}
+
+// List finds requests.
+func (h *HTTPS) List(ctx context.Context, f Filter) ([]Summary, error) {
 	var found []Summary
-	_, _, err := h.do(ctx, call{method: http.MethodGet, path: "/v1/requests", query: q, takes: callTimeout}, &found)
+	_, _, err := h.do(ctx, call{method: http.MethodGet, path: "/v1/requests", query: f.Values(), takes: callTimeout}, &found)
 	return found, err
 }
 
@@ -467,10 +486,7 @@ func (h *HTTPS) Lock(ctx context.Context, st access.Statement, _ access.Lock) (a
 	if _, _, err := h.do(ctx, c, &out); err != nil {
 		return access.Locked{}, err
 	}
-	if out.Error != nil {
-		return out.Locked, out.Error
-	}
-	return out.Locked, nil
+	return out.Locked, h.beside(out.Error)
 }
 
 // Locks lists the locks in force.

@@ -36,7 +36,7 @@ type authority struct {
 	key         *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T) authority {
+func newAuthority(t testing.TB) authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
@@ -78,7 +78,7 @@ func (a authority) serve(t *testing.T, h http.HandlerFunc, edit func(*x509.Certi
 }
 
 // dial makes a client by alice, who signs as often as *signed says.
-func dial(t *testing.T, address string, ca []byte, now func() time.Time, signed *int) *HTTPS {
+func dial(t testing.TB, address string, ca []byte, now func() time.Time, signed *int) *HTTPS {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	check(t, err)
