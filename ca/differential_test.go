@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"hallpass/access"
 	"hallpass/testsuite/sshdtest"
 )
 
@@ -56,6 +57,58 @@ func FuzzIssueAgainstOpenSSH(f *testing.F) {
 			if !slices.Contains(lines, w) {
 				t.Errorf("ssh-keygen doesn't read %q but\n%s", w, strings.Join(lines, "\n"))
 			}
+		}
+	})
+}
+
+// FuzzIssueHostAgainstOpenSSH is the same for certificates of hosts.
+func FuzzIssueHostAgainstOpenSSH(f *testing.F) {
+	if _, err := exec.LookPath("ssh-keygen"); err != nil {
+		f.Skip("ssh-keygen is not installed")
+	}
+	f.Setenv("TZ", "UTC")
+	f.Add("ssh/web-1", "web-1,web-1.example.com,10.0.0.7", uint64(42), uint32(3600))
+	f.Add("ssh/db_2.example.com", "2001:db8::1", ^uint64(0), uint32(1))
+	f.Add("ssh/x", "*.example.com", uint64(1), uint32(30*86400))
+	f.Add("db/x", "x,,y", uint64(0), uint32(0))
+	f.Add("ssh/a\nb", "a b,A", uint64(1), uint32(60))
+	f.Fuzz(func(t *testing.T, resource, names string, serial uint64, seconds uint32) {
+		c := hostCA(t)
+		p, err := c.PrepareHost(HostSpec{
+			Resource: resource, Names: strings.Split(names, ","), PublicKey: hostSubject(t), Serial: serial,
+			NotBefore: hostNow, NotAfter: hostNow.Add(time.Duration(seconds) * time.Second),
+		})
+		if err != nil {
+			if access.CodeOf(err) == "" || access.CheckText("error", err.Error(), 1000) != nil {
+				t.Errorf("refused without a code, or not in one line: %q", err)
+			}
+			return
+		}
+		cert, err := c.Issue(p)
+		if err != nil {
+			t.Fatalf("prepared, and not issued: %v", err)
+		}
+		out := run(t, "ssh-keygen", "-L", "-f", sshdtest.WriteCert(t, cert))
+		var lines []string
+		for line := range strings.Lines(out) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		_, name := access.SplitResource(resource)
+		want := []string{
+			"Type: " + cert.Type() + " host certificate", fmt.Sprintf("Key ID: %q", "hallpass-host:"+name), fmt.Sprintf("Serial: %d", serial),
+			"Signing CA: ED25519 " + c.Fingerprint() + " (using ssh-ed25519)",
+			"Valid: from " + hostNow.Add(-BackDate).Format("2006-01-02T15:04:05") + " to " + hostNow.Add(time.Duration(seconds)*time.Second).Format("2006-01-02T15:04:05"),
+			"Critical Options: (none)", "Extensions: (none)",
+		}
+		for _, w := range want {
+			if !slices.Contains(lines, w) {
+				t.Errorf("ssh-keygen doesn't read %q but\n%s", w, out)
+			}
+		}
+		// No more names than these, and in the same order.
+		from, to := slices.Index(lines, "Principals:"), slices.Index(lines, "Critical Options: (none)")
+		if from < 0 || to < from || !slices.Equal(lines[from+1:to], strings.Split(names, ",")) {
+			t.Errorf("of the names %q ssh-keygen reads\n%s", names, out)
 		}
 	})
 }

@@ -80,7 +80,7 @@ func (connection) User() string { return "web-1" }
 
 var hostNow = time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
 
-func hostCA(t *testing.T) *CA {
+func hostCA(t testing.TB) *CA {
 	t.Helper()
 	dir := t.TempDir()
 	if _, err := Create(filepath.Join(dir, "ca"), "ed25519", nil, ""); err != nil {
@@ -97,7 +97,7 @@ func hostCA(t *testing.T) *CA {
 	return c
 }
 
-func hostSubject(t *testing.T) ssh.PublicKey {
+func hostSubject(t testing.TB) ssh.PublicKey {
 	t.Helper()
 	key, err := Create(filepath.Join(t.TempDir(), "host"), "ed25519", nil, "")
 	if err != nil {

@@ -78,3 +78,65 @@ func FuzzVerifyAgainstOpenSSH(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSignAgainstOpenSSH has ssh-keygen -Y verify what SignData signs, whatever
+// it is: it takes the very bytes, under the very namespace, and nothing else.
+func FuzzSignAgainstOpenSSH(f *testing.F) {
+	tool, err := exec.LookPath("ssh-keygen")
+	if err != nil {
+		f.Skip("ssh-keygen is not installed")
+	}
+	dir := f.TempDir()
+	var keys []ssh.Signer
+	var allowed []byte
+	for _, typ := range []string{"ed25519", "ecdsa-256", "rsa-3072"} {
+		keys = append(keys, newSigner(f, typ))
+		allowed = append(append(allowed, "ca "...), MarshalKey(keys[len(keys)-1].PublicKey())+"\n"...)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "allowed"), allowed, 0o600); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(uint8(0), EnrolledNamespace, []byte(`{"host":"web-1"}`), []byte(" "))
+	f.Add(uint8(1), "krl@hallpass", []byte("SSHKRL\n\x00"), []byte(nil))
+	f.Add(uint8(2), "x", []byte(nil), []byte("\n"))
+	f.Add(uint8(0), "", []byte("no namespace"), []byte(nil))
+	f.Add(uint8(0), "größer\n", []byte("\r\n\x00"), []byte(nil))
+	f.Fuzz(func(t *testing.T, key uint8, namespace string, data, more []byte) {
+		if strings.ContainsRune(namespace, 0) || len(namespace) > 1000 {
+			return // it can't be given to a program
+		}
+		by := keys[int(key)%len(keys)]
+		signature, err := SignData(by, namespace, data)
+		if err != nil {
+			if access.CodeOf(err) == "" || namespace != "" && namespace == strings.ToValidUTF8(namespace, "") {
+				t.Errorf("not signed under %q: %v", namespace, err)
+			}
+			return
+		}
+		sig := filepath.Join(t.TempDir(), "sig")
+		if err := os.WriteFile(sig, []byte(signature), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		verify := func(namespace string, data []byte) (bool, []byte) {
+			cmd := exec.Command(tool, "-Y", "verify", "-f", filepath.Join(dir, "allowed"), "-I", "ca", "-n", namespace, "-s", sig)
+			cmd.Stdin = bytes.NewReader(data)
+			out, err := cmd.CombinedOutput()
+			return err == nil, out
+		}
+		if ok, out := verify(namespace, data); !ok || !bytes.Contains(out, []byte(ssh.FingerprintSHA256(by.PublicKey()))) {
+			t.Errorf("ssh-keygen doesn't take what %s has signed under %q: %s", ssh.FingerprintSHA256(by.PublicKey()), namespace, out)
+		}
+		if len(more) > 0 {
+			longer := append(slices.Clone(data), more...)
+			_, err := VerifyData(longer, namespace, signature)
+			if ok, _ := verify(namespace, longer); ok || access.CodeOf(err) != access.CodeUnverified {
+				t.Errorf("it goes for %q too: ssh-keygen %t, ours %v", longer, ok, err)
+			}
+		}
+		other := namespace + "x"
+		_, err = VerifyData(data, other, signature)
+		if ok, _ := verify(other, data); ok || access.CodeOf(err) != access.CodeUnverified {
+			t.Errorf("it goes under %q too: ssh-keygen %t, ours %v", other, ok, err)
+		}
+	})
+}
