@@ -519,16 +519,44 @@ func fingerprint(st access.Statement) string {
 // Issuing are the activities of an issuer.
 type Issuing struct {
 	Issuer *grant.Issuer
+	// Begun is when the work at hand was given out, by another clock than the
+	// issuer's; nil: by that of Temporal's server.
+	Begun func(context.Context) time.Time
 }
 
 // Issue has the issuer judge the evidence for itself and issue. Repeated, it
-// gives the same credential.
+// gives the same credential. While clocks differ it says "not now".
 func (i *Issuing) Issue(ctx context.Context, ev access.Evidence) (access.Credential, error) {
+	if err := i.clocks(ctx); err != nil {
+		return access.Credential{}, Fail(err)
+	}
 	credential, err := i.Issuer.Issue(ctx, ev)
 	if err != nil {
 		return access.Credential{}, Fail(err)
 	}
 	return credential, nil
+}
+
+// clocks keeps an issuer whose clock is wrong from issuing: what it made would
+// work before it was to begin, or live past its end, and a lock could be over for
+// it alone. Temporal has no say in what is issued; with another time than it is,
+// it only delays, which it can anyway. Nothing is recorded: it isn't about the
+// request.
+func (i *Issuing) clocks(ctx context.Context) error {
+	now, begun := time.Now, func(ctx context.Context) time.Time { return activity.GetInfo(ctx).StartedTime }
+	if i.Issuer.Now != nil {
+		now = i.Issuer.Now
+	}
+	if i.Begun != nil {
+		begun = i.Begun
+	}
+	ours, theirs := now(), begun(ctx)
+	if ours.Sub(theirs).Abs() <= access.ClockSkew {
+		return nil
+	}
+	return access.Errorf(access.CodeUnavailable,
+		"nothing is issued: by the issuer's clock it is %s, and Temporal gave this out at %s by its own, more than %s apart; set the clocks of both machines, such as by NTP",
+		ours.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339), access.ShortDuration(access.ClockSkew))
 }
 
 // Revoke ends a request that was given to the issuer, whatever became of it

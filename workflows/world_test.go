@@ -168,7 +168,7 @@ func newWorld(t *testing.T) *world {
 	w.issuer = &grant.Issuer{Kinds: map[string]grant.Kind{"ssh": w.kind}, Rulebook: rulebook, Ledger: w.ledger, Now: w.env.Now}
 	w.env.RegisterWorkflow(workflows.AccessRequest)
 	w.env.RegisterActivity(w.acts)
-	w.env.RegisterActivity(&activities.Issuing{Issuer: w.issuer})
+	w.env.RegisterActivity(&activities.Issuing{Issuer: w.issuer, Begun: func(context.Context) time.Time { return w.env.Now() }})
 	w.watch()
 	w.ask("ssh/web-1", nil)
 	return w
