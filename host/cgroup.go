@@ -46,9 +46,13 @@ func cgroupOf(mount string, pid int) (cgroup, error) {
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(data)) {
+	return parseCgroup(string(data), mount, pid)
+}
+
+func parseCgroup(data, mount string, pid int) (cgroup, error) {
+	for line := range strings.Lines(data) {
 		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
-			if strings.HasPrefix(path, "/..") {
+			if path != "/" && !filepath.IsLocal(strings.TrimPrefix(path, "/")) {
 				return "", fmt.Errorf("process %d is outside of this cgroup namespace", pid)
 			}
 			return cgroup(filepath.Join(mount, path)), nil

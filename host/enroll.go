@@ -441,6 +441,8 @@ func checkHostCert(j access.Enrolled, hostKey ssh.PublicKey, now time.Time) erro
 	return nil
 }
 
+// parseHostCert reads "type base64", and a comment: one line, which sshd gets as
+// it is.
 func parseHostCert(line string) (*ssh.Certificate, error) {
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
 	if err != nil {
@@ -449,6 +451,9 @@ func parseHostCert(line string) (*ssh.Certificate, error) {
 	cert, ok := key.(*ssh.Certificate)
 	if !ok || cert.CertType != ssh.HostCert {
 		return nil, errors.New("it is none")
+	}
+	if f := strings.Fields(line); strings.ContainsAny(line, "\r\n") || f[0]+" "+f[1] != statement.MarshalKey(cert) {
+		return nil, errors.New("there is more to it than a certificate")
 	}
 	return cert, nil
 }
@@ -459,7 +464,7 @@ func parseKeys(lines []string) ([]ssh.PublicKey, error) {
 	}
 	var keys []ssh.PublicKey
 	for _, line := range lines {
-		k, err := statement.ParseKey(strings.TrimSpace(line))
+		k, err := statement.ParseKey(line)
 		if err != nil {
 			return nil, err
 		}

@@ -3,10 +3,10 @@
 package host
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"hallpass/access"
@@ -38,7 +38,7 @@ func pamBlock(hook string, breakGlass []string) string {
 // user_readenv=1, as in Debian, a user's own ~/.pam_environment could say of
 // SSH_AUTH_INFO_0 what it likes, and the hook would believe it.
 func installPAM(text, block string) string {
-	lines := strings.SplitAfter(removePAM(text), "\n")
+	lines := pamLines(removePAM(text))
 	place := -1
 	for i, line := range lines {
 		f := pamFields(line)
@@ -63,24 +63,48 @@ func installPAM(text, block string) string {
 	return before + block + strings.Join(lines[place:], "")
 }
 
-// removePAM takes the block out.
+// removePAM takes the block out. Of one that isn't whole any more nothing is ours
+// to take: what stands between may be somebody else's.
 func removePAM(text string) string {
-	before, rest, ok := strings.Cut(text, pamBegin+"\n")
-	if !ok {
-		return text
+	lines := slices.Collect(strings.Lines(text))
+	begin := -1
+	for i := 0; i < len(lines); i++ {
+		switch {
+		case lines[i] == pamBegin+"\n":
+			begin = i
+		case lines[i] == pamEnd+"\n" && begin >= 0:
+			lines = slices.Delete(lines, begin, i+1)
+			begin, i = -1, -1 // what was around it may be one, too
+		}
 	}
-	_, after, ok := strings.Cut(rest, pamEnd+"\n")
-	if !ok {
-		return text
-	}
-	return before + after
+	return strings.Join(lines, "")
 }
 
-// pamFields are the words of a line, without a comment. A leading "-", which
+// pamLines are the lines of a PAM service's file. One that ends with a backslash
+// goes on in the next.
+func pamLines(text string) []string {
+	var lines []string
+	goesOn := false
+	for line := range strings.Lines(text) {
+		if goesOn {
+			lines[len(lines)-1] += line
+		} else {
+			lines = append(lines, line)
+		}
+		words, _, comment := strings.Cut(line, "#")
+		goesOn = !comment && strings.HasSuffix(strings.TrimSpace(words), `\`)
+	}
+	return lines
+}
+
+// pamFields are the words of a line, without comments. A leading "-", which
 // makes a missing module no error, is dropped.
 func pamFields(line string) []string {
-	line, _, _ = strings.Cut(line, "#")
-	f := strings.Fields(line)
+	var f []string
+	for part := range strings.Lines(line) {
+		part, _, _ = strings.Cut(part, "#")
+		f = append(f, strings.Fields(strings.TrimSuffix(strings.TrimSpace(part), `\`))...)
+	}
 	if len(f) > 0 {
 		f[0] = strings.ToLower(strings.TrimPrefix(f[0], "-"))
 	}
@@ -114,7 +138,7 @@ func pamSpoof(path string) (string, error) {
 }
 
 func spoofIn(path, text string, above bool, depth int) (string, error) {
-	for line := range strings.Lines(text) {
+	for _, line := range pamLines(text) {
 		if strings.TrimSpace(line) == pamBegin {
 			above = false
 		}
@@ -125,7 +149,7 @@ func spoofIn(path, text string, above bool, depth int) (string, error) {
 		phase := f[0]
 		if (phase == "auth" || phase == "session" && above) &&
 			strings.Contains(line, "pam_env.so") && strings.Contains(line, "user_readenv=1") {
-			return fmt.Sprintf("%s: %s", path, strings.TrimSpace(line)), nil
+			return fmt.Sprintf("%s: %s", path, strings.Join(strings.Fields(line), " ")), nil
 		}
 		var included string
 		switch {
@@ -157,7 +181,7 @@ func hasPAM(path string) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Contains(data, []byte(pamBegin+"\n")) {
+	if text := string(data); removePAM(text) == text {
 		return access.Errorf(access.CodeNotFound, "%s doesn't run the hook: open sessions can't be ended", path).
 			WithHint("hallpass-host unenroll, then enroll")
 	}

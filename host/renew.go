@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -239,5 +240,5 @@ func readHostCert(path string) (*ssh.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseHostCert(string(data))
+	return parseHostCert(strings.TrimSuffix(string(data), "\n"))
 }

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"hallpass/access"
 	"hallpass/ca/krl"
@@ -195,10 +196,11 @@ func refusal(resp *http.Response) error {
 	return access.Errorf(code, "the service answers %s", strconv.Quote(resp.Status))
 }
 
-// clean makes text from elsewhere one short line without control characters.
+// clean makes text from elsewhere one short line without characters that can't be
+// seen or that steer a terminal.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) {
 			return ' '
 		}
 		return r

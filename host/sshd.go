@@ -81,12 +81,16 @@ func (s sshd) settings(config, login string) (settings, error) {
 	if err != nil {
 		return nil, access.Errorf(access.CodeMalformed, "sshd doesn't show its configuration: %s", firstLine(out, err))
 	}
+	return parseSettings(out), nil
+}
+
+func parseSettings(out string) settings {
 	set := settings{}
 	for line := range strings.Lines(out) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		set[key] = append(set[key], value)
 	}
-	return set, nil
+	return set
 }
 
 // get is the one value of a keyword, empty for none.

@@ -48,6 +48,10 @@ func TestInstallPAM(t *testing.T) {
 			"# @include common-session\nsession required pam_unix.so\n#session required pam_env.so\n" + block},
 		{"no newline at the end", "session required pam_unix.so", "session required pam_unix.so\n" + block},
 		{"empty", "", block},
+		{"lines that go on", "session include \\\n  common-session # x \\\nsession required \\\n pam_env.so\n",
+			"session include \\\n  common-session # x \\\n" + block + "session required \\\n pam_env.so\n"},
+		{"a block without an end", pamBegin + "\nsession required pam_unix.so\n", pamBegin + "\nsession required pam_unix.so\n" + block},
+		{"a block without a begin", "session required pam_unix.so\n" + pamEnd + "\n", "session required pam_unix.so\n" + pamEnd + "\n" + block},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := installPAM(tt.before, block)
@@ -79,6 +83,7 @@ func TestPAMSpoof(t *testing.T) {
 		{"in a file below, when authenticating", block + "@include other\n", "auth required pam_env.so user_readenv=1\n", true},
 		{"in a substack", "auth substack other\n" + block, "auth required pam_env.so user_readenv=1\n", true},
 		{"a file that includes itself", "@include other\n" + block, "@include other\n", false},
+		{"on two lines", "session required \\\n pam_env.so user_readenv=1\n" + block, "", true},
 		{"commented out", "#session required pam_env.so user_readenv=1\n" + block, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
