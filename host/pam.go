@@ -69,10 +69,10 @@ func removePAM(text string) string {
 	lines := slices.Collect(strings.Lines(text))
 	begin := -1
 	for i := 0; i < len(lines); i++ {
-		switch {
-		case lines[i] == pamBegin+"\n":
+		switch line := strings.TrimSuffix(lines[i], "\n"); {
+		case line == pamBegin:
 			begin = i
-		case lines[i] == pamEnd+"\n" && begin >= 0:
+		case line == pamEnd && begin >= 0:
 			lines = slices.Delete(lines, begin, i+1)
 			begin, i = -1, -1 // what was around it may be one, too
 		}

@@ -51,6 +51,7 @@ func TestInstallPAM(t *testing.T) {
 		{"lines that go on", "session include \\\n  common-session # x \\\nsession required \\\n pam_env.so\n",
 			"session include \\\n  common-session # x \\\n" + block + "session required \\\n pam_env.so\n"},
 		{"a block without an end", pamBegin + "\nsession required pam_unix.so\n", pamBegin + "\nsession required pam_unix.so\n" + block},
+		{"a block at the end, without a newline", "x\n" + strings.TrimSuffix(block, "\n"), "x\n" + block},
 		{"a block without a begin", "session required pam_unix.so\n" + pamEnd + "\n", "session required pam_unix.so\n" + pamEnd + "\n" + block},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -61,7 +62,7 @@ func TestInstallPAM(t *testing.T) {
 			if again := installPAM(got, block); again != got {
 				t.Errorf("again:\n%s", again)
 			}
-			if plain := removePAM(got); strings.TrimSuffix(plain, "\n") != strings.TrimSuffix(tt.before, "\n") {
+			if plain := removePAM(got); strings.TrimSuffix(plain, "\n") != strings.TrimSuffix(removePAM(tt.before), "\n") || strings.Contains(plain, "/hook") {
 				t.Errorf("removed:\n%s", plain)
 			}
 		})
