@@ -445,6 +445,8 @@ func TestServerIsRestarted(t *testing.T) {
 	must(t, err, exec.Command("kill", strings.TrimSpace(string(pid))).Run())
 	eventually(t, "sshd is gone", func() bool { _, err := w.login(file, "true"); return err != nil })
 	w.startSSHD()
+	// One more was opened by who found that sshd was still there.
+	eventually(t, "no other session is left", func() bool { return len(w.sessions()) <= 1 })
 	if !c.running() || len(w.sessions()) != 1 {
 		t.Fatal("the session went with the server")
 	}
