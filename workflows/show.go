@@ -2,7 +2,6 @@ package workflows
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -35,31 +34,32 @@ func (r *request) enter(ctx workflow.Context, state access.State) {
 // then (DecideOutput.Spares).
 func (r *request) show(ctx workflow.Context) {
 	workflow.SetCurrentDetails(ctx, r.details())
-	attributes := []temporal.SearchAttributeUpdate{attrState.ValueSet(string(r.status.State))}
+	have := workflow.GetTypedSearchAttributes(ctx)
+	var attributes []temporal.SearchAttributeUpdate
+	changed := !r.spares
+	set := func(key temporal.SearchAttributeKeyKeyword, value string) {
+		had, _ := have.GetKeyword(key)
+		attributes, changed = append(attributes, key.ValueSet(value)), changed || had != value
+	}
+	set(attrState, string(r.status.State))
 	if r.verified {
-		attributes = append(attributes,
-			attrRequester.ValueSet(r.status.Standing.Request.Signer),
-			attrResource.ValueSet(r.status.Standing.Request.Resource))
+		set(attrRequester, r.status.Standing.Request.Signer)
+		set(attrResource, r.status.Standing.Request.Resource)
 	}
 	if names := r.approvers(func(v access.Voice) string { return v.Signer }); len(names) > 0 {
-		attributes = append(attributes, attrApprovers.ValueSet(names))
+		had, _ := have.GetKeywordList(attrApprovers)
+		attributes, changed = append(attributes, attrApprovers.ValueSet(names)), changed || !slices.Equal(had, names)
 	}
-	if r.status.Ends != nil {
-		attributes = append(attributes, attrExpires.ValueSet(*r.status.Ends))
+	if ends := r.status.Ends; ends != nil {
+		had, _ := have.GetTime(attrExpires)
+		attributes, changed = append(attributes, attrExpires.ValueSet(*ends)), changed || !had.Equal(*ends)
 	}
-	if r.spares && shown(ctx, attributes) {
+	if !changed {
 		return
 	}
 	if err := workflow.UpsertTypedSearchAttributes(ctx, attributes...); err != nil {
 		workflow.GetLogger(ctx).Error("search attributes not set", "request", r.status.ID, "error", err)
 	}
-}
-
-// shown says whether the search attributes are as updates would have them.
-func shown(ctx workflow.Context, updates []temporal.SearchAttributeUpdate) bool {
-	have := workflow.GetTypedSearchAttributes(ctx)
-	wanted := temporal.NewSearchAttributes(append([]temporal.SearchAttributeUpdate{have.Copy()}, updates...)...)
-	return reflect.DeepEqual(have.GetUntypedValues(), wanted.GetUntypedValues())
 }
 
 // details is the request in Markdown, as the Temporal UI shows it. Like search
