@@ -80,6 +80,12 @@ func (k *checkup) trusted() {
 	for _, key := range keys {
 		k.add(OK, "", "certificates of the CA %s open it", ssh.FingerprintSHA256(key))
 	}
+	switch named, err := namedCA(k.layout); {
+	case err != nil:
+		k.add(Fail, "", "%v", err)
+	case named != "":
+		k.add(Fail, "systemctl reload hallpass-host makes it ask the service", "it waits for CA %s, which hallpass-host trust has named; the others still open it", named)
+	}
 }
 
 func (k *checkup) server() {

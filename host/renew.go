@@ -84,7 +84,11 @@ func (a *agent) renew(ctx context.Context) error {
 	if err := a.service.post(ctx, "/v1/hosts/renew", access.Enrolment{Statement: st}, &told); err != nil {
 		return err
 	}
-	j, err := openEnrolled(told, st, a.reports.key.PublicKey(), a.vouches)
+	var signer ssh.PublicKey
+	j, err := openEnrolled(told, st, a.reports.key.PublicKey(), func(by ssh.PublicKey) error {
+		signer = by
+		return a.vouches(by)
+	})
 	if err != nil {
 		return err
 	}
@@ -97,35 +101,49 @@ func (a *agent) renew(ctx context.Context) error {
 	if err := a.adopt(j); err != nil {
 		return err
 	}
-	// It counts for one answer: from now on there is a CA to know the next one by.
-	if err := os.Remove(a.layout.trustedCA()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// Root's word has been kept, if it was of this CA: from now on there is one to
+	// know the next one by.
+	if named, err := namedCA(a.layout); err != nil || named != ssh.FingerprintSHA256(signer) {
 		return err
 	}
-	return nil
+	return os.Remove(a.layout.trustedCA())
 }
 
-// vouches refuses what isn't signed by a CA that this host has, or by the one that root
-// has named with Trust.
+// namedCA is the fingerprint of the CA that root has named with Trust, "" if none.
+func namedCA(l Layout) (string, error) {
+	named, err := os.ReadFile(l.trustedCA())
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return string(named), err
+}
+
+// vouches refuses what isn't signed by a CA that this host has. Where root has named
+// one, it is that one alone: the others may be somebody else's by now.
 func (a *agent) vouches(by ssh.PublicKey) error {
-	trusted, err := readKeys(a.layout.userCAs())
+	named, err := namedCA(a.layout)
 	if err != nil {
 		return err
 	}
-	named, err := os.ReadFile(a.layout.trustedCA())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	fingerprint := ssh.FingerprintSHA256(by)
-	if among(trusted, by) || string(named) == fingerprint {
+	switch named {
+	case fingerprint:
 		return nil
+	case "":
+	default:
+		return access.Errorf(access.CodeUnverified, "the service answers with CA %s, and hallpass-host trust has named %s", fingerprint, named)
+	}
+	trusted, err := readKeys(a.layout.userCAs())
+	if err != nil || among(trusted, by) {
+		return err
 	}
 	return access.Errorf(access.CodeUnverified, "the service answers with CA %s, which none of this host's vouches for", fingerprint).
 		WithHint("if hallpass ca show says the same: hallpass-host trust %s", fingerprint)
 }
 
-// Trust has the agent take what the SSH CA with this fingerprint says of CAs, the next
-// time that it asks, though none that the host has vouches for it: the last one was
-// lost, or is somebody else's too.
+// Trust has the agent take what the SSH CA with this fingerprint says, the next time that
+// it asks, though none that the host has vouches for it, and until then what no other
+// says: the last one was lost, or is somebody else's too.
 func Trust(l Layout, fingerprint string) error {
 	if os.Geteuid() != 0 {
 		return errNotRoot

@@ -111,6 +111,17 @@ func TestTrust(t *testing.T) {
 	if err := a.renew(t.Context()); err == nil {
 		t.Error("another one is taken")
 	}
+	// The last one is somebody else's, too: what he says first isn't taken either,
+	// and root's word isn't used up by it.
+	for _, says := range []func(*access.Enrolled){nil, func(e *access.Enrolled) { e.UserCAs = append(e.UserCAs, statement.MarshalKey(mallory.PublicKey())) }} {
+		w.service.tells(nil, says, nil)
+		if err := a.renew(t.Context()); err == nil || !strings.Contains(err.Error(), "hallpass-host trust has named") {
+			t.Errorf("the last one is taken: %v", err)
+		}
+	}
+	if out, err := w.hallpassHost("check"); err == nil || !strings.Contains(out, "waits for CA "+ssh.FingerprintSHA256(next.PublicKey())) {
+		t.Errorf("check: %v\n%s", err, out)
+	}
 	w.service.tells(next, alone(next), nil)
 	must(t, a.renew(t.Context()))
 	if after, err := os.ReadFile(w.layout.userCAs()); err != nil || string(after) != statement.MarshalKey(next.PublicKey())+"\n" {
