@@ -610,6 +610,30 @@ func TestManyWaitForOneRequest(t *testing.T) {
 	}
 }
 
+// A look that takes longer than the pause after it, as while workers are slow, makes
+// nobody wait longer, and is followed by a pause all the same.
+func TestWaitWhileLooksAreSlow(t *testing.T) {
+	for _, state := range []access.State{access.StateIssuing, access.StatePending} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLobby(t)
+			l.bubble = true
+			l.status = access.Status{ID: statement.NewID(), State: state, Standing: access.Standing{Effect: access.EffectAsk}}
+			at, alice := "/v1/requests/"+l.status.ID, "Bearer "+l.read("alice", nil)
+			tag := l.call(http.MethodGet, at, alice, nil).header.Get("ETag")
+			const slow, wait = 7 * time.Second, 30 * time.Second
+			l.asked, l.on = 0, func(int) { <-time.After(slow) }
+			began := time.Now()
+			r := l.call(http.MethodGet, at+"?wait=30s", alice, nil, "If-None-Match", tag)
+			if took := time.Since(began); r.status != 304 || took < wait || took > wait+slow {
+				t.Errorf("%s: %d after %s", state, r.status, took)
+			}
+			if l.asked > 5 {
+				t.Errorf("%s: looked at %d times", state, l.asked)
+			}
+		})
+	}
+}
+
 // One person doesn't use up what a request hears.
 func TestTooMuchToOneRequest(t *testing.T) {
 	l := newLobby(t)

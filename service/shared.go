@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"hallpass/access"
 )
 
 // shared asks for something on behalf of all who want to know it, one question at
@@ -54,7 +56,7 @@ func (s *shared[T]) get(ctx context.Context, fresh bool) (T, error) {
 func (s *shared[T]) work(ctx context.Context, f *found[T]) {
 	for f != nil {
 		ctx, cancel := context.WithTimeout(ctx, s.timeout)
-		f.value, f.err = s.ask(ctx)
+		f.value, f.err = s.guarded(ctx)
 		cancel()
 		close(f.done)
 		s.mu.Lock()
@@ -62,4 +64,15 @@ func (s *shared[T]) work(ctx context.Context, f *found[T]) {
 		s.now, s.next = f, nil
 		s.mu.Unlock()
 	}
+}
+
+// guarded asks. Who serves a call that panics, net/http, ends that call alone; this isn't
+// in any.
+func (s *shared[T]) guarded(ctx context.Context) (value T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = access.Errorf(access.CodeUnavailable, "the service has failed: %v", p)
+		}
+	}()
+	return s.ask(ctx)
 }

@@ -57,23 +57,25 @@ type watch struct {
 func (w *watches) news(ctx context.Context, id, known string, wait time.Duration) (sight, error) {
 	one := w.join(id)
 	defer w.leave(id, one)
-	for began := w.now(); ; {
+	began := w.now()
+	for until := began.Add(wait); ; {
 		if due, fresh := one.due(known, began); due || fresh {
 			if _, err := one.looks.get(ctx, fresh); err != nil {
 				return sight{}, err
 			}
 		}
 		now, pause := one.seen()
-		if now.tag != known || wait <= 0 {
+		left := until.Sub(w.now())
+		if now.tag != known || left <= 0 {
 			return now, nil
 		}
-		if pause = min(pause, wait); now.over {
-			pause = wait
+		// A look may take longer than the pause that follows it.
+		if pause = min(max(pause, firstLook), left); now.over {
+			pause = left
 		}
 		if err := w.sleep(ctx, pause); err != nil {
 			return sight{}, err
 		}
-		wait -= pause
 	}
 }
 
@@ -147,13 +149,17 @@ func (o *watch) due(known string, began time.Time) (due, fresh bool) {
 	return false, !o.at.After(began)
 }
 
-// seen is what was seen last, and how long it is until the next look.
+// seen is what was seen last, and how long it is until the next look: nothing or less
+// where it is due, or nobody has looked.
 func (o *watch) seen() (last sight, pause time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	longest := lastLook
 	if o.last.soon {
 		longest = quickLook
+	}
+	if o.at.IsZero() {
+		return o.last, 0
 	}
 	now := o.now()
 	pause = min(max(now.Sub(o.since)/4, firstLook), longest)
