@@ -334,7 +334,7 @@ func (t *tx) write(query string, args ...any) {
 
 // read gives the rows of a query to each.
 func (t *tx) read(each func(row scanner) error, query string, args ...any) error {
-	stmts := append(t.writes, stmt{query, args, each})
+	stmts := append(t.writes, stmt{query: query, args: args, each: each})
 	t.writes = nil
 	if _, err := t.log.session.send(t.ctx, stmts...); err != nil {
 		t.failed = err

@@ -61,6 +61,7 @@ type stmt struct {
 	query string
 	args  []any
 	each  func(row scanner) error // is given the rows of a query; nil if there are none
+	long  bool                    // it takes as long as the tables are large
 }
 
 // scanner is a row of a result.
@@ -149,7 +150,7 @@ func checkSchema(ctx context.Context, d dialect, q querier) (int, error) {
 // create makes the tables, or what is missing of them.
 func create(ctx context.Context, d dialect, s session, have int) error {
 	for _, query := range d.create(have) {
-		_, err := s.send(ctx, stmt{query: query})
+		_, err := s.send(ctx, stmt{query: query, long: true})
 		if have > 0 && forbiddenPostgres(err) {
 			return access.Errorf(access.CodeForbidden, "the audit log is of schema version %d and has to become %d, which this user of the database may not do", have, schemaVersion).
 				WithHint("start a worker once as the owner of its tables")

@@ -394,8 +394,11 @@ func (p *postgres) intact(context.Context, querier) (string, error) { return "",
 type postgresSession struct{ translated }
 
 func (s *postgresSession) send(ctx context.Context, stmts ...stmt) (done int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, roundTrip)
-	defer cancel()
+	if !slices.ContainsFunc(stmts, func(x stmt) bool { return x.long }) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, roundTrip)
+		defer cancel()
+	}
 	var batch pgx.Batch
 	for _, x := range stmts {
 		batch.Queue(s.translate(x.query), x.args...)

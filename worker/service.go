@@ -209,7 +209,12 @@ func (p *parts) certify(ctx context.Context, id string, in access.Enrolment) (ac
 	if err == nil {
 		err = run.Get(ctx, &out)
 	}
-	if err == nil {
+	switch {
+	case err == nil && (out.Payload == "" || out.Signature == ""):
+		// What an older issuer or worker makes of it, as of a type that it doesn't know.
+		return access.Statement{}, access.Errorf(access.CodeUnavailable, "a worker or an issuer is older than the service").
+			WithHint("try again when all of hallpass is of one version")
+	case err == nil:
 		return out, nil
 	}
 	if refusal := activities.Refusal(err); refusal != nil {
