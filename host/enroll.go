@@ -308,7 +308,8 @@ func (e *enrolment) join(ctx context.Context) error {
 		// to know it by, the one that is there.
 		e.firstCA, e.pinned = ssh.FingerprintSHA256(by), len(join.CAs) > 0
 		if e.pinned && !slices.Contains(join.CAs, e.firstCA) {
-			return access.Errorf(access.CodeUnverified, "the service answers with CA %s, and the token is for %s", e.firstCA, strings.Join(join.CAs, " or "))
+			return access.Errorf(access.CodeUnverified, "the service answers with CA %s, and the token is for %s", e.firstCA, strings.Join(join.CAs, " or ")).
+				WithHint("the token is used up. If hallpass ca show says that it is this CA, make another: hallpass host token NAME --user-ca %s", e.firstCA)
 		}
 		return nil
 	})

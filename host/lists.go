@@ -131,6 +131,20 @@ func (l *lists) open(s signedList) (*krl.List, error) {
 	return krl.Open(s.List, s.Signature, trusted)
 }
 
+// distrust forgets how far lists have come if the CA that signed the last one isn't
+// trusted any more: whoever has its key can have said any version. What sshd has
+// stays until there is another.
+func (l *lists) distrust() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.list == nil {
+		return
+	}
+	if _, _, err := l.read(); access.CodeOf(err) == access.CodeUnverified {
+		l.list, l.data, l.unkept = nil, nil, nil
+	}
+}
+
 // take takes in a list from the service if it is signed by a CA key that this
 // host trusts, reads well, and is newer than the one there is. Else the one
 // there is stays, and the problem shows.

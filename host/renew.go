@@ -101,6 +101,7 @@ func (a *agent) renew(ctx context.Context) error {
 	if err := a.adopt(j); err != nil {
 		return err
 	}
+	a.lists.distrust()
 	// Root's word has been kept, if it was of this CA: from now on there is one to
 	// know the next one by.
 	if named, err := namedCA(a.layout); err != nil || named != ssh.FingerprintSHA256(signer) {
