@@ -191,34 +191,58 @@ func (l *Log) Report(ctx context.Context, st access.Statement, on func(host stri
 	if err != nil {
 		return err
 	}
-	host, found, err := l.Host(ctx, report.Signer)
+	signer := statement.MarshalKey(key)
+	host, found, err := l.Host(ctx, report.Signer) // so that strangers take no lock
 	if err != nil {
 		return err
 	}
-	if !found {
-		return access.Errorf(access.CodeNotFound, "host %s is not enrolled", report.Signer)
-	}
-	if statement.MarshalKey(key) != host.AgentKey {
-		return access.Errorf(access.CodeUnverified, "the report is signed by another key than the one that %s enrolled with", report.Signer)
+	if err := signedBy(host, found, report, signer); err != nil {
+		return err
 	}
 	if report.Time.After(l.now().Add(access.ClockSkew)) {
 		return access.Errorf(access.CodeStale, "the report is dated more than %s in the future", access.ShortDuration(access.ClockSkew))
 	}
-	entry, _, err := l.Entry(ctx, report.Request)
-	if err != nil {
-		return err
-	}
-	if refusal := judgeSession(report, entry, on(report.Signer)); refusal != nil {
-		if err := l.refuseSession(ctx, host, report, st, refusal); err != nil {
-			return err
-		}
-		return refusal
-	}
-	_, err = l.Append(ctx, Event{
+	resources := on(report.Signer)
+	e := Event{
 		Type: sessionType(report.Event), Request: report.Request, Step: sessionStep(report.ID), Actor: report.Signer,
 		Why: report.Why, Statement: &st,
-	})
+	}
+	refusal, err := update(ctx, l, func(t *tx) (*access.Error, error) {
+		// Nothing can come between what it is judged by and its event: verify
+		// judges by what is before that.
+		host, found, err := t.host(report.Signer)
+		if err != nil {
+			return nil, err
+		}
+		if err := signedBy(host, found, report, signer); err != nil {
+			return nil, err
+		}
+		entry, _, err := t.entry(report.Request)
+		if err != nil {
+			return nil, err
+		}
+		if refusal := judgeSession(report, entry, resources); refusal != nil {
+			return refusal, t.refuseSession(host, report, st, refusal)
+		}
+		_, err = t.append(e)
+		return nil, err
+	}, slot{plain(e.Request), plain(e.Step)}, slot{"", refusedStep(host.Token, report)})
+	if err == nil && refusal != nil {
+		return refusal
+	}
 	return err
+}
+
+// signedBy refuses a report that isn't signed by the key of the host that it
+// names, as the log knows it.
+func signedBy(h Host, found bool, report access.Session, key string) error {
+	if !found {
+		return access.Errorf(access.CodeNotFound, "host %s is not enrolled", report.Signer)
+	}
+	if key != h.AgentKey {
+		return access.Errorf(access.CodeUnverified, "the report is signed by another key than the one that %s enrolled with", report.Signer)
+	}
+	return nil
 }
 
 // judgeSession says why a session can't have been opened with what the ledger has.
@@ -248,26 +272,21 @@ const maxRefused = 100
 
 // refuseSession records a refused report, once per certificate that was
 // reported, and under no request: a host doesn't write into one's history.
-func (l *Log) refuseSession(ctx context.Context, h Host, report access.Session, st access.Statement, refusal *access.Error) error {
+func (t *tx) refuseSession(h Host, report access.Session, st access.Statement, refusal *access.Error) error {
 	e := Event{Type: SessionRefused, Step: refusedStep(h.Token, report), Actor: h.Name, Code: refusal.Code, Why: refusal.Message, Statement: &st}
-	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
-		none := struct{}{}
-		was, err := t.at(slot{"", e.Step})
-		if err != nil || was.found {
-			return none, err
-		}
-		var n int
-		if _, err := t.find([]any{&n}, "SELECT count(*) FROM events INDEXED BY events_step WHERE request = '' AND step >= ? AND step < ? AND step <> ''",
-			refusedSteps+h.Token+":", refusedSteps+h.Token+";"); err != nil || n >= maxRefused {
-			return none, err
-		}
-		e := e // run may be called again
-		if n == maxRefused-1 {
-			e.Why += "; no more of this host's are recorded"
-		}
-		_, err = t.append(e)
-		return none, err
-	}, slot{"", e.Step})
+	was, err := t.at(slot{"", e.Step})
+	if err != nil || was.found {
+		return err
+	}
+	var n int
+	if _, err := t.find([]any{&n}, "SELECT count(*) FROM events INDEXED BY events_step WHERE request = '' AND step >= ? AND step < ? AND step <> ''",
+		refusedSteps+h.Token+":", refusedSteps+h.Token+";"); err != nil || n >= maxRefused {
+		return err
+	}
+	if n == maxRefused-1 {
+		e.Why += "; no more of this host's are recorded"
+	}
+	_, err = t.append(e)
 	return err
 }
 

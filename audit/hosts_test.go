@@ -229,6 +229,65 @@ func TestReportOfAnotherHostsGrant(t *testing.T) {
 	}
 }
 
+// What comes into the log while a report is being judged counts: verify judges by
+// what is before it.
+func TestReportBesideOthers(t *testing.T) {
+	unissued := func(w *world) (access.Credential, func()) {
+		r, rst := w.ask("alice")
+		yes := w.decision("bob", access.Approve, r, rst)
+		w.accept("bob", r, yes)
+		issue := func() { w.grant(r, access.Evidence{Request: rst, Decisions: []access.Statement{yes}}) }
+		return access.Credential{Handle: access.Handle{Request: r.ID, Serial: 2}}, issue
+	}
+	anew := func(w *world) func() {
+		j, st := w.join("carol")
+		return func() {
+			if _, err := w.enrol(j, st, "agent2", "hostkey2"); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	for _, row := range []struct {
+		name   string
+		beside func(w *world, cred access.Credential) (access.Statement, func())
+		code   access.Code
+		events int // of sessions
+	}{
+		{"its certificate is issued", func(w *world, _ access.Credential) (access.Statement, func()) {
+			cred, issue := unissued(w)
+			return w.report("agent", cred, nil), issue
+		}, "", 1},
+		{"another certificate of the request is issued", func(w *world, _ access.Credential) (access.Statement, func()) {
+			cred, issue := unissued(w)
+			return w.report("agent", cred, func(s *access.Session) { s.Serial++ }), issue
+		}, access.CodeMismatch, 1},
+		{"the host enrols anew", func(w *world, cred access.Credential) (access.Statement, func()) {
+			return w.report("agent", cred, nil), anew(w)
+		}, access.CodeUnverified, 0},
+		{"the host enrols anew, and the report is refused", func(w *world, cred access.Credential) (access.Statement, func()) {
+			return w.report("agent", cred, func(s *access.Session) { s.Serial++ }), anew(w)
+		}, access.CodeUnverified, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, _, cred := visited(t)
+			st, happens := row.beside(w, cred)
+			err := w.log.Report(context.Background(), st, func(host string) []access.Resource {
+				happens() // the report has been opened, and nothing is written yet
+				return w.on(host)
+			})
+			if access.CodeOf(err) != row.code || (err == nil) != (row.code == "") {
+				t.Errorf("%v, want %q", err, row.code)
+			}
+			if n := w.count(Query{Type: "session."}); n != row.events {
+				t.Errorf("%d events, want %d", n, row.events)
+			}
+			if report := w.verify(VerifyOptions{}); !report.OK {
+				t.Error(report.Problems)
+			}
+		})
+	}
+}
+
 func (w *world) count(q Query) (n int) {
 	w.t.Helper()
 	for _, err := range w.log.Events(context.Background(), q) {
