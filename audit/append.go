@@ -464,28 +464,30 @@ const fullFor = time.Minute
 // Writable says whether the log would take an event now: it makes the
 // transaction of one, with the lock and all that is looked at first, and writes
 // nothing. Whether there is room on the disk, only a write can tell: it is what
-// the last one said, if that wasn't long ago. PostgreSQL is asked for it as well,
-// once in a while, since its tables grow before a commit.
+// the last one said, or findRoom, if that wasn't long ago.
 func (l *Log) Writable(ctx context.Context) error {
-	_, err := update(ctx, l, func(t *tx) (struct{}, error) { return struct{}{}, t.canGrow() })
+	_, err := update(ctx, l, func(*tx) (struct{}, error) { return struct{}{}, nil })
 	if at := l.full.Load(); err == nil && at != 0 && time.Since(time.Unix(0, at)) < fullFor {
 		return errFull()
 	}
 	return err
 }
 
-// canGrow says whether the tables can grow, unless it is known that they could a
-// while ago.
-func (t *tx) canGrow() error {
-	query := t.log.db.room()
-	if query == "" || !t.log.roomy.IsZero() && time.Since(t.log.roomy) < fullFor {
-		return nil
+// findRoom finds out, once, when the log is opened, whether PostgreSQL's tables can
+// grow, which they do before a commit: who starts on a full disk says so before
+// somebody waits for it. It is remembered as that of a write is. What else goes wrong
+// says nothing of room. More often it would be harm: what is taken back leaves its
+// pages behind, and they are the last ones on a disk that is nearly full.
+func (l *Log) findRoom(ctx context.Context) {
+	query := l.db.room()
+	if query == "" {
+		return
 	}
-	_, t.failed = t.log.session.send(t.ctx, stmt{query: query})
-	if t.failed == nil {
-		t.log.roomy = time.Now()
+	_, err := l.session.send(ctx, stmt{query: "BEGIN"}, stmt{query: query})
+	if isFull(explain(err)) {
+		l.full.Store(time.Now().UnixNano())
 	}
-	return t.failed
+	_, _ = l.session.send(context.WithoutCancel(ctx), stmt{query: "ROLLBACK"})
 }
 
 // Append records an event and returns its index, counted from 0. It returns

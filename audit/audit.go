@@ -59,8 +59,7 @@ type Log struct {
 	doubted bool // now is the machine's clock, which may be wrong
 
 	inForce atomic.Pointer[access.Digests] // of the last RecordRulebook
-	full    atomic.Int64                   // when a write last found no room, in Unix nanoseconds; 0: a later one has
-	roomy   time.Time                      // when PostgreSQL last had room for its tables to grow; the writer's
+	full    atomic.Int64                   // when no room was last found, in Unix nanoseconds; 0: a later one has
 
 	db      *database
 	session session         // the writer goroutine's own, nil where it has to connect; and so are these:
@@ -105,6 +104,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.session.Close(), l.db.Close())
 	}
+	l.findRoom(ctx)
 	go l.write()
 	return l, nil
 }

@@ -35,8 +35,8 @@ type dialect interface {
 	// clock asks for the milliseconds since 1970 by the database's own clock;
 	// "" if that is the process's.
 	clock() string
-	// room has a transaction find out whether the log's tables can grow, and leaves
-	// nothing behind; "" where only a commit could tell.
+	// room needs a page more for a table, in a transaction that is rolled back; ""
+	// where only a commit could tell.
 	room() string
 	// prefetch looks steps of requests up, all at once, and gives request, step,
 	// idx and leaf of those that are there.
