@@ -226,7 +226,7 @@ func (l *Log) Report(ctx context.Context, st access.Statement, on func(host stri
 		}
 		_, err = t.append(e)
 		return nil, err
-	}, slot{plain(e.Request), plain(e.Step)}, slot{"", refusedStep(host.Token, report)})
+	}, slot{plain(e.Request), plain(e.Step)})
 	if err == nil && refusal != nil {
 		return refusal
 	}
@@ -267,36 +267,45 @@ func judgeSession(report access.Session, entry Entry, on []access.Resource) *acc
 }
 
 // maxRefused is how many refused reports of a host are recorded, until it
-// enrols anew: one is enough for an alarm, and no host can fill the log.
+// enrols anew: one is enough for an alarm, and no host can fill the log. Those that
+// may have an innocent reason (CodeForbidden) are counted by themselves, so that
+// they silence no others.
 const maxRefused = 100
 
 // refuseSession records a refused report, once per certificate that was
 // reported, and under no request: a host doesn't write into one's history.
 func (t *tx) refuseSession(h Host, report access.Session, st access.Statement, refusal *access.Error) error {
-	e := Event{Type: SessionRefused, Step: refusedStep(h.Token, report), Actor: h.Name, Code: refusal.Code, Why: refusal.Message, Statement: &st}
+	kind := refusedSteps(h.Token, refusal.Code)
+	e := Event{Type: SessionRefused, Step: refusedStep(h.Token, refusal.Code, report), Actor: h.Name, Code: refusal.Code, Why: refusal.Message, Statement: &st}
 	was, err := t.at(slot{"", e.Step})
 	if err != nil || was.found {
 		return err
 	}
 	var n int
 	if _, err := t.find([]any{&n}, "SELECT count(*) FROM events INDEXED BY events_step WHERE request = '' AND step >= ? AND step < ? AND step <> ''",
-		refusedSteps+h.Token+":", refusedSteps+h.Token+";"); err != nil || n >= maxRefused {
+		kind+":", kind+";"); err != nil || n >= maxRefused {
 		return err
 	}
 	if n == maxRefused-1 {
-		e.Why += "; no more of this host's are recorded"
+		e.Why += "; no more like this of this host's are recorded before it enrols anew"
 	}
 	_, err = t.append(e)
 	return err
 }
 
-const refusedSteps = "refused:"
+// refusedSteps is what the steps begin with of all that is counted together, of a
+// host by the token that it enrolled with.
+func refusedSteps(token string, code access.Code) string {
+	if code == access.CodeForbidden {
+		return "forbidden:" + token
+	}
+	return "refused:" + token
+}
 
-// refusedStep names a certificate that a host, by the token that it enrolled
-// with, has reported.
-func refusedStep(token string, s access.Session) string {
+// refusedStep names a certificate that a host has reported.
+func refusedStep(token string, code access.Code, s access.Session) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", s.Request, s.Serial, s.KeyID))
-	return refusedSteps + token + ":" + hex.EncodeToString(sum[:])
+	return refusedSteps(token, code) + ":" + hex.EncodeToString(sum[:])
 }
 
 func sessionType(event string) string { return "session." + event }
@@ -497,7 +506,7 @@ func (known hosts) refused(p *replay, e *Event) error {
 	if err != nil {
 		return err
 	}
-	if e.Request != "" || e.Step != refusedStep(h.Token, report) || e.Why == "" {
+	if e.Request != "" || e.Step != refusedStep(h.Token, e.Code, report) || e.Why == "" {
 		return fmt.Errorf("the event is not as one about a refused report is")
 	}
 	s := p.requests[report.Request]

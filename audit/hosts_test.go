@@ -3,6 +3,8 @@ package audit
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -300,31 +302,70 @@ func (w *world) count(q Query) (n int) {
 }
 
 // A host that makes certificates up fills neither the log nor, by that, takes
-// the alarms of others away.
+// the alarms of others away; and what may have an innocent reason takes away no
+// alarm that can't.
 func TestRefusedReportsAreBounded(t *testing.T) {
 	w, _, cred := visited(t)
 	ctx := context.Background()
-	flood := func(by, host string, from uint64) {
-		for n := range uint64(maxRefused + 20) {
-			for _, event := range []string{access.SessionOpened, access.SessionEnded} { // each certificate once
-				st := w.report(by, cred, func(s *access.Session) { s.Signer, s.Event, s.Serial = host, event, from+n })
-				if err := w.log.Report(ctx, st, w.on); access.CodeOf(err) != access.CodeMismatch {
-					t.Fatal(err)
+	made := func(by string, code access.Code, n uint64) {
+		for _, event := range []string{access.SessionOpened, access.SessionEnded} { // each certificate once
+			st := w.report(by, cred, func(s *access.Session) {
+				s.Event = event
+				switch code {
+				case access.CodeNotFound:
+					s.Request = fmt.Sprintf("01900000-0000-7000-8000-00000000%04x", 0xf000+n)
+				case access.CodeMismatch:
+					s.Serial = 1000 + n
 				}
+			})
+			nothing := func(string) []access.Resource { return nil } // it was moved
+			if err := w.log.Report(ctx, st, nothing); access.CodeOf(err) != code {
+				t.Fatalf("%v, want %s", err, code)
 			}
 		}
 	}
-	flood("agent", "web-1", 1000)
-	if n := w.count(Query{Type: SessionRefused}); n != maxRefused {
-		t.Errorf("%d are recorded, not %d", n, maxRefused)
+	count := func(codes ...access.Code) (n int) {
+		for rec, err := range w.log.Events(ctx, Query{Type: SessionRefused}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Contains(codes, rec.Event.Code) {
+				n++
+			}
+		}
+		return n
+	}
+	forbidden := func(by string, n int) {
+		for range n {
+			r, rst := w.ask("alice")
+			yes := w.decision("bob", access.Approve, r, rst)
+			w.accept("bob", r, yes)
+			cred = w.grant(r, access.Evidence{Request: rst, Decisions: []access.Statement{yes}})
+			made(by, access.CodeForbidden, 0)
+		}
+	}
+	forbidden("agent", maxRefused+5)
+	if n := count(access.CodeForbidden); n != maxRefused {
+		t.Errorf("%d forbidden ones are recorded, not %d", n, maxRefused)
+	}
+	flood := func(by string) {
+		for n := range uint64(maxRefused/2 + 10) {
+			made(by, access.CodeMismatch, n)
+			made(by, access.CodeNotFound, n)
+		}
+	}
+	flood("agent")
+	if n := count(access.CodeNotFound, access.CodeMismatch); n != maxRefused {
+		t.Errorf("%d others are recorded, not %d", n, maxRefused)
 	}
 	j, st := w.join("carol")
 	if _, err := w.enrol(j, st, "agent2", "hostkey2"); err != nil { // anew
 		t.Fatal(err)
 	}
-	flood("agent2", "web-1", 1000)
-	if n := w.count(Query{Type: SessionRefused}); n != 2*maxRefused {
-		t.Errorf("after it enrolled anew %d are recorded, not %d", n, 2*maxRefused)
+	flood("agent2")
+	forbidden("agent2", 1)
+	if n, f := count(access.CodeNotFound, access.CodeMismatch), count(access.CodeForbidden); n != 2*maxRefused || f != maxRefused+1 {
+		t.Errorf("after it enrolled anew %d and %d are recorded, not %d and %d", n, f, 2*maxRefused, maxRefused+1)
 	}
 	if n := w.count(Query{Request: cred.Handle.Request, Type: "session."}); n != 0 {
 		t.Errorf("%d events under the request", n)
@@ -462,7 +503,7 @@ func (w *world) refuse(st access.Statement, code access.Code) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.record(Event{Type: SessionRefused, Step: refusedStep(h.Token, report), Actor: "web-1", Code: code, Why: "x", Statement: &st})
+	w.record(Event{Type: SessionRefused, Step: refusedStep(h.Token, code, report), Actor: "web-1", Code: code, Why: "x", Statement: &st})
 }
 
 func checkProof(t *testing.T, p Proof, key string) (Report, error) {
