@@ -4,6 +4,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"hallpass/access"
 	"hallpass/ca/krl"
 )
 
@@ -139,7 +141,11 @@ func (k *checkup) pam() {
 		return
 	}
 	if err := hasPAM(k.config.PAM); err != nil {
-		k.add(Fail, "", "%v", err)
+		hint := ""
+		if e := (*access.Error)(nil); errors.As(err, &e) {
+			hint = e.Hint
+		}
+		k.add(Fail, hint, "%v", err)
 		return
 	}
 	switch where, err := pamSpoof(k.config.PAM); {

@@ -146,7 +146,9 @@ func prepare(o EnrollOptions) (*enrolment, error) {
 	if err := e.prepareHostKey(); err != nil {
 		return nil, err
 	}
-	e.preparePAM()
+	if err := e.preparePAM(); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
@@ -189,18 +191,23 @@ func (e *enrolment) prepareHostKey() error {
 
 // preparePAM looks whether sessions can be looked after here. Where they
 // can't, the host still is better off enrolled; it only has to be said.
-func (e *enrolment) preparePAM() {
-	switch _, err := os.Stat(e.PAM); {
+func (e *enrolment) preparePAM() error {
+	switch text, err := os.ReadFile(e.PAM); {
 	case e.before.get("usepam") != "yes":
 		e.warn("sshd has UsePAM no: open sessions can't be ended when a grant ends, only logins are refused")
 		e.PAM = ""
 	case err != nil:
 		e.warn("%s is not there: open sessions can't be ended when a grant ends, only logins are refused", e.PAM)
 		e.PAM = ""
+	default:
+		if err := fitPAM(e.PAM, string(text)); err != nil {
+			return err
+		}
 	}
 	if _, err := cgroupMount(); err != nil {
 		e.warn("cgroup v2 is not mounted: a process that leaves its session behind (setsid, nohup) outlives it")
 	}
+	return nil
 }
 
 func (e *enrolment) warn(format string, args ...any) {
@@ -540,6 +547,9 @@ func (e *enrolment) install(undo *changes) error {
 	if err != nil {
 		return err
 	}
+	if err := fitPAM(e.PAM, string(text)); err != nil {
+		return err
+	}
 	return undo.write(e.PAM, []byte(installPAM(string(text), pamBlock(e.Hook, e.BreakGlass))), 0o644)
 }
 
@@ -685,6 +695,9 @@ func Unenroll(o UnenrollOptions) error {
 		if config.PAM != "" {
 			text, err := os.ReadFile(config.PAM)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			if err := brokenPAM(config.PAM, string(text)); err != nil {
 				return err
 			}
 			if plain := removePAM(string(text)); err == nil && plain != string(text) {

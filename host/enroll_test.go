@@ -191,6 +191,14 @@ func TestEnrollRefuses(t *testing.T) {
 			w.service.update(func() { w.service.body, w.service.sig = signedBy(newSigner(w.t), 3, time.Now()) })
 			return a
 		}, "not one of the trusted CA keys"},
+		{"half a block in PAM's file", func(w *world, a []string) []string {
+			must(w.t, appendTo(w.pam, pamBegin+"\nsession required pam_exec.so quiet "+w.bin+" hook\n"))
+			return a
+		}, "isn't whole any more"},
+		{"PAM's file ends in a backslash", func(w *world, a []string) []string {
+			must(w.t, appendTo(w.pam, "session optional \\\n"))
+			return a
+		}, "ends in a backslash"},
 		{"not accepted after all", func(w *world, a []string) []string {
 			// The rehearsal puts our part on top; here another one is above it.
 			must(w.t, os.WriteFile(filepath.Join(w.dir, "sshd_config.d", "00-first.conf"), []byte("ExposeAuthInfo yes\n"), 0o644))
@@ -210,6 +218,42 @@ func TestEnrollRefuses(t *testing.T) {
 			}
 			if d := cmp.Diff(before, w.snapshot(t)); d != "" {
 				t.Errorf("the host is not as it was (-before +after):\n%s", d)
+			}
+		})
+	}
+}
+
+// Where the block in PAM's file isn't whole any more, the hook would stay when the
+// rest is taken back, and without the program let nobody in. So nothing is taken
+// back, and it is said which lines somebody has to delete.
+func TestUnenrollWithABrokenBlock(t *testing.T) {
+	for _, missing := range []string{pamBegin, pamEnd} {
+		t.Run(missing, func(t *testing.T) {
+			w := newHost(t)
+			if out, err := w.hallpassHost(w.enrollArgs()...); err != nil {
+				t.Fatalf("enroll: %v\n%s", err, out)
+			}
+			text, err := os.ReadFile(w.pam)
+			must(t, err, os.WriteFile(w.pam, []byte(strings.Replace(string(text), missing+"\n", "", 1)), 0o644))
+			before := w.snapshot(t)
+			for _, command := range []string{"unenroll", "check"} {
+				out, err := w.hallpassHost(command)
+				if err == nil || !strings.Contains(out, "the block of hallpass-host in "+w.pam+" isn't whole any more: of it there are lines ") ||
+					!strings.Contains(out, "delete by hand") || !strings.Contains(out, w.bin) {
+					t.Errorf("%s: %v\n%s", command, err, out)
+				}
+			}
+			if d := cmp.Diff(before, w.snapshot(t)); d != "" {
+				t.Errorf("something has changed (-before +after):\n%s", d)
+			}
+			text, err = os.ReadFile(w.pam)
+			must(t, err)
+			kept := slices.DeleteFunc(strings.SplitAfter(string(text), "\n"), func(line string) bool {
+				return strings.Contains(line, "hallpass-host") || strings.Contains(line, w.bin) || strings.HasPrefix(line, pamPast)
+			})
+			must(t, os.WriteFile(w.pam, []byte(strings.Join(kept, "")), 0o644))
+			if out, err := w.hallpassHost("unenroll"); err != nil {
+				t.Errorf("unenroll afterwards: %v\n%s", err, out)
 			}
 		})
 	}

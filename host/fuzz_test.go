@@ -273,6 +273,7 @@ func FuzzSystem(f *testing.F) {
 	f.Add("@include common-session\nsession required pam_env.so user_readenv=1\n")
 	f.Add(pamBegin + "\nsession required pam_unix.so\n")
 	f.Add(pamEnd + "\nx\n" + pamBegin + "\ny\n" + pamBegin + "\n" + pamEnd + "\nz")
+	f.Add(pamBegin + "\nx\n" + pamBegin + "\n" + pamEnd + "\ny\n" + pamEnd + "\nsession required pam_env.so\n")
 	f.Add("x" + pamBegin + "\nsession required pam_unix.so\n" + pamEnd + "\n")
 	f.Add("session include \\\n  common-session\nsession required \\\n pam_env.so\n")
 	f.Fuzz(func(t *testing.T, text string) {
@@ -312,18 +313,21 @@ func FuzzSystem(f *testing.F) {
 		}
 
 		const block = pamBegin + "\nsession required pam_exec.so quiet /hook\n" + pamEnd + "\n"
+		if !strings.Contains(text, pamEnd) && removePAM(text) != text {
+			t.Errorf("of\n%q\nis left\n%q", text, removePAM(text))
+		}
 		installed := installPAM(text, block)
 		if strings.Count("\n"+installed, "\n"+block) != 1+strings.Count("\n"+removePAM(text), "\n"+block) {
 			t.Errorf("the block isn't there once:\n%s", installed)
+		}
+		if fitPAM("", text) != nil {
+			return // it is left alone
 		}
 		if again := installPAM(installed, block); again != installed {
 			t.Errorf("installed again:\n%q\nis\n%q", installed, again)
 		}
 		if left := removePAM(installed); left != removePAM(text) && left != removePAM(text)+"\n" {
 			t.Errorf("of\n%q\nis left\n%q", removePAM(text), left)
-		}
-		if !strings.Contains(text, pamEnd) && removePAM(text) != text {
-			t.Errorf("of\n%q\nis left\n%q", text, removePAM(text))
 		}
 	})
 }

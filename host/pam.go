@@ -3,10 +3,13 @@
 package host
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"hallpass/access"
@@ -16,6 +19,8 @@ import (
 const (
 	pamBegin = "# BEGIN hallpass-host: ends sessions when their grant ends; remove with hallpass-host unenroll"
 	pamEnd   = "# END hallpass-host"
+
+	pamPast = "session [success=1 default=ignore] pam_succeed_if.so quiet user in " // accounts go past the next line
 )
 
 // pamBlock is our part: break-glass accounts go past the hook, whatever state
@@ -24,7 +29,7 @@ func pamBlock(hook string, breakGlass []string) string {
 	var b strings.Builder
 	b.WriteString(pamBegin + "\n")
 	if len(breakGlass) > 0 {
-		fmt.Fprintf(&b, "session [success=1 default=ignore] pam_succeed_if.so quiet user in %s\n", strings.Join(breakGlass, ":"))
+		fmt.Fprintf(&b, pamPast+"%s\n", strings.Join(breakGlass, ":"))
 	}
 	fmt.Fprintf(&b, "session required pam_exec.so quiet %s\n", hook)
 	b.WriteString(pamEnd + "\n")
@@ -64,37 +69,104 @@ func installPAM(text, block string) string {
 }
 
 // removePAM takes the block out. Of one that isn't whole any more nothing is ours
-// to take: what stands between may be somebody else's.
-func removePAM(text string) string {
+// to take: what stands between may be somebody else's. So may what stands around
+// one, between lines that only look like another's; brokenPAM finds those.
+func removePAM(text string) string { return strings.Join(besidePAM(text), "") }
+
+// besidePAM are the lines of a file, those of the block empty.
+func besidePAM(text string) []string {
 	lines := slices.Collect(strings.Lines(text))
 	begin := -1
-	for i := 0; i < len(lines); i++ {
+	for i := range lines {
 		switch line := strings.TrimSuffix(lines[i], "\n"); {
 		case line == pamBegin:
 			begin = i
 		case line == pamEnd && begin >= 0:
-			lines = slices.Delete(lines, begin, i+1)
-			begin, i = -1, -1 // what was around it may be one, too
+			clear(lines[begin : i+1])
+			begin = -1
 		}
 	}
-	return strings.Join(lines, "")
+	return lines
+}
+
+// brokenPAM says whether something of ours would stay if the block were taken out:
+// lines around it without the others, or the hook outside of them. Without the
+// program, a hook that stays lets in nobody but break-glass accounts; so somebody
+// has to look. The text is the file's at path.
+func brokenPAM(path, text string) error {
+	var numbers, lines []string
+	n, before := 1, ""
+	found := func(n int, line string) {
+		numbers = append(numbers, strconv.Itoa(n))
+		lines = append(lines, clean(strings.Join(strings.Fields(line), " ")))
+	}
+	beside := besidePAM(text)
+	for i, line := range beside {
+		beside[i] = cmp.Or(line, "\n") // the others keep their numbers
+	}
+	for _, line := range pamLines(strings.Join(beside, "")) {
+		switch {
+		case slices.ContainsFunc(strings.Split(line, "\n"), func(l string) bool { return l == pamBegin || l == pamEnd }):
+			found(n, line)
+		case isHook(pamFields(line)):
+			if strings.HasPrefix(before, pamPast) { // it would go past the next line
+				found(n-1, before)
+			}
+			found(n, line)
+		}
+		n, before = n+strings.Count(line, "\n"), line
+	}
+	if len(numbers) == 0 {
+		return nil
+	}
+	return access.Errorf(access.CodeMalformed, "the block of hallpass-host in %s isn't whole any more: of it there are lines %s", path, strings.Join(numbers, ", ")).
+		WithHint("delete by hand what is hallpass-host's there: %s", strings.Join(lines, " | "))
+}
+
+// isHook says whether the words of a line are those by which PAM runs the hook of
+// some hallpass-host, by whatever name.
+func isHook(f []string) bool {
+	return len(f) > 3 && f[0] == "session" && f[len(f)-1] == "hook" &&
+		slices.ContainsFunc(f[:len(f)-2], func(w string) bool { return filepath.Base(w) == "pam_exec.so" }) &&
+		(filepath.IsAbs(f[len(f)-2]) || f[len(f)-3] == "--root")
 }
 
 // pamLines are the lines of a PAM service's file. One that ends with a backslash
 // goes on in the next.
 func pamLines(text string) []string {
 	var lines []string
-	goesOn := false
+	on := false
 	for line := range strings.Lines(text) {
-		if goesOn {
+		if on {
 			lines[len(lines)-1] += line
 		} else {
 			lines = append(lines, line)
 		}
-		words, _, comment := strings.Cut(line, "#")
-		goesOn = !comment && strings.HasSuffix(strings.TrimSpace(words), `\`)
+		on = goesOn(line)
 	}
 	return lines
+}
+
+// goesOn says whether a line goes on in the next.
+func goesOn(line string) bool {
+	words, _, comment := strings.Cut(line, "#")
+	return !comment && strings.HasSuffix(strings.TrimSpace(words), `\`)
+}
+
+// fitPAM says why the block can't be put into a PAM service's file; nil if it can.
+func fitPAM(path, text string) error {
+	if err := brokenPAM(path, text); err != nil {
+		return err
+	}
+	var last string
+	for line := range strings.Lines(removePAM(text)) {
+		last = line
+	}
+	if goesOn(last) {
+		return access.Errorf(access.CodeMalformed, "the last line of %s ends in a backslash: what comes below it would belong to it", path).
+			WithHint("take the backslash away")
+	}
+	return nil
 }
 
 // pamFields are the words of a line, without comments. A leading "-", which
@@ -175,13 +247,22 @@ func spoofIn(path, text string, above bool, depth int) (string, error) {
 	return "", nil
 }
 
-// hasPAM says whether the block is in a PAM service's file.
+// hasPAM says whether the block is in a PAM service's file, and nothing else of
+// ours.
 func hasPAM(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	if text := string(data); removePAM(text) == text {
+	text := string(data)
+	whole := removePAM(text) != text
+	var broken *access.Error
+	switch err := brokenPAM(path, text); {
+	case errors.As(err, &broken) && !whole:
+		return broken.WithHint("%s; then hallpass-host unenroll, and enroll", broken.Hint)
+	case err != nil:
+		return err
+	case !whole:
 		return access.Errorf(access.CodeNotFound, "%s doesn't run the hook: open sessions can't be ended", path).
 			WithHint("hallpass-host unenroll, then enroll")
 	}

@@ -69,6 +69,43 @@ func TestInstallPAM(t *testing.T) {
 	}
 }
 
+// Of a block that isn't whole any more nothing is taken out that may be somebody
+// else's, and what of it would stay is named by its lines.
+func TestBrokenPAM(t *testing.T) {
+	const past = "session [success=1 default=ignore] pam_succeed_if.so quiet user in root\n"
+	const hook = "session required pam_exec.so quiet /usr/sbin/hallpass-host hook\n"
+	const theirs = "session required pam_unix.so\n"
+	const block = pamBegin + "\n" + past + hook + pamEnd + "\n"
+	for _, tt := range []struct{ name, text, removed, lines string }{
+		{"none", theirs, theirs, ""},
+		{"whole", theirs + block + theirs, theirs + theirs, ""},
+		{"without an end", theirs + pamBegin + "\n" + past + hook + theirs, theirs + pamBegin + "\n" + past + hook + theirs, "2, 3, 4"},
+		{"without a begin", past + hook + pamEnd + "\n" + theirs, past + hook + pamEnd + "\n" + theirs, "1, 2, 3"},
+		{"without either", theirs + hook, theirs + hook, "2"},
+		{"on two lines", theirs + strings.Replace(hook, "quiet", "\\\n", 1) + theirs + hook, theirs + strings.Replace(hook, "quiet", "\\\n", 1) + theirs + hook, "2, 5"},
+		{"with a root", strings.Replace(hook, " hook", " --root /x hook", 1), strings.Replace(hook, " hook", " --root /x hook", 1), "1"},
+		{"commented out", "#" + hook, "#" + hook, ""},
+		{"somebody else's program", "session optional pam_exec.so /usr/bin/hook\n", "session optional pam_exec.so /usr/bin/hook\n", ""},
+		{"somebody's lines between what looks like one", pamBegin + "\n" + theirs + block + theirs + pamEnd + "\n",
+			pamBegin + "\n" + theirs + theirs + pamEnd + "\n", "1, 8"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := removePAM(tt.text); got != tt.removed {
+				t.Errorf("removed:\n%s\nwant\n%s", got, tt.removed)
+			}
+			err := brokenPAM("/etc/pam.d/sshd", tt.text)
+			if (err != nil) != (tt.lines != "") || err != nil && !strings.HasSuffix(err.Error(), "/etc/pam.d/sshd isn't whole any more: of it there are lines "+tt.lines) {
+				t.Errorf("%v, want lines %s", err, tt.lines)
+			}
+		})
+	}
+	for text, want := range map[string]bool{theirs: true, block: true, "": true, theirs + "session required \\\n": false, theirs + "session required \\": false, "session required \\\n" + block: false, "# x \\\n": true} {
+		if err := fitPAM("sshd", text); (err == nil) != want {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestPAMSpoof(t *testing.T) {
 	const block = pamBegin + "\n" + pamEnd + "\n"
 	for _, tt := range []struct {
