@@ -61,6 +61,17 @@ func parseCgroup(data, mount string, pid int) (cgroup, error) {
 	return "", fmt.Errorf("process %d is in no cgroup of version 2", pid)
 }
 
+// cgroupPrefix is what the names of our cgroups begin with.
+const cgroupPrefix = "hallpass-"
+
+// ours keeps kill and remove from anybody else's cgroup, whatever a record says.
+func (c cgroup) ours() error {
+	if !filepath.IsAbs(string(c)) || !strings.HasPrefix(filepath.Base(string(c)), cgroupPrefix) {
+		return fmt.Errorf("cgroup %s is not one of hallpass", c)
+	}
+	return nil
+}
+
 // enclose makes a cgroup for a process and moves it in. The new one is a child
 // of the one that the process is in, so that limits on that one still hold,
 // and a service manager still counts it as its own.
@@ -134,6 +145,9 @@ func cgroupNamed(mount, name string) (found cgroup, err error) {
 // born too. Kernels before 5.14 have no such order; there it goes round until
 // nobody is left.
 func (c cgroup) kill() error {
+	if err := c.ours(); err != nil {
+		return err
+	}
 	err := c.put("cgroup.kill", "1")
 	if !errors.Is(err, fs.ErrNotExist) || !c.exists() {
 		return err
@@ -176,6 +190,9 @@ func (c cgroup) each(f func(cgroup) error) error {
 // remove removes the cgroup and those below it, once nobody is in them. That
 // it is gone already is no error.
 func (c cgroup) remove() error {
+	if err := c.ours(); err != nil {
+		return err
+	}
 	err := c.each(func(d cgroup) error { return os.Remove(string(d)) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -78,6 +78,9 @@ func changed(t *testing.T, data []byte, field, value string) []byte {
 // Without cgroups all depends on what can be read in the record: nobody's processes
 // are ended by a number that is another's now, and what nobody knows is a problem.
 func TestUnreadableRecordWithoutCgroups(t *testing.T) {
+	another := t.TempDir() // stands for somebody's cgroup
+	order := filepath.Join(another, "cgroup.kill")
+	must(t, os.WriteFile(order, nil, 0o600))
 	for _, tt := range []struct {
 		name           string
 		edit           func(r *record) (data []byte) // nil: the record's
@@ -86,7 +89,7 @@ func TestUnreadableRecordWithoutCgroups(t *testing.T) {
 		{"without a certificate", func(r *record) []byte { r.Certificate = ""; return nil }, false, false},
 		{"another process", func(r *record) []byte { r.Certificate = ""; r.Start++; return nil }, true, false},
 		{"another start of the kernel", func(r *record) []byte { r.Certificate, r.Boot = "", "x"; return nil }, true, false},
-		{"another's cgroup", func(r *record) []byte { r.Certificate, r.Cgroup = "", "/sys/fs/cgroup"; return nil }, false, false},
+		{"another's cgroup", func(r *record) []byte { r.Certificate, r.Cgroup = "", cgroup(another); return nil }, false, false},
 		{"nothing", func(*record) []byte { return []byte("{") }, true, true},
 		{"a number that is none", func(*record) []byte { return []byte(`{"id":"a","monitor":-1}`) }, true, true},
 	} {
@@ -120,7 +123,32 @@ func TestUnreadableRecordWithoutCgroups(t *testing.T) {
 			} else if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
 				t.Errorf("it doesn't run: %v", err)
 			}
+			if data, err := os.ReadFile(order); err != nil || len(data) != 0 {
+				t.Errorf("another's cgroup is told to end: %q, %v", data, err)
+			}
 		})
+	}
+}
+
+// Nobody's cgroup but ours is ended or removed.
+func TestCgroupsOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	for name, ours := range map[string]bool{"hallpass-1": true, "init.scope": false, "x-hallpass-1": false} {
+		c := cgroup(filepath.Join(dir, name))
+		must(t, os.Mkdir(string(c), 0o755), os.WriteFile(filepath.Join(string(c), "cgroup.kill"), nil, 0o600))
+		err := c.kill()
+		if data, rerr := os.ReadFile(filepath.Join(string(c), "cgroup.kill")); (err == nil) != ours || string(data) == "1" != ours || rerr != nil {
+			t.Errorf("%s: %v; it is told %q", name, err, data)
+		}
+		must(t, os.Remove(filepath.Join(string(c), "cgroup.kill")))
+		if err := c.remove(); (err == nil) != ours || c.exists() == ours {
+			t.Errorf("%s is removed: %t (%v)", name, !c.exists(), err)
+		}
+	}
+	for _, c := range []cgroup{"", "/", "hallpass-1"} {
+		if c.kill() == nil || c.remove() == nil {
+			t.Errorf("%q counts as ours", c)
+		}
 	}
 }
 

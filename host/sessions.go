@@ -468,7 +468,7 @@ func (s *sessions) open(monitor *process, g *grant, login, source string) (err e
 		return errors.New(why)
 	}
 	if s.mount != "" {
-		if x.Cgroup, err = enclose(s.mount, monitor.pid, "hallpass-"+x.ID); err != nil {
+		if x.Cgroup, err = enclose(s.mount, monitor.pid, cgroupPrefix+x.ID); err != nil {
 			s.log.Error("session gets no cgroup: processes that leave it behind can't be ended", "session", x.ID, "error", err)
 			err = nil
 		}
@@ -674,7 +674,7 @@ func (s *sessions) takeUp(id string) {
 	if !known && x.tries < readTries {
 		return
 	}
-	if name := "hallpass-" + id; filepath.Base(string(x.Cgroup)) != name {
+	if name := cgroupPrefix + id; filepath.Base(string(x.Cgroup)) != name {
 		if x.Cgroup, err = cgroupNamed(s.mount, name); err != nil {
 			s.log.Error("session can't be ended, as nobody knows its processes", "session", id, "error", err)
 			return
