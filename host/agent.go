@@ -165,10 +165,10 @@ func (a *agent) fetch(ctx context.Context) {
 	wait, poll := retry{}, time.Duration(0) // the first answer comes at once
 	for ctx.Err() == nil {
 		got, ok, err := a.service.list(ctx, a.lists.version(), poll)
+		a.reached(err)
 		if err == nil && ok {
 			err = a.take(ctx, got)
 		}
-		a.reached(err)
 		if err == nil {
 			wait, poll = retry{}, longPoll
 			continue
@@ -183,7 +183,7 @@ func (a *agent) take(ctx context.Context, got signedList) error {
 		a.sessions.use(l)
 		a.log.Debug("list of revoked certificates", "version", l.Version, "revoked", l.Len())
 	})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		a.log.Error("list of revoked certificates is refused, or can't be written", "error", err)
 	}
 	return err

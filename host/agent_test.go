@@ -134,6 +134,9 @@ func TestBadListsAreRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w.service.update(func() { w.service.body, w.service.sig = tt.list, tt.signature })
 			eventually(t, "the problem shows", func() bool { return strings.Contains(w.status().List.Problem, tt.problem) })
+			if p := strings.Join(w.status().Problems, "\n"); strings.Contains(p, "service: ") {
+				t.Errorf("the service is said to be away:\n%s", p)
+			}
 			after, err := os.ReadFile(w.layout.revokedKeys())
 			must(t, err)
 			if string(before) != string(after) || w.status().List.Version != 2 {

@@ -230,9 +230,13 @@ func (k *checkup) list() {
 		k.add(Warn, "", "sshd reads %d entries of revoked certificates for each login, which takes it more than 10 ms", here.n)
 	}
 	plain, err := os.ReadFile(k.layout.revokedKeys())
+	newer := l.plain()
 	switch age := time.Since(list.Generated); {
 	case err != nil:
 		k.add(Fail, "hallpass-host run puts it back", "sshd's list of revoked keys: %v; all logins with keys are refused", err)
+	case newer != nil && newer.Version > list.Version:
+		k.add(Fail, "hallpass-host run asks the service for it; is it running, and the service there?",
+			"sshd's list of revoked keys is version %d, and the signed one that was kept is version %d", newer.Version, list.Version)
 	case !slices.Equal(plain, here.data) && !slices.Equal(plain, data): // enrolment leaves the whole
 		k.add(Fail, "hallpass-host run puts it back", "sshd's list of revoked keys, %s, is not the one that hallpass signed", k.layout.revokedKeys())
 	case age > krl.MaxAge:

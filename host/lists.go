@@ -4,6 +4,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +41,23 @@ type lists struct {
 	placed  os.FileInfo
 	problem string      // why the latest one that was offered wasn't taken; empty if it was
 	unkept  *signedList // the latest, as long as it isn't in both files; guard tries again
+	said    string      // why guard couldn't write it, as the log has it
+	refused verdict     // the last one of OpenSSH
 }
+
+// verdict is about a list that OpenSSH has refused. It is asked again some time later:
+// it may have been updated.
+type verdict struct {
+	data []byte
+	at   time.Time
+	err  error
+}
+
+// askAgain is how long a refusal of OpenSSH's counts.
+const askAgain = 10 * time.Minute
+
+// errNotAsked is that OpenSSH couldn't be asked for its opinion.
+var errNotAsked = errors.New("OpenSSH can't be asked whether it reads the list of revoked certificates")
 
 // part is what of a list sshd has to know: all that could open something here.
 type part struct {
@@ -66,26 +84,26 @@ type signedList struct {
 // sshd would take for "nothing is revoked", or refuse every key for: then
 // there is an empty list, and no session of hallpass opens until there is a
 // real one. It never goes back: if what was kept is older than what sshd has,
-// sshd's file stays until the service says more.
+// what sshd has is added to it until the service says more.
 func (l *lists) load() (*krl.List, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list, data, err := l.read()
 	if err == nil {
 		l.list, l.data = list, data
-		p, err := l.part(list)
-		if err != nil {
-			return list, err
+		all := list
+		if plain := l.plain(); plain != nil && plain.Version > list.Version {
+			l.problem = fmt.Sprintf("sshd's is version %d, and the signed one that was kept is version %d", plain.Version, list.Version)
+			l.log.Error("the kept list of revoked certificates is older than sshd's, which is added to it", "kept", list.Version, "sshd", plain.Version)
+			all = both(list, plain)
 		}
-		if data, plain := l.plain(); plain != nil && plain.Version > list.Version {
-			l.log.Error("the kept list of revoked certificates is older than sshd's, which stays", "kept", list.Version, "sshd", plain.Version)
-			l.good = &part{list: plain, series: p.series, all: p.all, data: data, n: plain.Entries()}
-			l.placed, err = os.Stat(l.layout.revokedKeys())
+		p, err := l.part(all)
+		if err != nil {
 			return list, err
 		}
 		return list, l.place(p)
 	}
-	if _, plain := l.plain(); plain != nil {
+	if l.plain() != nil {
 		return nil, err
 	}
 	empty, emptyErr := (&krl.List{Generated: l.now().Truncate(time.Second)}).Marshal()
@@ -95,18 +113,43 @@ func (l *lists) load() (*krl.List, error) {
 	return nil, errors.Join(err, emptyErr)
 }
 
-// plain reads sshd's file. The list is nil if sshd would refuse every key for
-// it, or there is none.
-func (l *lists) plain() ([]byte, *krl.List) {
+// both is what either of two lists revokes. sshd's has only what concerned the
+// principals of its time; the whole may be needed for those that come.
+func both(list, plain *krl.List) *krl.List {
+	out := &krl.List{Version: plain.Version, Generated: plain.Generated}
+	for _, ca := range slices.Concat(list.CAs, plain.CAs) {
+		i := slices.IndexFunc(out.CAs, func(c krl.CA) bool { return bytes.Equal(c.Key.Marshal(), ca.Key.Marshal()) })
+		if i < 0 {
+			out.CAs = append(out.CAs, krl.CA{Key: ca.Key, Ranges: ca.Ranges})
+			continue
+		}
+		all := slices.Concat(out.CAs[i].Ranges, ca.Ranges)
+		slices.SortFunc(all, func(a, b krl.Range) int { return cmp.Compare(a.First, b.First) })
+		joined := all[:0]
+		for _, r := range all {
+			if n := len(joined); n > 0 && r.First-1 <= joined[n-1].Last {
+				joined[n-1].Last = max(joined[n-1].Last, r.Last)
+				continue
+			}
+			joined = append(joined, r)
+		}
+		out.CAs[i].Ranges = joined
+	}
+	return out
+}
+
+// plain reads sshd's file: nil if sshd would refuse every key for it, or there is
+// none.
+func (l *lists) plain() *krl.List {
 	data, err := os.ReadFile(l.layout.revokedKeys())
 	if err != nil {
-		return nil, nil
+		return nil
 	}
 	list, err := krl.Parse(data)
 	if err != nil {
-		return nil, nil
+		return nil
 	}
-	return data, list
+	return list
 }
 
 // read reads the file signedKRL.
@@ -160,12 +203,17 @@ func (l *lists) take(ctx context.Context, s signedList, use func(*krl.List)) err
 		use(list)
 		err = l.keep(ctx)
 	}
-	l.problem = ""
+	l.problem, l.said = "", ""
 	if err != nil {
-		l.problem = err.Error()
+		l.problem, l.said = err.Error(), reason(err) // the caller says it
 	}
 	return err
 }
+
+var temporary = regexp.MustCompile(`\.(asked|new)-\d+`)
+
+// reason is an error without the names of files that are others each time.
+func reason(err error) string { return temporary.ReplaceAllString(err.Error(), "") }
 
 // check verifies a list. The result is nil if it is the one there is.
 func (l *lists) check(s signedList) (*krl.List, error) {
@@ -185,8 +233,9 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 
 // keep writes the latest list to both files, the signed one first: that is the
 // one that the next start goes by. If that fails, sshd gets to know all the
-// same. Whatever fails, guard tries it again: the service won't send the list
-// a second time.
+// same. One that OpenSSH refuses is in neither; one that OpenSSH couldn't be asked
+// about is in the signed one alone. Whatever fails, guard tries it again: the
+// service won't send the list a second time.
 func (l *lists) keep(ctx context.Context) error {
 	data, err := json.Marshal(l.unkept)
 	if err != nil {
@@ -196,10 +245,16 @@ func (l *lists) keep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.ask(ctx, p.data); err != nil {
+	err = l.ask(ctx, p.data)
+	switch {
+	case errors.Is(err, errNotAsked):
+		err = errors.Join(err, write(l.layout.signedKRL(), data, 0o644))
+	case err != nil:
 		return err
+	default:
+		err = errors.Join(write(l.layout.signedKRL(), data, 0o644), l.place(p))
 	}
-	if err := errors.Join(write(l.layout.signedKRL(), data, 0o644), l.place(p)); err != nil {
+	if err != nil {
 		return fmt.Errorf("list %d of revoked certificates can't be written: %w", l.list.Version, err)
 	}
 	l.unkept = nil
@@ -276,27 +331,38 @@ func (l *lists) expect(principals map[string][]string) error {
 }
 
 // ask asks OpenSSH whether it can read the list too: one that it can't would
-// lock out everybody.
+// lock out everybody. The error is errNotAsked where nobody knows.
 func (l *lists) ask(ctx context.Context, data []byte) (err error) {
 	if l.keygen == "" {
 		return nil
 	}
+	if r := l.refused; r.err != nil && bytes.Equal(r.data, data) && l.now().Sub(r.at).Abs() < askAgain {
+		return r.err
+	}
 	f, err := os.CreateTemp(filepath.Dir(l.layout.revokedKeys()), ".asked-*")
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotAsked, err)
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
 	_, err = f.Write(data)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotAsked, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, l.keygen, "-Q", "-l", "-f", f.Name())
-	if err := cmd.Run(); err != nil {
-		return access.Errorf(access.CodeMalformed, "OpenSSH can't read the list of revoked certificates: %v", err)
+	err = exec.CommandContext(ctx, l.keygen, "-Q", "-l", "-f", f.Name()).Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		l.refused = verdict{}
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", errNotAsked, ctx.Err())
+	case errors.As(err, &exit) && exit.Exited():
+		l.refused = verdict{data, l.now(), access.Errorf(access.CodeMalformed, "OpenSSH can't read the list of revoked certificates: %v", err)}
+		return l.refused.err
 	}
-	return nil
+	return fmt.Errorf("%w: %w", errNotAsked, err)
 }
 
 // place writes sshd's file.
@@ -313,7 +379,8 @@ func (l *lists) place(p *part) error {
 
 // guard puts sshd's file back if somebody changed it: an empty one would let
 // everybody in. It also makes it anew if the principals have changed, and
-// writes the latest list if that failed before.
+// writes the latest list if that failed before. What fails is said once for each
+// reason.
 func (l *lists) guard(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -321,10 +388,17 @@ func (l *lists) guard(ctx context.Context) {
 		err := l.keep(ctx)
 		if err == nil {
 			l.log.Info("list of revoked certificates is written at last", "version", l.list.Version)
-			l.problem = ""
+			l.problem, l.said = "", ""
 			return
 		}
-		l.log.Error("list of revoked certificates is not in force for sshd", "version", l.list.Version, "error", err)
+		if ctx.Err() != nil {
+			return // the agent stops, and that is why
+		}
+		l.problem = err.Error()
+		if why := reason(err); why != l.said {
+			l.said = why
+			l.log.Error("list of revoked certificates is not in force for sshd", "version", l.list.Version, "error", err)
+		}
 	}
 	if l.good == nil {
 		return

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -205,5 +206,142 @@ func TestRestartKeepsTheNewerList(t *testing.T) {
 				t.Errorf("kept: %v, %v", got, err)
 			}
 		})
+	}
+}
+
+// What the signed list revokes for principals that come later isn't lost where
+// sshd's is newer, and status and check say how it is.
+func TestNewerListOfSSHD(t *testing.T) {
+	l, ca, all, _, _ := newLists(t)
+	db := krl.Serial(krl.Series("db-1"), 1)
+	var kept, newer signedList
+	kept.List, kept.Signature = signedBy(ca, 5, time.Now(), all[0], db)
+	newer.List, newer.Signature = signedBy(ca, 6, time.Now(), all...)
+	must(t, l.take(t.Context(), kept, func(*krl.List) {}))
+	free := block(t, l.layout.signedKRL())
+	_ = l.take(t.Context(), newer, func(*krl.List) {})
+	free()
+	serials := append(slices.Clone(all), db)
+	revokes(t, "sshd's file", l.sshds(t), ca, serials, all)
+
+	again := &lists{layout: l.layout, now: time.Now, log: l.log}
+	_, err := again.load()
+	must(t, err)
+	if st := again.status(); st.Problem != "sshd's is version 6, and the signed one that was kept is version 5" {
+		t.Errorf("status %+v", st)
+	}
+	k := &checkup{layout: l.layout, config: &Config{PAM: "x"}}
+	k.list()
+	if len(k.found) != 1 || k.found[0].Level != Fail || !strings.Contains(k.found[0].Hint, "asks the service for it") {
+		t.Errorf("check %+v", k.found)
+	}
+	revokes(t, "sshd's file after a restart", again.sshds(t), ca, serials, all)
+	must(t, again.expect(map[string][]string{"deploy": {"db-1/deploy"}}))
+	revokes(t, "sshd's file with another principal", again.sshds(t), ca, serials, serials)
+	if again.sshds(t).Version != 6 {
+		t.Errorf("sshd's file is version %d", again.sshds(t).Version)
+	}
+	must(t, again.take(t.Context(), newer, func(*krl.List) {}))
+	if st := again.status(); st.Problem != "" {
+		t.Errorf("status afterwards %+v", st)
+	}
+}
+
+func TestBothLists(t *testing.T) {
+	ca, other := newSigner(t), newSigner(t)
+	a := &krl.List{Version: 1, CAs: []krl.CA{{Key: ca.PublicKey(), Ranges: []krl.Range{{First: 1, Last: 3}, {First: 10, Last: 20}}}}}
+	b := &krl.List{Version: 2, CAs: []krl.CA{{Key: other.PublicKey(), Ranges: krl.Join(7)},
+		{Key: ca.PublicKey(), Ranges: []krl.Range{{First: 4, Last: 5}, {First: 12, Last: 14}, {First: 19, Last: 30}, {First: 40, Last: 40}}}}}
+	got := both(a, b)
+	want := []krl.Range{{First: 1, Last: 5}, {First: 10, Last: 30}, {First: 40, Last: 40}}
+	if got.Version != 2 || len(got.CAs) != 2 || !slices.Equal(got.CAs[0].Ranges, want) || !slices.Equal(got.CAs[1].Ranges, krl.Join(7)) {
+		t.Errorf("%+v", got)
+	}
+	if len(a.CAs[0].Ranges) != 2 || a.CAs[0].Ranges[1].Last != 20 {
+		t.Errorf("the first has changed: %+v", a)
+	}
+}
+
+// keygen is a program in place of ssh-keygen that counts how often it is asked.
+func keygen(t *testing.T, does string) (program string, asked func() int) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), "keygen")
+	must(t, os.WriteFile(program, []byte("#!/bin/sh\necho x >> $0.asked\n"+does+"\n"), 0o755))
+	return program, func() int {
+		data, _ := os.ReadFile(program + ".asked")
+		return strings.Count(string(data), "\n")
+	}
+}
+
+// A list that OpenSSH refuses is in neither file. One that it couldn't be asked
+// about is in the one by which the next start goes, and is tried again. Neither is
+// said more than once, and that the agent stops is none of OpenSSH's faults.
+func TestOpenSSHIsAsked(t *testing.T) {
+	stopped, stop := context.WithCancel(context.Background())
+	stop()
+	for _, tt := range []struct {
+		name, does string
+		ctx        context.Context
+		gone       bool   // it can't be started
+		kept       uint64 // version after a restart
+		asked      int    // times, for one list and two looks at it
+		said       int    // lines in the log of these looks
+	}{
+		{"it refuses", "exit 255", context.Background(), false, 4, 1, 0},
+		{"it is killed", "kill -9 $$", context.Background(), false, 5, 3, 0},
+		{"it isn't there", "", context.Background(), true, 5, 0, 0},
+		{"the agent stops", "", stopped, false, 5, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, ca, all, _, five := newLists(t)
+			log := &buffer{}
+			l.log = slog.New(slog.NewTextHandler(log, nil))
+			var asked func() int
+			l.keygen, asked = keygen(t, tt.does)
+			if tt.gone {
+				must(t, os.Remove(l.keygen))
+			}
+			if err := l.take(tt.ctx, five, func(*krl.List) {}); err == nil {
+				t.Fatal("taken")
+			}
+			l.guard(tt.ctx)
+			l.guard(tt.ctx)
+			if n := asked(); n != tt.asked {
+				t.Errorf("asked %d times, want %d", n, tt.asked)
+			}
+			if n := strings.Count(log.String(), "\n"); n != tt.said {
+				t.Errorf("%d lines, want %d:\n%s", n, tt.said, log)
+			}
+			revokes(t, "sshd's file", l.sshds(t), ca, all, all[:1])
+			if kept, _, err := l.read(); err != nil || kept.Version != tt.kept {
+				t.Errorf("kept %+v, %v; want version %d", kept, err, tt.kept)
+			}
+			// Once it can be asked, and says yes.
+			l.keygen, _ = keygen(t, "exit 0")
+			l.now = func() time.Time { return time.Now().Add(askAgain) }
+			l.guard(context.Background())
+			revokes(t, "sshd's file afterwards", l.sshds(t), ca, all, all)
+			if kept, _, err := l.read(); err != nil || kept.Version != 5 || l.status().Problem != "" {
+				t.Errorf("kept afterwards %+v, %v; %+v", kept, err, l.status())
+			}
+		})
+	}
+}
+
+// Each reason is said once, whatever a temporary file is called.
+func TestGuardSaysItOnce(t *testing.T) {
+	l, _, _, _, five := newLists(t)
+	log := &buffer{}
+	l.log = slog.New(slog.NewTextHandler(log, nil))
+	l.keygen, _ = keygen(t, "kill -9 $$")
+	_ = l.take(context.Background(), five, func(*krl.List) {})
+	l.keygen, _ = keygen(t, "exit 0")
+	free := block(t, l.layout.revokedKeys())
+	for range 3 {
+		l.guard(context.Background())
+	}
+	free()
+	if n := strings.Count(log.String(), "is not in force for sshd"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, log)
 	}
 }
