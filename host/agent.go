@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -316,8 +317,9 @@ func (a *agent) status() Status {
 	if a.sessions.mount == "" {
 		problem("cgroup v2 is not there: processes that leave their session behind can't be ended")
 	}
-	if n := a.sessions.unknown(); n > 0 {
-		problem("records of %d sessions in %s can't be read, and the sessions can't be ended so far", n, a.layout.sessions())
+	if files := a.sessions.unknown(); len(files) > 0 {
+		problem("records of %d sessions can't be read, and the sessions can't be ended so far; if they are over, delete %s",
+			len(files), strings.Join(files[:min(len(files), 5)], ", "))
 	}
 	if a.config.PAM == "" {
 		problem("PAM is not set up: open sessions can't be ended")

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -94,7 +96,8 @@ func TestUnreadableRecordWithoutCgroups(t *testing.T) {
 		{"a number that is none", func(*record) []byte { return []byte(`{"id":"a","monitor":-1}`) }, true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s, err := newSessions(t.TempDir(), "", 0, slog.New(slog.DiscardHandler), func(e event) { t.Errorf("report %+v", e) })
+			log := &buffer{}
+			s, err := newSessions(t.TempDir(), "", 0, slog.New(slog.NewTextHandler(log, nil)), func(e event) { t.Errorf("report %+v", e) })
 			must(t, err)
 			cmd := exec.Command("sleep", "1000")
 			must(t, cmd.Start())
@@ -111,8 +114,18 @@ func TestUnreadableRecordWithoutCgroups(t *testing.T) {
 			}
 			must(t, s.restore())
 			s.enders.Wait()
-			if _, err := os.Stat(s.file("a")); os.IsNotExist(err) == tt.unknown || s.unknown() > 0 != tt.unknown {
-				t.Errorf("the record: %v; %d are unknown", err, s.unknown())
+			for range 3 {
+				s.offset += lookAgain
+				s.tick()
+			}
+			if _, err := os.Stat(s.file("a")); os.IsNotExist(err) == tt.unknown || slices.Equal(s.unknown(), []string{s.file("a")}) != tt.unknown {
+				t.Errorf("the record: %v; %q are unknown", err, s.unknown())
+			}
+			if n := strings.Count(log.String(), "level=ERROR"); n != 1 {
+				t.Errorf("%d errors are said:\n%s", n, log)
+			}
+			if said := strings.Contains(log.String(), `msg="session ended" session=a login=`); said == tt.unknown {
+				t.Errorf("it is said to have ended: %t\n%s", said, log)
 			}
 			if !tt.alive {
 				select {
@@ -125,6 +138,42 @@ func TestUnreadableRecordWithoutCgroups(t *testing.T) {
 			}
 			if data, err := os.ReadFile(order); err != nil || len(data) != 0 {
 				t.Errorf("another's cgroup is told to end: %q, %v", data, err)
+			}
+		})
+	}
+}
+
+// Whose session is ended because of a record that is readable in part is reported.
+func TestUnreadableRecordIsReported(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		edit   func(*record)
+		report bool
+	}{
+		{"an extension that is none", func(r *record) { r.Extended = "x" }, true},
+		{"another's cgroup", func(r *record) { r.Cgroup = "/nowhere/x.slice" }, true},
+		{"of another session", func(r *record) { r.ID = "b" }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var reports []event
+			log := &buffer{}
+			s, err := newSessions(t.TempDir(), "", 0, slog.New(slog.NewTextHandler(log, nil)), func(e event) { reports = append(reports, e) })
+			must(t, err)
+			g := readGrant(userCert(t, newSigner(t), nil), nil)
+			r := record{ID: "a", Boot: "of another start", Monitor: 1 << 30, Certificate: g.line(), Login: "root", Opened: s.now()}
+			tt.edit(&r)
+			data, err := json.Marshal(r)
+			must(t, err, os.WriteFile(s.file("a"), data, 0o600), s.restore())
+			s.enders.Wait()
+			if tt.report {
+				if len(reports) != 1 || reports[0].What != access.SessionEnded || reports[0].Why != whyUnread || reports[0].Session.ID != "a" || reports[0].grant.request != g.request {
+					t.Errorf("reports %+v", reports)
+				}
+			} else if len(reports) != 0 {
+				t.Errorf("reports %+v", reports)
+			}
+			if !strings.Contains(log.String(), `msg="session ended" session=a`) || len(s.unknown()) != 0 {
+				t.Errorf("unknown: %q\n%s", s.unknown(), log)
 			}
 		})
 	}
@@ -209,8 +258,8 @@ func TestRestoreWithoutFileDescriptors(t *testing.T) {
 	if !unread || !open || watched {
 		t.Fatalf("one is unread: %t; two is open: %t, watched: %t", unread, open, watched)
 	}
-	if n := s.unknown(); n != 1 {
-		t.Errorf("%d are unknown", n)
+	if files := s.unknown(); len(files) != 1 {
+		t.Errorf("%q are unknown", files)
 	}
 
 	// Its grant is revoked meanwhile, and it can't be ended yet.

@@ -65,6 +65,7 @@ type session struct {
 	ending  bool
 	look    time.Time // when to look whether processes are left, or for the monitor; zero: no need
 	tries   int       // how often its record couldn't be read
+	said    string    // what the log has of that
 	ask     time.Time // when to ask whether the grant was extended
 }
 
@@ -89,7 +90,7 @@ type sessions struct {
 	mu      sync.Mutex
 	live    map[string]*session
 	byFD    map[int32]*session
-	unread  map[string]*session // from an earlier run, whose record can't be read: they have no grant, and are ended
+	unread  map[string]*session // from an earlier run, whose record can't be read: they may have no grant, and are ended
 	list    *krl.List           // the latest good one; nil until there is one
 	enders  sync.WaitGroup
 	hands   chan struct{} // for those that end sessions
@@ -363,7 +364,10 @@ func (s *sessions) end(x *session, why string) {
 		s.hands <- struct{}{}
 		gone := s.kill(x, why)
 		<-s.hands
-		if gone && x.grant != nil {
+		switch {
+		case gone && x.grant == nil: // nobody would know what a report is about
+			s.log.Info("session ended", "session", x.ID, "login", x.Login, "source", x.Source, "why", why)
+		case gone:
 			s.log.Info("session ended", "session", x.ID, "request", x.grant.request, "login", x.Login, "source", x.Source, "why", why)
 			s.report(event{What: access.SessionEnded, Session: x.record, Why: why, grant: x.grant})
 		}
@@ -587,12 +591,17 @@ func (s *sessions) known(monitor *process) bool {
 	return false
 }
 
-// unknown is how many sessions of an earlier run there may be that nobody knows
-// the end of.
-func (s *sessions) unknown() int {
+// unknown are the records of sessions of an earlier run that nobody knows the end
+// of, if there are any.
+func (s *sessions) unknown() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.unread)
+	var files []string
+	for id := range s.unread {
+		files = append(files, s.file(id))
+	}
+	slices.Sort(files)
+	return files
 }
 
 // shown are the sessions, oldest first.
@@ -659,39 +668,50 @@ func (s *sessions) takeUp(id string) {
 	case err == nil:
 		err = fmt.Errorf("it is of session %q", x.ID)
 	}
-	var tries int
-	if was := s.unread[id]; was != nil {
-		tries = was.tries
-	}
 	known := x != nil
 	if !known {
 		x = &session{}
 	}
-	x.ID, x.grant, x.longer, x.Closed = id, nil, nil, false
-	x.tries, x.look = tries+1, s.now().Add(lookAgain)
+	if was := s.unread[id]; was != nil {
+		x.tries, x.said = was.tries, was.said
+	}
+	if x.ID != id {
+		x.grant = nil // another's
+	}
+	x.ID, x.longer, x.Closed = id, nil, false
+	x.tries, x.look = x.tries+1, s.now().Add(lookAgain)
 	s.unread[id] = x
-	s.log.Error("record of a session can't be read", "file", s.file(id), "error", err)
+	say := func(what string, err error) {
+		if said := fmt.Sprint(what, err); x.said != said {
+			x.said = said
+			s.log.Error(what, "file", s.file(id), "error", err)
+		}
+	}
+	const unreadable, endless = "record of a session can't be read", "record of a session can't be read, and it can't be ended, as nobody knows its processes"
 	if !known && x.tries < readTries {
+		say(unreadable, err)
 		return
 	}
 	if name := cgroupPrefix + id; filepath.Base(string(x.Cgroup)) != name {
-		if x.Cgroup, err = cgroupNamed(s.mount, name); err != nil {
-			s.log.Error("session can't be ended, as nobody knows its processes", "session", id, "error", err)
+		var lost error
+		if x.Cgroup, lost = cgroupNamed(s.mount, name); lost != nil {
+			say(endless, errors.Join(err, lost))
 			return
 		}
 	}
 	if x.Cgroup == "" && x.Monitor <= 0 {
 		if s.mount == "" {
-			s.log.Error("session can't be ended, as nobody knows its processes", "session", id)
+			say(endless, err)
 			return
 		}
 		x.Closed = true // it would have a cgroup
 	}
+	say(unreadable, err)
 	s.end(x, whyUnread)
 }
 
 // readRecord reads the record of a session. Where it doesn't say all that it
-// should, there is a session without a grant beside the error.
+// should, there is a session beside the error, with a grant or without.
 func readRecord(path string) (*session, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -703,6 +723,9 @@ func readRecord(path string) (*session, error) {
 	}
 	if x.grant, err = recorded(x.Certificate); err == nil && x.Extended != "" {
 		x.longer, err = recorded(x.Extended)
+	}
+	if err == nil && x.Cgroup != "" {
+		err = x.Cgroup.ours()
 	}
 	return &x, err
 }
