@@ -135,6 +135,10 @@ func (c *Config) away(p envconfig.ClientConfigProfile, err error) *access.Error 
 	}
 	refusal := access.Errorf(access.CodeUnavailable, "temporal at %s refuses hallpass: %s", p.Address, why)
 	switch {
+	case c.Temporal.Address != "":
+		return refusal.WithHint("with temporal.address set, hallpass goes there without a key and a certificate; if it wants to know who comes, leave that out and set TEMPORAL_ADDRESS and what goes with it")
+	case p.APIKey == "" && p.TLS != nil && (p.TLS.ClientCertPath != "" || len(p.TLS.ClientCertData) > 0):
+		return refusal.WithHint("hallpass's own certificate isn't known there or isn't for namespace %s: look at TEMPORAL_TLS_CLIENT_CERT_PATH, or the profile file", p.Namespace)
 	case p.APIKey == "":
 		return refusal.WithHint("it wants to know who comes: by an API key, in TEMPORAL_API_KEY or the profile file, or by a certificate, TEMPORAL_TLS_CLIENT_CERT_PATH")
 	case c.getenv(apiKeyVariable) != "":
@@ -148,6 +152,11 @@ func turnedAway(err error) bool {
 	code := serviceerror.ToStatus(err).Code()
 	return code == codes.Unauthenticated || code == codes.PermissionDenied
 }
+
+// anew is an error that a client which is dialled again may not meet.
+type anew struct{ error }
+
+func (a anew) Unwrap() error { return a.error }
 
 // apiKeyVariable is where envconfig takes an API key from before it looks into the
 // profile file.
@@ -383,7 +392,9 @@ func keepTrying(ctx context.Context, log *slog.Logger, what string, f func(conte
 // register adds the search attributes that the namespace hasn't got. Workers
 // need them: a workflow that sets one that isn't there can't go on. Where
 // Temporal doesn't let us, the error says what an operator has to do. unseen says
-// why nobody knows whether they are there, "" if that is known.
+// why nobody knows whether they are there, "" if that is known, or searches found
+// them. An error that is an anew wants another client: this one was dialled with
+// what there was to show then.
 func (c *Config) register(ctx context.Context, cl client.Client, log *slog.Logger) (unseen string, err error) {
 	profile, err := c.profile()
 	if err != nil {
@@ -396,7 +407,7 @@ func (c *Config) register(ctx context.Context, cl client.Client, log *slog.Logge
 		return "", noNamespace(profile)
 	}
 	if turnedAway(err) {
-		return "", c.away(profile, err)
+		return "", anew{c.away(profile, err)}
 	}
 	if err != nil {
 		return "", refused(err, "look at namespace "+namespace)
@@ -429,33 +440,47 @@ func (c *Config) register(ctx context.Context, cl client.Client, log *slog.Logge
 	return "", nil
 }
 
-// searchable finds out by searches whether the search attributes are there: one
-// that isn't, or is of another type, can't be searched for. Somebody may be adding
-// them, so it is worth to ask again.
+// searchable looks by searches whether the search attributes are there: Temporal
+// refuses a search for one that isn't, or whose type doesn't go with what is searched
+// for. It is no proof of the type (a Text is found by what finds a Keyword). And it
+// is one of nothing where Temporal refuses each search, so it is tried with an
+// attribute that every namespace has. Somebody may be adding ours, so it is worth to
+// ask again.
 func searchable(ctx context.Context, cl client.Client, profile envconfig.ClientConfigProfile, log *slog.Logger) (unseen string, err error) {
+	search := func(query string) (refuses, err error) {
+		_, err = cl.WorkflowService().ListWorkflowExecutions(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: profile.Namespace, PageSize: 1, Query: query})
+		var invalid *serviceerror.InvalidArgument
+		if errors.As(err, &invalid) {
+			return err, nil
+		}
+		return nil, err
+	}
+	blind := func(err error) (string, error) {
+		why := refused(err, "search namespace "+profile.Namespace)
+		if why.Code == access.CodeUnavailable {
+			return "", why
+		}
+		log.Warn("can't see which search attributes there are", "namespace", profile.Namespace, "error", why.Message, "needed", command(profile, attributes()))
+		return "whether it has the search attributes can't be seen: " + why.Message, nil
+	}
 	missing := map[string]enumspb.IndexedValueType{}
 	for name, typ := range attributes() {
 		query := name + " = 'hallpass'"
 		if typ == enumspb.INDEXED_VALUE_TYPE_DATETIME {
 			query = name + " < '2000-01-01T00:00:00Z'"
 		}
-		_, err := cl.WorkflowService().ListWorkflowExecutions(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: profile.Namespace, PageSize: 1, Query: query})
-		var invalid *serviceerror.InvalidArgument
-		switch {
-		case err == nil:
-		case errors.As(err, &invalid):
+		switch refuses, err := search(query); {
+		case err != nil:
+			return blind(err)
+		case refuses != nil:
 			missing[name] = typ
-		default:
-			err := refused(err, "search namespace "+profile.Namespace)
-			if err.Code == access.CodeUnavailable {
-				return "", err
-			}
-			log.Warn("can't see which search attributes there are", "namespace", profile.Namespace, "error", err.Message, "needed", command(profile, attributes()))
-			return "whether it has the search attributes can't be seen: " + err.Message, nil
 		}
 	}
 	if len(missing) == 0 {
 		return "", nil
+	}
+	if refuses, err := search("WorkflowType = 'hallpass'"); err != nil || refuses != nil {
+		return blind(cmp.Or(err, refuses))
 	}
 	return "", access.Errorf(access.CodeUnavailable, "namespace %s lacks search attributes, or has them with another type: %s",
 		profile.Namespace, strings.Join(slices.Sorted(maps.Keys(missing)), ", ")).WithHint("%s", command(profile, missing))

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,18 +16,20 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"hallpass/access"
 )
 
 // temporalThat is the address of a Temporal that refuses calls, by method, or has
-// nothing to say.
+// nothing to say. Of a search the method has what is searched for behind it.
 func temporalThat(t *testing.T, refuse func(method string, md metadata.MD) error) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,10 +37,15 @@ func temporalThat(t *testing.T, refuse func(method string, md metadata.MD) error
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		if err := stream.RecvMsg(&emptypb.Empty{}); err != nil {
+		var asks emptypb.Empty
+		if err := stream.RecvMsg(&asks); err != nil {
 			return err
 		}
 		name, _ := grpc.MethodFromServerStream(stream)
+		var search workflowservice.ListWorkflowExecutionsRequest
+		if strings.HasSuffix(name, "/ListWorkflowExecutions") && proto.Unmarshal(asks.ProtoReflect().GetUnknown(), &search) == nil {
+			name += " " + strings.Fields(search.Query)[0]
+		}
 		md, _ := metadata.FromIncomingContext(stream.Context())
 		if err := refuse(path.Base(name), md); err != nil {
 			return err
@@ -72,7 +80,12 @@ func TestSearchAttributesThatNobodyMaySee(t *testing.T) {
 		code    access.Code
 	}{
 		{"they can be searched for", map[string]error{"ListSearchAttributes": denied}, "", "", ""},
-		{"they can't", map[string]error{"ListSearchAttributes": denied, "ListWorkflowExecutions": invalid}, "",
+		{"no search is taken", map[string]error{"ListSearchAttributes": denied, "ListWorkflowExecutions": invalid},
+			"whether it has the search attributes can't be seen: search namespace default: invalid query", "", ""},
+		{"one can't", map[string]error{"ListSearchAttributes": denied, access.AttrState: invalid}, "",
+			"namespace default lacks search attributes, or has them with another type: HallpassState", access.CodeUnavailable},
+		{"they can't", map[string]error{"ListSearchAttributes": denied, access.AttrState: invalid, access.AttrApprovers: invalid, access.AttrExpires: invalid,
+			access.AttrRequester: invalid, access.AttrResource: invalid}, "",
 			"namespace default lacks search attributes, or has them with another type: HallpassApprovers, HallpassExpires, HallpassRequester, HallpassResource, HallpassState", access.CodeUnavailable},
 		{"nobody may search", map[string]error{"ListSearchAttributes": denied, "ListWorkflowExecutions": denied},
 			"whether it has the search attributes can't be seen: search namespace default: Request unauthorized.", "", ""},
@@ -80,7 +93,10 @@ func TestSearchAttributesThatNobodyMaySee(t *testing.T) {
 		{"nobody may even look at the namespace", map[string]error{"DescribeNamespace": denied}, "", "refuses hallpass: Request unauthorized.", access.CodeUnavailable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			server := temporalThat(t, func(method string, _ metadata.MD) error { return tt.refuses[method] })
+			server := temporalThat(t, func(method string, _ metadata.MD) error {
+				list, what, _ := strings.Cut(method, " ")
+				return cmp.Or(tt.refuses[list], tt.refuses[what])
+			})
 			c := &Config{env: environ(map[string]string{"TEMPORAL_ADDRESS": server, "HOME": t.TempDir()})}
 			cl, err := c.Dial(t.Context())
 			if err != nil {
@@ -143,6 +159,78 @@ func TestAPIKey(t *testing.T) {
 			continue
 		}
 		cl.Close()
+	}
+}
+
+// A worker comes without a key to a Temporal that tells everybody what it is, and lets
+// only some do anything. Once there is one where it says to put it, it goes on.
+func TestAPIKeyThatComesLater(t *testing.T) {
+	server := temporalThat(t, func(method string, md metadata.MD) error {
+		if got := md.Get("authorization"); method != "GetSystemInfo" && (len(got) != 1 || got[0] != "Bearer good-key") {
+			return status.Error(codes.Unauthenticated, "Jwt is missing")
+		}
+		return nil
+	})
+	file := filepath.Join(t.TempDir(), "temporal.toml")
+	profileFile(t, file, "")
+	_, c := furnishedConfig(t)
+	c.Temporal.Address, c.Temporal.Namespace = "", ""
+	c.env = environ(map[string]string{"TEMPORAL_ADDRESS": server, "TEMPORAL_TLS": "false", "TEMPORAL_CONFIG_FILE": file, "TEMPORAL_PROFILE": "ops"})
+	log := &syncBuffer{}
+	h := &health{}
+	p, err := open(t.Context(), c, []string{RoleWorkflows}, h, slog.New(slog.NewJSONHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	go func() {
+		for !strings.Contains(log.String(), "in TEMPORAL_API_KEY or the profile file") {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+		profileFile(t, file, "good-key")
+	}()
+	cl, err := p.connect(ctx)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	defer cl.Close()
+	p.temporal.Store(nil)
+}
+
+// Whoever is turned away is told to look where hallpass looks.
+func TestWhereToPutWhatIsMissing(t *testing.T) {
+	refusal := status.Error(codes.PermissionDenied, "Request unauthorized.")
+	for _, tt := range []struct {
+		name    string
+		address string
+		p       envconfig.ClientConfigProfile
+		has     string
+		not     []string
+	}{
+		{"temporal.address", "127.0.0.1:1", envconfig.ClientConfigProfile{}, "with temporal.address set", []string{apiKeyVariable, "profile file"}},
+		{"a certificate in a file", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{ClientCertPath: "x"}}, "hallpass's own certificate isn't known there", []string{"who comes"}},
+		{"a certificate", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{ClientCertData: []byte("x")}}, "hallpass's own certificate isn't known there", []string{"who comes"}},
+		{"TLS alone", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{}}, "it wants to know who comes", nil},
+	} {
+		c := &Config{env: environ(nil)}
+		c.Temporal.Address = tt.address
+		hint := c.away(tt.p, refusal).Hint
+		if !strings.Contains(hint, tt.has) {
+			t.Errorf("%s: %s", tt.name, hint)
+		}
+		for _, not := range tt.not {
+			if strings.Contains(hint, not) {
+				t.Errorf("%s: %s", tt.name, hint)
+			}
+		}
 	}
 }
 

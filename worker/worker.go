@@ -506,30 +506,52 @@ func (p *parts) serve(ctx context.Context, ready func()) error {
 	return ctx.Err()
 }
 
-// queues serves the roles' task queues until ctx ends.
-func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, beside func(func(context.Context) error), ready func()) error {
+// connect waits for a Temporal that takes us and has what requests need. Whom it turns
+// away comes again with the key or certificate that there is by then. The caller
+// closes the client.
+func (p *parts) connect(ctx context.Context) (client.Client, error) {
 	var cl client.Client
+	leave := func() {
+		if cl != nil {
+			p.temporal.Store(nil)
+			cl.Close()
+			cl = nil
+		}
+	}
 	err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) (err error) {
-		cl, err = p.config.dial(ctx, p.ring, warnings(ctx, p.log), p.health.metrics.sdk(), p.tracing)
-		p.health.enter(starting, err)
+		defer func() { p.health.enter(starting, err) }()
+		if cl == nil {
+			if cl, err = p.config.dial(ctx, p.ring, warnings(ctx, p.log), p.health.metrics.sdk(), p.tracing); err != nil {
+				cl = nil
+				return err
+			}
+			now := cl
+			p.temporal.Store(&now)
+		}
+		unseen, err := p.config.register(ctx, cl, p.log)
+		p.unseen.Store(&unseen)
+		if errors.As(err, new(anew)) {
+			leave()
+		}
 		return err
 	})
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return cl, nil
+}
+
+// queues serves the roles' task queues until ctx ends.
+func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, beside func(func(context.Context) error), ready func()) error {
+	cl, err := p.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	p.temporal.Store(&cl)
 	defer p.temporal.Store(nil)
 	o, err := p.config.profile()
 	if err != nil {
-		return err
-	}
-	if err := keepTrying(ctx, p.log, "temporal", func(ctx context.Context) error {
-		unseen, err := p.config.register(ctx, cl, p.log)
-		p.unseen.Store(&unseen)
-		p.health.enter(starting, err)
-		return err
-	}); err != nil {
 		return err
 	}
 	for _, s := range p.stations {
