@@ -138,7 +138,7 @@ func (c *Config) away(p envconfig.ClientConfigProfile, err error) *access.Error 
 	case c.Temporal.Address != "":
 		return refusal.WithHint("with temporal.address set, hallpass goes there without a key and a certificate; if it wants to know who comes, leave that out and set TEMPORAL_ADDRESS and what goes with it")
 	case p.APIKey == "" && p.TLS != nil && (p.TLS.ClientCertPath != "" || len(p.TLS.ClientCertData) > 0):
-		return refusal.WithHint("hallpass's own certificate isn't known there or isn't for namespace %s: look at TEMPORAL_TLS_CLIENT_CERT_PATH, or the profile file", p.Namespace)
+		return refusal.WithHint("hallpass's own certificate, of TEMPORAL_TLS_CLIENT_CERT_PATH, isn't known there or isn't for namespace %s; or hallpass has to come with more: by an API key, in TEMPORAL_API_KEY or the profile file", p.Namespace)
 	case p.APIKey == "":
 		return refusal.WithHint("it wants to know who comes: by an API key, in TEMPORAL_API_KEY or the profile file, or by a certificate, TEMPORAL_TLS_CLIENT_CERT_PATH")
 	case c.getenv(apiKeyVariable) != "":

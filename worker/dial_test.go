@@ -216,8 +216,8 @@ func TestWhereToPutWhatIsMissing(t *testing.T) {
 		not     []string
 	}{
 		{"temporal.address", "127.0.0.1:1", envconfig.ClientConfigProfile{}, "with temporal.address set", []string{apiKeyVariable, "profile file"}},
-		{"a certificate in a file", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{ClientCertPath: "x"}}, "hallpass's own certificate isn't known there", []string{"who comes"}},
-		{"a certificate", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{ClientCertData: []byte("x")}}, "hallpass's own certificate isn't known there", []string{"who comes"}},
+		{"a certificate in a file", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{ClientCertPath: "x"}}, "hallpass's own certificate, of TEMPORAL_TLS_CLIENT_CERT_PATH, isn't known there", []string{"who comes"}},
+		{"a certificate", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{ClientCertData: []byte("x")}}, "hallpass's own certificate, of TEMPORAL_TLS_CLIENT_CERT_PATH, isn't known there", []string{"who comes"}},
 		{"TLS alone", "", envconfig.ClientConfigProfile{TLS: &envconfig.ClientConfigTLS{}}, "it wants to know who comes", nil},
 	} {
 		c := &Config{env: environ(nil)}
