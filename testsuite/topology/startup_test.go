@@ -133,7 +133,7 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 			want: []string{"the tables of the audit log have been changed"}},
 		{name: "an old schema, and no right to bring it up to date", ends: true, spoil: w.old,
 			env:  []string{"HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], "//hallpass@", "//writer@", 1), "PGPASSFILE=", "PGPASSWORD=writer"},
-			want: []string{"the audit log is of schema version 2 and has to become 3, which this user of the database may not do", "start a worker once as the owner of its tables"}},
+			want: []string{"the audit log is of schema version 3 and has to become 4, which this user of the database may not do", "start a worker once as the owner of its tables"}},
 		{name: "PostgreSQL full", spoil: w.full,
 			want: []string{"no space left for the audit log", "make room"}},
 		{name: "another key", env: []string{"HALLPASS_AUDIT_KEY=" + w.dir + "/ssh-ca/users"}, ends: true, want: []string{"audit"}},
@@ -243,9 +243,9 @@ func (w *world) old(t *testing.T) {
 		GRANT USAGE ON SCHEMA hallpass_audit TO writer;
 		GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA hallpass_audit TO writer;
 		GRANT UPDATE ON hallpass_audit.ledger, hallpass_audit.serials, hallpass_audit.krl, hallpass_audit.hosts TO writer`, `DROP OWNED BY writer; DROP ROLE writer`)(t)
-	index := w.pg.Value(t, "audit", "SELECT pg_get_indexdef('hallpass_audit.ledger_open'::regclass)")
-	w.audit("DROP INDEX hallpass_audit.ledger_open", index+"; ALTER INDEX hallpass_audit.ledger_open OWNER TO hallpass")(t)
-	w.schema("2")(t)
+	index := w.pg.Value(t, "audit", "SELECT pg_get_indexdef('hallpass_audit.events_past'::regclass)")
+	w.audit("DROP INDEX hallpass_audit.events_past", index+"; ALTER INDEX hallpass_audit.events_past OWNER TO hallpass")(t)
+	w.schema("3")(t)
 }
 
 // full has the audit log on a disk without room.
