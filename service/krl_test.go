@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -328,6 +329,28 @@ func TestOneLookAtATime(t *testing.T) {
 	}
 	if source.looks > 50 {
 		t.Errorf("%d looks for 101 who asked", source.looks)
+	}
+}
+
+// broken is a source with a fault in it.
+type broken struct{ *lists }
+
+func (broken) KRLVersion(context.Context) (uint64, error) { panic("10.0.0.9 said: sesame") }
+
+// A fault behind a look that several share ends it alone: it is logged with where it
+// is, and nothing of it is told.
+func TestAFaultBehindALook(t *testing.T) {
+	var log bytes.Buffer
+	h := New(Options{KRL: broken{}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 2 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/krl", nil))
+		if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "sesame") {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	if text := log.String(); !strings.Contains(text, "sesame") || !strings.Contains(text, "krl_test.go") {
+		t.Errorf("the log says %q", text)
 	}
 }
 

@@ -2,10 +2,10 @@ package service
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
-
-	"hallpass/access"
 )
 
 // shared asks for something on behalf of all who want to know it, one question at
@@ -66,12 +66,12 @@ func (s *shared[T]) work(ctx context.Context, f *found[T]) {
 	}
 }
 
-// guarded asks. Who serves a call that panics, net/http, ends that call alone; this isn't
-// in any.
+// guarded asks. Where a call panics, net/http logs it and ends that call alone; this
+// isn't in any. The error is for the log: of what isn't an access.Error, nothing is told.
 func (s *shared[T]) guarded(ctx context.Context) (value T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = access.Errorf(access.CodeUnavailable, "the service has failed: %v", p)
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
 	return s.ask(ctx)
