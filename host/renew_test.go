@@ -125,15 +125,14 @@ func TestTrust(t *testing.T) {
 		t.Errorf("check: %v\n%s", err, out)
 	}
 	// The last CA's list has come as far as a version can.
-	if data, signature := signedBy(w.service.ca, 1<<62, time.Now(), 7); true {
-		must(t, a.lists.take(t.Context(), signedList{data, signature}, func(*krl.List) {}))
-	}
+	data, signature := signedBy(w.service.ca, 1<<62, time.Now(), 7)
+	must(t, a.lists.take(t.Context(), signedList{data, signature}, func(*krl.List) {}))
 	w.service.tells(next, alone(next), nil)
 	must(t, a.renew(t.Context()))
 	if after, err := os.ReadFile(w.layout.userCAs()); err != nil || string(after) != statement.MarshalKey(next.PublicKey())+"\n" {
 		t.Errorf("the host trusts\n%s%v", after, err)
 	}
-	data, signature := signedBy(next, 3, time.Now(), 9)
+	data, signature = signedBy(next, 3, time.Now(), 9)
 	must(t, a.lists.take(t.Context(), signedList{data, signature}, func(*krl.List) {}))
 	if a.lists.version() != 3 {
 		t.Errorf("the list in force is %d", a.lists.version())

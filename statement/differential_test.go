@@ -3,6 +3,7 @@ package statement
 import (
 	"bytes"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,25 +16,32 @@ import (
 	"hallpass/access"
 )
 
+// allowedTo finds ssh-keygen, and makes a key of each sort and the file that allows them
+// to somebody.
+func allowedTo(f *testing.F, who string) (tool, file string, keys []ssh.Signer) {
+	f.Helper()
+	tool, err := exec.LookPath("ssh-keygen")
+	if err != nil {
+		f.Skip("ssh-keygen is not installed")
+	}
+	var allowed []byte
+	for _, typ := range []string{"ed25519", "ecdsa-256", "rsa-3072"} {
+		keys = append(keys, newSigner(f, typ))
+		allowed = fmt.Appendf(allowed, "%s %s\n", who, MarshalKey(keys[len(keys)-1].PublicKey()))
+	}
+	file = filepath.Join(f.TempDir(), "allowed")
+	if err := os.WriteFile(file, allowed, 0o600); err != nil {
+		f.Fatal(err)
+	}
+	return tool, file, keys
+}
+
 // FuzzVerifyAgainstOpenSSH holds Verify against ssh-keygen -Y verify, on
 // signatures that were good before one to eight bytes of them were changed, and
 // on payloads that go on: what Verify takes, OpenSSH takes, and what OpenSSH
 // takes of our keys, in our armor, Verify takes.
 func FuzzVerifyAgainstOpenSSH(f *testing.F) {
-	tool, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
-	dir := f.TempDir()
-	var keys []ssh.Signer
-	var allowed []byte
-	for _, typ := range []string{"ed25519", "ecdsa-256", "rsa-3072"} {
-		keys = append(keys, newSigner(f, typ))
-		allowed = append(append(allowed, "bob "...), MarshalKey(keys[len(keys)-1].PublicKey())+"\n"...)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "allowed"), allowed, 0o600); err != nil {
-		f.Fatal(err)
-	}
+	tool, allowed, keys := allowedTo(f, "bob")
 	f.Add(uint8(0), uint8(0), uint16(0), []byte(nil), "")
 	f.Add(uint8(1), uint8(1), uint16(0), []byte(nil), "")
 	f.Add(uint8(2), uint8(0), uint16(3), []byte{1}, "")          // magic
@@ -69,7 +77,7 @@ func FuzzVerifyAgainstOpenSSH(f *testing.F) {
 		if err := os.WriteFile(sig, []byte(st.Signature), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command(tool, "-Y", "verify", "-f", filepath.Join(dir, "allowed"), "-I", "bob", "-n", as.Namespace(), "-s", sig)
+		cmd := exec.Command(tool, "-Y", "verify", "-f", allowed, "-I", "bob", "-n", as.Namespace(), "-s", sig)
 		cmd.Stdin = strings.NewReader(st.Payload)
 		out, theirs := cmd.CombinedOutput()
 		// OpenSSH also takes versions of the format before the first one.
@@ -82,20 +90,7 @@ func FuzzVerifyAgainstOpenSSH(f *testing.F) {
 // FuzzSignAgainstOpenSSH has ssh-keygen -Y verify what SignData signs, whatever
 // it is: it takes the very bytes, under the very namespace, and nothing else.
 func FuzzSignAgainstOpenSSH(f *testing.F) {
-	tool, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
-	dir := f.TempDir()
-	var keys []ssh.Signer
-	var allowed []byte
-	for _, typ := range []string{"ed25519", "ecdsa-256", "rsa-3072"} {
-		keys = append(keys, newSigner(f, typ))
-		allowed = append(append(allowed, "ca "...), MarshalKey(keys[len(keys)-1].PublicKey())+"\n"...)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "allowed"), allowed, 0o600); err != nil {
-		f.Fatal(err)
-	}
+	tool, allowed, keys := allowedTo(f, "ca")
 	f.Add(uint8(0), EnrolledNamespace, []byte(`{"host":"web-1"}`), []byte(" "))
 	f.Add(uint8(1), "krl@hallpass", []byte("SSHKRL\n\x00"), []byte(nil))
 	f.Add(uint8(2), "x", []byte(nil), []byte("\n"))
@@ -118,7 +113,7 @@ func FuzzSignAgainstOpenSSH(f *testing.F) {
 			t.Fatal(err)
 		}
 		verify := func(namespace string, data []byte) (bool, []byte) {
-			cmd := exec.Command(tool, "-Y", "verify", "-f", filepath.Join(dir, "allowed"), "-I", "ca", "-n", namespace, "-s", sig)
+			cmd := exec.Command(tool, "-Y", "verify", "-f", allowed, "-I", "ca", "-n", namespace, "-s", sig)
 			cmd.Stdin = bytes.NewReader(data)
 			out, err := cmd.CombinedOutput()
 			return err == nil, out

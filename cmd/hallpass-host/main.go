@@ -56,7 +56,7 @@ const usage = `hallpass-host ends SSH sessions when their grant ends.
               SIGHUP makes it ask at once for CA keys, principals and host certificate
   status    what the running agent sees    [--json]
   check     what is wrong on this host     [--json]
-  trust     take another SSH CA    SHA256:…, when the one that this host has can't vouch for it
+  trust     take the SSH CA SHA256:…, which none that this host has can vouch for
   unenroll  take enroll back               [--force]
   hook      what PAM runs
   version
