@@ -128,7 +128,7 @@ func newBoard(source KRLSource, seats int) *board {
 // newer returns the list in force as soon as it is newer than a version, or
 // after the wait whatever it is.
 func (b *board) newer(ctx context.Context, after uint64, wait time.Duration) (audit.KRL, error) {
-	list, err := b.looks.get(ctx, true)
+	list, err := b.looks.get(ctx, true, nil)
 	if err != nil || list.Version > after || wait == 0 {
 		return list, err
 	}
@@ -217,6 +217,6 @@ func (b *board) watch() {
 			return
 		}
 		b.mu.Unlock()
-		_, _ = b.looks.get(context.Background(), false)
+		_, _ = b.looks.get(context.Background(), false, nil)
 	}
 }

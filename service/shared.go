@@ -27,11 +27,15 @@ type found[T any] struct {
 
 // get returns what is found out, or the error of ctx if that ends first. Those who come
 // while something is asked share that answer, or the next one if it has to be fresh: found
-// out after they asked.
-func (s *shared[T]) get(ctx context.Context, fresh bool) (T, error) {
+// out after they asked. Where nothing is asked, nothing is if it isn't needed, by what all
+// answers so far have led to; there is no value then. needed may be nil: it is.
+func (s *shared[T]) get(ctx context.Context, fresh bool, needed func() bool) (value T, err error) {
 	s.mu.Lock()
 	f := s.now
 	switch {
+	case f == nil && needed != nil && !needed():
+		s.mu.Unlock()
+		return value, nil
 	case f == nil:
 		f = &found[T]{done: make(chan struct{})}
 		s.now = f
@@ -47,8 +51,7 @@ func (s *shared[T]) get(ctx context.Context, fresh bool) (T, error) {
 	case <-f.done:
 		return f.value, f.err
 	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
+		return value, ctx.Err()
 	}
 }
 

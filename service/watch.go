@@ -60,7 +60,9 @@ func (w *watches) news(ctx context.Context, id, known string, wait time.Duration
 	began := w.now()
 	for until := began.Add(wait); ; {
 		if due, fresh := one.due(known, began); due || fresh {
-			if _, err := one.looks.get(ctx, fresh); err != nil {
+			// Somebody else's look may have ended right here.
+			needed := func() bool { due, fresh := one.due(known, began); return due || fresh }
+			if _, err := one.looks.get(ctx, fresh, needed); err != nil {
 				return sight{}, err
 			}
 		}
