@@ -98,8 +98,6 @@ type DecideOutput struct {
 	access.Standing
 	Past   *access.Past `json:"past,omitempty"`
 	Notify bool         `json:"notify,omitempty"` // there are channels to tell
-	Alone  bool         `json:"alone,omitempty"`  // the workflow may wait for what comes from outside in one coroutine
-	Spares bool         `json:"spares,omitempty"` // the workflow may leave out of search attributes what they say already
 }
 
 // Decide judges a new request by the rulebook of this moment, and records the
@@ -171,7 +169,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if _, err := a.Log.Append(ctx, ruled); err != nil {
 		return DecideOutput{}, again(err)
 	}
-	out := DecideOutput{Standing: standing, Notify: a.Channels != nil, Alone: true, Spares: true}
+	out := DecideOutput{Standing: standing, Notify: a.Channels != nil}
 	if standing.Effect == access.EffectAsk {
 		past, err := a.Log.Past(ctx, request.Signer, request.Resource, request.ID)
 		if err != nil {

@@ -55,8 +55,6 @@ var (
 type request struct {
 	status   access.Status // what the query answers
 	decided  bool          // the first ruling is there; messages wait for it
-	alone    bool          // one coroutine is enough for what comes from outside; see attend
-	spares   bool          // what search attributes say already isn't written again; see show
 	verified bool          // the request is what its id says, so its end has to be recorded
 	handed   bool          // the issuer has been asked, so only the issuer can end it
 	end      *audit.End    // how the request ends; set once
@@ -126,7 +124,7 @@ func (r *request) decide(ctx workflow.Context) {
 	} else {
 		r.verified = true
 		r.status.Asked = standing.Request.Time
-		r.status.Past, r.notifies, r.alone, r.spares = standing.Past, standing.Notify, standing.Alone, standing.Spares
+		r.status.Past, r.notifies = standing.Past, standing.Notify
 		r.judge(standing.Standing, r.status.Evidence)
 		if standing.Effect == access.EffectDeny {
 			r.stop(audit.End{State: access.StateDenied, Why: standing.Why})

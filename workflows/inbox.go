@@ -61,36 +61,25 @@ type message struct {
 }
 
 // next takes the signal that is to be heard next.
-func (b *inbox) next(ctx workflow.Context) (m message, ok bool) {
+func (b *inbox) next() (m message, ok bool) {
 	for i, signals := range b.signals {
 		var data json.RawMessage
-		for signals.ReceiveAsync(&data) { // in an encoding nobody can read, it is dropped and logged by the SDK
-			if m, ok := read(ctx, messages[i], data); ok {
-				return m, true
-			}
-			data = nil
+		if signals.ReceiveAsync(&data) { // in an encoding nobody can read, it is dropped and logged by the SDK
+			return read(messages[i], data), true
 		}
 	}
 	return message{}, false
 }
 
-// read reads a signal. Requests that had one that is no statement before this
-// was put on record go on as they did then: without noticing it, or a third
-// field.
-func read(ctx workflow.Context, name string, data []byte) (m message, ok bool) {
+// read reads a signal. One that is no statement is put on record as it is.
+func read(name string, data []byte) message {
 	st, err := statement.ParseEnvelope(data)
 	if err == nil {
-		return message{name: name, Statement: st}, true
+		return message{name: name, Statement: st}
 	}
-	if workflow.GetVersion(ctx, "record-odd-messages", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
-		if len(data) > 0 && json.Unmarshal(data, &st) != nil {
-			return message{}, false
-		}
-		return message{name: name, Statement: st}, true
-	}
-	m = message{name: name, Statement: access.Statement{Payload: strings.ToValidUTF8(string(data), "\uFFFD")}}
+	m := message{name: name, Statement: access.Statement{Payload: strings.ToValidUTF8(string(data), "\uFFFD")}}
 	_ = errors.As(err, &m.odd) // ParseEnvelope has no others
-	return m, true
+	return m
 }
 
 // listen opens the inbox for signals and updates.
@@ -119,40 +108,19 @@ func (r *request) listen(ctx workflow.Context) error {
 // attend waits, for as long as the request lives, for whatever comes from outside but
 // updates: word that there is something in the ledger, signals, and a cancellation.
 //
-// Each of the three is waited for by a coroutine until the first ruling is there, and
-// then by one for all of them, which has what comes seen to by another: a coroutine is
-// a goroutine, whose stack a worker keeps for every request in its memory, and mostly
-// nothing comes. A signal from before the ruling keeps that one until it is answered; the
-// one for a cancellation stays as long. Which of several things that come together is seen
-// to first differs between the two, so those whose ruling was made before there was the
-// second way (DecideOutput.Alone) stay with the first.
+// One coroutine waits for all of them, and has what comes seen to by another: a
+// coroutine is a goroutine, whose stack a worker keeps for every request in its memory,
+// and mostly nothing comes.
 func (r *request) attend(ctx workflow.Context) {
 	cancelled, told := ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
 	ctx, _ = workflow.NewDisconnectedContext(ctx) // so that waiting has no errors
-	looks := func() bool { return r.inbox.looks < maxLooks && told.Len() > 0 }
+	looking, hearing := false, false
+	look := func() bool { return !looking && r.inbox.looks < maxLooks && told.Len() > 0 }
+	hear := func() bool { return !hearing && r.inbox.signalled() }
 	gone := func() bool { return cancelled.Err() != nil && r.end == nil }
-	all := false // the second coroutine waits for all of it
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		for !r.alone {
-			_ = workflow.Await(ctx, func() bool { return r.alone || looks() })
-			if !r.alone {
-				r.look(ctx, told)
-			}
-		}
-	})
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for !r.alone {
-			_ = workflow.Await(ctx, func() bool { return r.alone || r.inbox.signalled() })
-			if !r.alone {
-				r.hearSignal(ctx)
-			}
-		}
-		all = true
-		looking, hearing := false, false
 		for {
-			look := func() bool { return !looking && looks() }
-			hear := func() bool { return !hearing && r.inbox.signalled() }
-			_ = workflow.Await(ctx, func() bool { return look() || hear() || gone() })
+			r.wait(ctx, func() bool { return look() || hear() || gone() })
 			if look() {
 				looking = true
 				workflow.Go(ctx, func(ctx workflow.Context) {
@@ -173,17 +141,11 @@ func (r *request) attend(ctx workflow.Context) {
 			}
 		}
 	})
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		_ = workflow.Await(ctx, func() bool { return all || cancelled.Err() != nil })
-		if !all {
-			r.withdraw()
-		}
-	})
 }
 
 // hearSignal hears the signal that is to be heard next, if there is one.
 func (r *request) hearSignal(ctx workflow.Context) bool {
-	m, ok := r.inbox.next(ctx)
+	m, ok := r.inbox.next()
 	if !ok {
 		return false
 	}

@@ -30,13 +30,12 @@ func (r *request) enter(ctx workflow.Context, state access.State) {
 // show tells operators how the request stands, at the price of one event, of one write
 // into what Temporal lists by, and of one action where that is billed: unless the search
 // attributes say it already, as those that the request was started with mostly do while
-// it is pending. Requests whose ruling was made before that was left out go on as they did
-// then (DecideOutput.Spares).
+// it is pending.
 func (r *request) show(ctx workflow.Context) {
 	workflow.SetCurrentDetails(ctx, r.details())
 	have := workflow.GetTypedSearchAttributes(ctx)
 	var attributes []temporal.SearchAttributeUpdate
-	changed := !r.spares
+	changed := false
 	set := func(key temporal.SearchAttributeKeyKeyword, value string) {
 		had, _ := have.GetKeyword(key)
 		attributes, changed = append(attributes, key.ValueSet(value)), changed || had != value

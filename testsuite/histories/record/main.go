@@ -100,11 +100,6 @@ var plays = []play{
 		r.await(access.StatePending)
 		r.signal(access.MessageDecision, r.decision("bob", access.Approve, 2))
 	}},
-	{"approved-expired-spares", func(r *request) {
-		r.ask("alice", "ssh/web-1", 3*time.Second, nil)
-		r.await(access.StatePending)
-		r.signal(access.MessageDecision, r.decision("bob", access.Approve, 2))
-	}},
 	{"denied", func(r *request) {
 		r.ask("alice", "ssh/web-1", time.Hour, nil)
 		r.update(access.MessageDecision, r.decision("bob", access.Deny, 0))
@@ -198,7 +193,6 @@ var plays = []play{
 		r.signal(access.MessageRelease, r.stop("alice", access.TypeRelease))
 		r.signal(access.MessageRelease, r.stop("alice", access.TypeRelease))
 	}},
-	// Those of refused-messages are from before such ones were put on record.
 	{"odd-messages", func(r *request) {
 		r.ask("alice", "ssh/crown-1", time.Hour, nil)
 		approval := r.decision("bob", access.Approve, 0)
@@ -259,13 +253,10 @@ var plays = []play{
 		key := r.people["ingrid"].Signer // an agent's, and nobody's in the directory
 		public := statement.MarshalKey(key.PublicKey())
 		join := access.Join{Header: r.people.Header("trent", access.TypeHost), Resource: "ssh/dev-1", Until: statement.Time(time.Now().Add(time.Hour))}
-		var out access.Enrolled
-		r.play("", access.HostWorkflowID(join.ID), access.HostWorkflow,
-			access.Enrolment{Statement: r.sign("trent", join), HostKey: public, AgentKey: public}, &out)
-		header := r.people.Header(out.Host, access.TypeRenew)
-		renewal := r.sign("ingrid", access.Renewal{Header: header, HostKey: public})
-		r.play("renewal-of-", access.HostWorkflowID(header.ID), access.HostWorkflow, access.Enrolment{Statement: renewal}, &out)
-		if r.err == nil && out.Certificate == "" {
+		enrolled := r.enroll("", join.ID, access.Enrolment{Statement: r.sign("trent", join), HostKey: public, AgentKey: public})
+		renewal := access.Renewal{Header: r.people.Header(enrolled.Host, access.TypeRenew), HostKey: public}
+		told := r.enroll("renewal-of-", renewal.ID, access.Enrolment{Statement: r.sign("ingrid", renewal)})
+		if r.err == nil && told.Certificate == "" {
 			r.check(errors.New("the host has no certificate"))
 		}
 	}},
@@ -485,6 +476,18 @@ func (r *request) play(before, id, workflow string, in, out any) {
 	if r.err == nil {
 		r.check(run.Get(r.ctx, out))
 	}
+}
+
+// enroll plays what a host asks for, and says what it is told.
+func (r *request) enroll(before, id string, in access.Enrolment) access.Enrolled {
+	var told access.Statement
+	r.play(before, access.HostWorkflowID(id), access.HostWorkflow, in, &told)
+	if r.err != nil {
+		return access.Enrolled{}
+	}
+	out, _, err := statement.OpenEnrolled(told)
+	r.check(err)
+	return out
 }
 
 // delegate has somebody decide in name's place, and keeps that history as well.

@@ -17,7 +17,7 @@ func TestLiveCost(t *testing.T) {
 	if program == "" {
 		t.Skip("HALLPASS_BIN is not set; make e2e builds bin/hallpass and sets it")
 	}
-	names := []string{"expired", "approved-expired-spares", "released", "denied", "revoked", "scheduled-expired", "timed-out",
+	names := []string{"expired", "approved-expired", "released", "denied", "revoked", "scheduled-expired", "timed-out",
 		"extended-released", "emergency-released", "stopped", "told-approved-expired"}
 	cheapest := map[string]histories.Cost{}
 	var over []string
