@@ -39,7 +39,7 @@ func AccessRequest(ctx workflow.Context, in access.Submission) (access.Outcome, 
 	if err != nil {
 		return access.Outcome{}, err
 	}
-	// From here on only attend sees a cancellation.
+	// From here on only see sees a cancellation.
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	return r.run(ctx), nil
 }
@@ -80,11 +80,7 @@ func open(ctx workflow.Context, in access.Submission) (*request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set query handler: %w", err)
 	}
-	if err := r.listen(ctx); err != nil {
-		return nil, err
-	}
-	r.attend(ctx)
-	return r, nil
+	return r, r.listen(ctx)
 }
 
 // withdraw makes of a cancellation in Temporal one more way to end the request.
@@ -212,6 +208,7 @@ func (r *request) issue(ctx workflow.Context) {
 	r.enter(ctx, access.StateIssuing)
 	r.handed = true
 	issuing, cancel := workflow.WithCancel(r.onIssuer(ctx, "issue "+r.what()))
+	defer cancel() // an attempt that is under way meets the end in the ledger
 	var credential access.Credential
 	var refused error
 	answered := false
@@ -222,7 +219,6 @@ func (r *request) issue(ctx workflow.Context) {
 	r.wait(ctx, func() bool { return r.end != nil || answered })
 	switch {
 	case !answered:
-		cancel() // an attempt that is under way meets the end in the ledger
 		return
 	case refused != nil:
 		// It may be refused because of a word that is still being heard.
@@ -277,7 +273,12 @@ func (r *request) finish(ctx workflow.Context) {
 		r.status.Credential = nil
 		// Revoke has no refusals either.
 		var with []string
-		_ = steadily(r.onIssuer(ctx, "take back "+r.what()), issuer.Revoke, *r.end, &with)
+		back := false
+		workflow.Go(r.onIssuer(ctx, "take back "+r.what()), func(ctx workflow.Context) {
+			_ = steadily(ctx, issuer.Revoke, *r.end, &with)
+			back = true
+		})
+		r.wait(ctx, func() bool { return back })
 		for _, id := range with {
 			// One that has no workflow any more has ended all the same.
 			_ = workflow.SignalExternalWorkflow(ctx, access.WorkflowID(id), "", access.MessageLook, nil).Get(ctx, nil)
@@ -326,18 +327,22 @@ func (r *request) sleep(ctx workflow.Context, until time.Time, summary string, d
 	awake := func() bool { return r.end != nil || done() }
 	if wait := until.Sub(workflow.Now(ctx)); wait > 0 && !awake() {
 		// A timer that is left running would wake the workflow for nothing.
-		ctx, cancel := workflow.WithCancel(ctx)
+		timing, cancel := workflow.WithCancel(ctx)
 		defer cancel()
-		// The context isn't cancelled meanwhile, so there is no error.
-		_, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
-			Timeout:      wait,
-			TimerOptions: workflow.TimerOptions{Summary: summary},
-		}, awake)
+		timer := workflow.NewTimerWithOptions(timing, wait, workflow.TimerOptions{Summary: summary})
+		r.wait(ctx, func() bool { return timer.IsReady() || awake() })
 	}
 }
 
+// wait waits for done, and has what comes from outside meanwhile seen to.
 func (r *request) wait(ctx workflow.Context, done func() bool) {
-	_ = workflow.Await(ctx, done) // the context is never cancelled
+	for {
+		_ = workflow.Await(ctx, func() bool { return r.comes() || done() }) // the context isn't cancelled meanwhile
+		if !r.comes() {
+			return
+		}
+		r.see(ctx)
+	}
 }
 
 func never() bool { return false }

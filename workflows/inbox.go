@@ -29,13 +29,17 @@ const maxLooks = 20
 // came in: Temporal keeps the order of signals of one name only.
 var messages = [...]string{access.MessageLock, access.MessageCancel, access.MessageRelease, access.MessageRevoke, access.MessageDecision}
 
-// inbox is where messages wait. They are heard one at a time.
+// inbox is where what comes from outside waits. Messages are heard one at a time.
 type inbox struct {
-	signals [len(messages)]workflow.ReceiveChannel
-	hearing workflow.Mutex
-	waiting int // messages that somebody holds and that aren't answered yet
-	heard   int
-	looks   int // into the ledger
+	signals   [len(messages)]workflow.ReceiveChannel
+	told      workflow.ReceiveChannel // to look into the ledger
+	cancelled workflow.Context        // when somebody cancels the workflow in Temporal
+	listening bool                    // a coroutine takes the signals
+	looking   bool                    // one looks
+	hearing   workflow.Mutex
+	waiting   int // messages that somebody holds and that aren't answered yet
+	heard     int
+	looks     int // into the ledger
 }
 
 // quiet says whether everything that was said has been heard and answered.
@@ -82,8 +86,9 @@ func read(name string, data []byte) message {
 	return m
 }
 
-// listen opens the inbox for signals and updates.
+// listen opens the inbox for whatever comes from outside.
 func (r *request) listen(ctx workflow.Context) error {
+	r.inbox.cancelled, r.inbox.told = ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r.inbox.hearing = workflow.NewMutex(ctx)
 	for i, name := range messages {
@@ -105,42 +110,36 @@ func (r *request) listen(ctx workflow.Context) error {
 	return nil
 }
 
-// attend waits, for as long as the request lives, for whatever comes from outside but
-// updates: word that there is something in the ledger, signals, and a cancellation.
-//
-// One coroutine waits for all of them, and has what comes seen to by another: a
-// coroutine is a goroutine, whose stack a worker keeps for every request in its memory,
-// and mostly nothing comes.
-func (r *request) attend(ctx workflow.Context) {
-	cancelled, told := ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
-	ctx, _ = workflow.NewDisconnectedContext(ctx) // so that waiting has no errors
-	looking, hearing := false, false
-	look := func() bool { return !looking && r.inbox.looks < maxLooks && told.Len() > 0 }
-	hear := func() bool { return !hearing && r.inbox.signalled() }
-	gone := func() bool { return cancelled.Err() != nil && r.end == nil }
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			r.wait(ctx, func() bool { return look() || hear() || gone() })
-			if look() {
-				looking = true
-				workflow.Go(ctx, func(ctx workflow.Context) {
-					r.look(ctx, told)
-					looking = false
-				})
+// comes says whether something has come from outside that nobody sees to yet.
+func (r *request) comes() bool { return r.toLook() || r.toHear() || r.gone() }
+
+func (r *request) toLook() bool {
+	return !r.inbox.looking && r.inbox.looks < maxLooks && r.inbox.told.Len() > 0
+}
+func (r *request) toHear() bool { return !r.inbox.listening && r.inbox.signalled() }
+func (r *request) gone() bool   { return r.inbox.cancelled.Err() != nil && r.end == nil }
+
+// see has what has come seen to, by coroutines of its own, which end with that: one
+// is a goroutine, whose stack a worker keeps for every request in its memory.
+func (r *request) see(ctx workflow.Context) {
+	if r.toLook() {
+		r.inbox.looking = true
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			r.look(ctx)
+			r.inbox.looking = false
+		})
+	}
+	if r.toHear() {
+		r.inbox.listening = true
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			for r.hearSignal(ctx) {
 			}
-			if hear() {
-				hearing = true
-				workflow.Go(ctx, func(ctx workflow.Context) {
-					for r.hearSignal(ctx) {
-					}
-					hearing = false
-				})
-			}
-			if gone() {
-				r.withdraw()
-			}
-		}
-	})
+			r.inbox.listening = false
+		})
+	}
+	if r.gone() {
+		r.withdraw()
+	}
 }
 
 // hearSignal hears the signal that is to be heard next, if there is one.
@@ -158,8 +157,8 @@ func (r *request) hearSignal(ctx workflow.Context) bool {
 // look looks into the ledger as often as it is told to: a grant ends with one that it
 // extends, or that extends it. Whoever sends that learns nothing and changes
 // nothing by it.
-func (r *request) look(ctx workflow.Context, told workflow.ReceiveChannel) {
-	for r.inbox.looks < maxLooks && told.ReceiveAsync(nil) {
+func (r *request) look(ctx workflow.Context) {
+	for r.inbox.looks < maxLooks && r.inbox.told.ReceiveAsync(nil) {
 		if !r.handed || r.end != nil {
 			continue
 		}
