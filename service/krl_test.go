@@ -309,14 +309,13 @@ func TestOneLookAtATime(t *testing.T) {
 	for !waiting() {
 		<-time.After(time.Millisecond)
 	}
-	leave()
-	source.publish(t, 2)
 	select {
 	case <-source.asked:
 		t.Fatal("two look at the same moment")
 	case <-time.After(20 * time.Millisecond):
 	}
-	source.free <- struct{}{} // whoever asked first has left, which is no reason for the others not to hear
+	source.publish(t, 2)
+	leave() // and with him who asked first his question, which is no reason for the others not to hear
 	done := make(chan struct{})
 	go func() { all.Wait(); close(done) }()
 	for running := true; running; {
