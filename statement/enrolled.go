@@ -1,7 +1,10 @@
 package statement
 
 import (
+	"bytes"
 	"encoding/json"
+	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -33,9 +36,77 @@ func OpenEnrolled(st access.Statement) (access.Enrolled, ssh.PublicKey, error) {
 	if err != nil {
 		return access.Enrolled{}, nil, err
 	}
-	var e access.Enrolled
-	if err := json.Unmarshal([]byte(st.Payload), &e); err != nil {
-		return access.Enrolled{}, nil, access.Errorf(access.CodeMalformed, "what the host is told is not the JSON it should be")
+	e, err := parseEnrolled([]byte(st.Payload))
+	if err != nil {
+		return access.Enrolled{}, nil, err
 	}
 	return e, key, nil
+}
+
+// parseEnrolled reads strictly what it knows, so that no other reader finds something
+// else in it. Fields that it doesn't know are ignored: issuers are renewed before
+// hosts. What an older host mustn't miss takes another namespace.
+func parseEnrolled(payload []byte) (access.Enrolled, error) {
+	var e access.Enrolled
+	known := []struct {
+		name string
+		to   any
+	}{
+		{"answers", &e.Answers}, {"agent_key", &e.AgentKey}, {"host", &e.Host}, {"certificate", &e.Certificate}, {"user_cas", &e.UserCAs},
+		{"host_cas", &e.HostCAs}, {"principals", &e.Principals}, {"renew_after", &e.RenewAfter},
+	}
+	bad := func(format string, args ...any) (access.Enrolled, error) {
+		return access.Enrolled{}, access.Errorf(access.CodeMalformed, "what the host is told: "+format, args...)
+	}
+	values, err := object(payload)
+	if err != nil {
+		return bad("%v", err)
+	}
+	for name := range values {
+		for _, f := range known {
+			if name != f.name && strings.EqualFold(name, f.name) {
+				return bad("field %q is written otherwise than %q", clip(name), f.name)
+			}
+		}
+	}
+	for _, f := range known {
+		value, ok := values[f.name]
+		switch {
+		case !ok && f.name == "certificate": // there is no host CA
+			continue
+		case !ok:
+			return bad("field %q is missing", f.name)
+		case json.Unmarshal(value, f.to) != nil:
+			return bad("field %q is not of its type", f.name)
+		}
+	}
+	if _, err := object(values["principals"]); err != nil {
+		return bad("principals: %v", err)
+	}
+	return e, nil
+}
+
+// object takes apart what has to be one JSON object, with nothing there twice and
+// nothing behind it.
+func object(data []byte) (map[string]json.RawMessage, error) {
+	if !utf8.Valid(data) || !json.Valid(data) || bytes.TrimLeft(data, " \t\r\n")[0] != '{' {
+		return nil, access.Errorf(access.CodeMalformed, "not one JSON object")
+	}
+	values := map[string]json.RawMessage{}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	_, err := dec.Token() // the opening brace
+	for err == nil && dec.More() {
+		var name json.Token
+		var value json.RawMessage
+		name, err = dec.Token()
+		field, _ := name.(string)
+		if _, ok := values[field]; ok {
+			return nil, access.Errorf(access.CodeMalformed, "field %q is there twice", clip(field))
+		}
+		if err == nil {
+			err = dec.Decode(&value)
+		}
+		values[field] = value
+	}
+	return values, err
 }

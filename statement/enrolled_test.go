@@ -2,6 +2,7 @@ package statement
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,4 +66,56 @@ func FuzzOpenEnrolled(f *testing.F) {
 			t.Errorf("%s was signed, and opens as %s (%v)", again.Payload, once, err)
 		}
 	})
+}
+
+// What a CA has signed for a host says one thing, to whoever reads it.
+func TestOpenEnrolledIsStrict(t *testing.T) {
+	ca := newSigner(t, "ed25519")
+	const good = `{"answers":"a","agent_key":"k","host":"web-1","user_cas":["u"],"host_cas":null,"principals":{"deploy":["web-1/deploy"]},"renew_after":"2031-05-06T07:08:09Z"}`
+	with := func(more string) string { return good[:len(good)-1] + "," + more + "}" }
+	without := func(field string) string { return strings.Replace(good, `"`+field+`":`, `"`+field+`_":`, 1) }
+	principals := func(value string) string { return strings.Replace(good, `{"deploy":["web-1/deploy"]}`, value, 1) }
+	for _, tt := range []struct{ payload, want string }{
+		{good, ""},
+		{" " + good + "\n", ""},
+		{with(`"certificate":"c"`), ""},
+		{with(`"a_newer_field":{"x":[null,1.5,true]},"another":1`), ""}, // of a newer issuer
+		{with(`"host":"web-2"`), `field "host" is there twice`},
+		{with(`"h\u006fst":"web-2"`), `field "host" is there twice`},
+		{with(`"new":1,"new":1`), `field "new" is there twice`},
+		{with(`"Host":"web-2"`), `field "Host" is written otherwise than "host"`},
+		{with(`"uſer_cas":["m"]`), `is written otherwise than "user_cas"`},
+		{strings.Replace(good, `"host"`, `"HOST"`, 1), `field "HOST" is written otherwise than "host"`},
+		{without("answers"), `field "answers" is missing`},
+		{without("user_cas"), `field "user_cas" is missing`},
+		{without("host_cas"), `field "host_cas" is missing`},
+		{without("principals"), `field "principals" is missing`},
+		{without("renew_after"), `field "renew_after" is missing`},
+		{strings.Replace(good, `"web-1"`, `["web-1"]`, 1), `field "host" is not of its type`},
+		{strings.Replace(good, `["u"]`, `"u"`, 1), `field "user_cas" is not of its type`},
+		{principals(`{"deploy":["web-1/deploy"],"deploy":["web-2/deploy"]}`), `principals: field "deploy" is there twice`},
+		{principals(`{"deploy":"web-1/deploy"}`), `field "principals" is not of its type`},
+		{principals(`null`), "principals: not one JSON object"},
+		{good + good, "not one JSON object"},
+		{good + "x", "not one JSON object"},
+		{good[:len(good)-1], "not one JSON object"},
+		{"[" + good + "]", "not one JSON object"},
+		{strings.Replace(good, "web-1", "web\xff1", 1), "not one JSON object"},
+		{"", "not one JSON object"},
+	} {
+		signature, err := SignData(ca, EnrolledNamespace, []byte(tt.payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, by, err := OpenEnrolled(access.Statement{Payload: tt.payload, Signature: signature})
+		if tt.want == "" {
+			if err != nil || e.Host != "web-1" || len(e.UserCAs) != 1 || len(e.Principals["deploy"]) != 1 || e.RenewAfter.IsZero() {
+				t.Errorf("%s: %+v, %v", tt.payload, e, err)
+			}
+			continue
+		}
+		if access.CodeOf(err) != access.CodeMalformed || !strings.HasPrefix(err.Error(), "what the host is told: ") || !strings.HasSuffix(err.Error(), tt.want) || by != nil {
+			t.Errorf("%s: %v, want %s", tt.payload, err, tt.want)
+		}
+	}
 }
