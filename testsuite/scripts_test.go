@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -195,6 +196,10 @@ func newHouse(t *testing.T) *house {
 func (h *house) run(t *testing.T, want func(name string) bool) {
 	t.Helper()
 	syscall.Umask(0o022) // a policy that a group can write to isn't obeyed
+	if signal.Ignored(syscall.SIGHUP) {
+		// Run by nohup: what is started here would be as deaf as this is, unless it is caught.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	files, err := filepath.Glob("testdata/scripts/*.txtar")
 	if err != nil {
 		t.Fatal(err)
