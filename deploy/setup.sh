@@ -6,12 +6,22 @@
 set -eu
 umask 077
 cd "${HALLPASS_SETUP:-/etc/hallpass}"
-export HALLPASS_CONFIG="$PWD/hallpass.yaml"
+export HALLPASS_CONFIG="$PWD/public/hallpass.yaml"
 
 # Who runs in the containers.
 hallpass=65532 temporal=1000 postgres=999 vault=1000
 
 mkdir -p tls-ca public workers tls ssh-ca vault service-ca service-key temporal ui postgres vault-server vault-data vault-setup people/alice people/bob hosts/web-1 hosts/web-2
+
+# The configuration and the rulebook that count are copies, root's: what is mounted
+# belongs to whoever checked it out, and hallpass obeys files of root's and of its own
+# user alone.
+[ "${HALLPASS_SETUP_OWNERS:-yes}" != yes ] || chown -R 0:0 public
+for file in hallpass.yaml policy.yaml catalog.yaml; do
+	cp $file public/$file.new
+	chmod 644 public/$file.new # before workers that run look at it
+	mv public/$file.new public/$file
+done
 
 secret() { # file: a password, unless there is one
 	[ -s "$1" ] || { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$1.new" && mv "$1.new" "$1"; }
@@ -63,13 +73,6 @@ users:
     groups: [sre]
     keys: ["$(cat people/bob/id.pub)"]
 YAML
-# The rulebook that counts is a copy: what is mounted belongs to whoever checked
-# it out, and hallpass obeys files of root's and of its own user alone.
-for file in policy.yaml catalog.yaml; do
-	cp $file public/$file.new
-	chmod 644 public/$file.new # before workers that run look at it
-	mv public/$file.new public/$file
-done
 chmod 755 public
 chmod 644 public/*
 
@@ -82,7 +85,7 @@ for host in web-1 web-2; do
 done
 
 [ "${HALLPASS_SETUP_OWNERS:-yes}" = yes ] || exit 0
-chown -R $hallpass:$hallpass public workers tls ssh-ca vault service-ca service-key people
+chown -R $hallpass:$hallpass workers tls ssh-ca vault service-ca service-key people
 chown -R $temporal:$temporal temporal ui
 chown -R $postgres:$postgres postgres
 chown -R $vault:$vault vault-server vault-data

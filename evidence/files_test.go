@@ -264,6 +264,16 @@ func TestFilesOthersCanWrite(t *testing.T) {
 			w.want("one", 0, 2)
 			must(os.Chmod(w.dir, 0o755))
 			w.mended("one", 0, 2)
+
+			// So is one above.
+			above := filepath.Dir(w.dir)
+			must(os.Chmod(above, 0o777))
+			w.want("one", 0, 3)
+			if why := w.broken[2]; !strings.Contains(why, w.path(name)+" is in the folder "+above+", which others than its owner can write to (mode 0777)") {
+				t.Errorf("told %q", why)
+			}
+			must(os.Chmod(above, 0o755))
+			w.mended("one", 0, 3)
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/ca"
+	"hallpass/internal/trusted"
 	"hallpass/internal/yamlfile"
 	"hallpass/transport"
 	"hallpass/vault"
@@ -110,7 +111,7 @@ func (c SSHIssuer) TrustedKeys() ([]ssh.PublicKey, error) {
 	if c.Trusted == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(c.Trusted)
+	data, err := trusted.ReadFile(c.Trusted)
 	if err != nil {
 		return nil, fmt.Errorf("issuers.ssh.trusted: %w", err)
 	}
@@ -318,7 +319,8 @@ func (c *Config) Settings() []Setting {
 // the file are relative to the file, paths in the environment to the working
 // directory; "~/" is the home folder in both.
 //
-// An unknown, repeated or misspelt setting is an error with its place in the
+// A file that others than its owner can change or replace is refused, as trusted.Path
+// has it. An unknown, repeated or misspelt setting is an error with its place in the
 // file; so is a value that can't be right. Whether the files that it names
 // are there is seen when they are opened. With no file at all, it takes a
 // Temporal or service address in the environment to go on.
@@ -407,7 +409,7 @@ type configReader struct {
 }
 
 func (r *configReader) file(path string) error {
-	data, err := os.ReadFile(path)
+	data, err := trusted.ReadFile(path) // it names all others
 	if errors.Is(err, fs.ErrNotExist) {
 		return access.Errorf(access.CodeNotFound, "there is no configuration at %s", path)
 	} else if err != nil {

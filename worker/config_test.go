@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -373,6 +374,46 @@ func FuzzParseConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Who can change what names all other files, or the CAs that hosts trust, is master of
+// all: sshd is as strict with its own.
+func TestFilesOthersCanWrite(t *testing.T) {
+	path := writeConfig(t, "client: {service: 'https://hallpass.example.com:7443'}\n")
+	dir := filepath.Dir(path)
+	above := filepath.Dir(dir)
+	env := environ(map[string]string{"HOME": dir})
+	refused := func(what, says, hint string, err error) {
+		t.Helper()
+		var e *access.Error
+		if !errors.As(err, &e) || e.Code != access.CodeForbidden || !strings.Contains(err.Error(), says) || !strings.HasSuffix(e.Hint, hint) {
+			t.Errorf("%s: %v, want %s, %s", what, err, says, hint)
+		}
+	}
+	for _, tt := range []struct {
+		what       string
+		mode, good os.FileMode
+		says       string
+	}{
+		{path, 0o666, 0o600, path + " can be changed by others than its owner (mode 0666)"},
+		{path, 0o664, 0o644, path + " can be changed by others than its owner (mode 0664)"},
+		{dir, 0o777, 0o755, path + " is in the folder " + dir + ", which others than its owner can write to (mode 0777)"},
+		{above, 0o757, 0o755, path + " is in the folder " + above + ", which others than its owner can write to (mode 0757)"},
+	} {
+		if err := os.Chmod(tt.what, tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(path, env)
+		refused("hallpass.yaml", tt.says, "chmod go-w "+tt.what, err)
+		_, err = SSHIssuer{Trusted: path}.TrustedKeys()
+		refused("issuers.ssh.trusted", tt.says, "chmod go-w "+tt.what, err)
+		if err := os.Chmod(tt.what, tt.good); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(path, env); err != nil {
+			t.Errorf("mended: %v", err)
+		}
+	}
 }
 
 func TestTrustedKeys(t *testing.T) {

@@ -1,8 +1,7 @@
 // Package trusted says whether a file that decides who gets in is in the hands
-// of those who may decide that: root, and the user of this process. sshd's
-// StrictModes asks the same of its files.
-//
-// What is above the folders that hold the file, and links to it, isn't looked at.
+// of those who may decide that: root, and the user of this process. It asks what
+// sshd's StrictModes asks: whose the file is, and each folder from / on, since who
+// can write to one can put another file in the place of what is in it.
 package trusted
 
 import (
@@ -10,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -20,43 +20,32 @@ import (
 const maxLinks = 40
 
 // Path is for a file that is about to be opened: who else could change it, or
-// put another in its place? It looks at the file, at the folder that it is in,
-// and at each symbolic link on the way: at whose it is, and at the folder that
-// holds it. Errors are those of os.Lstat, os.Readlink and os.Getwd, or of code
-// forbidden, with what to type.
+// put another in its place? It looks at the file, and at each folder and symbolic
+// link on the way to it. Errors are those of os.Lstat, os.Readlink and os.Getwd, or
+// of code forbidden, with what to type.
 //
 // A folder with the sticky bit, such as /tmp, may be open to all: nobody can
-// replace another's file in it. One that holds links may also be as Kubernetes
-// mounts a ConfigMap: see volume.
-func Path(path string) error { return check(path, os.Geteuid()) }
+// replace another's file, folder or link in it. One may be open to its owner's own
+// group, if nobody else is in that: see private. And one that the file isn't in
+// itself may be as Kubernetes mounts a ConfigMap: see volume.
+func Path(path string) error { return here().path(path) }
 
 // File is for a file that is open: the name may lead to another by now.
-func File(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	return file(f.Name(), info, os.Geteuid())
-}
+func File(f *os.File) error { return here().opened(f) }
 
 // ReadFile reads a file that Path and File find nothing against.
-func ReadFile(path string) ([]byte, error) {
-	if err := Path(path); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read
-	if err := File(f); err != nil {
-		return nil, err
-	}
-	return io.ReadAll(f)
+func ReadFile(path string) ([]byte, error) { return here().readFile(path) }
+
+// judge is who asks.
+type judge struct {
+	uid           int
+	passwd, group string // files as in passwd(5) and group(5)
 }
 
-func check(path string, uid int) error {
-	at, err := follow(path, uid)
+func here() judge { return judge{os.Geteuid(), "/etc/passwd", "/etc/group"} }
+
+func (j judge) path(path string) error {
+	at, err := j.follow(path)
 	if err != nil {
 		return err
 	}
@@ -64,18 +53,42 @@ func check(path string, uid int) error {
 	if err != nil {
 		return err
 	}
-	if err := file(path, info, uid); err != nil {
+	if err := j.file(path, info); err != nil {
 		return err
 	}
 	dir := filepath.Dir(at)
 	if info, err = os.Lstat(dir); err != nil {
 		return err
 	}
-	return folder(path, dir, info, uid)
+	return j.folder(path, dir, info)
 }
 
-// follow finds what path leads to, as opening it does, link by link.
-func follow(path string, uid int) (string, error) {
+func (j judge) opened(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return j.file(f.Name(), info)
+}
+
+func (j judge) readFile(path string) ([]byte, error) {
+	if err := j.path(path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	if err := j.opened(f); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(f)
+}
+
+// follow finds what path leads to, as opening it does, folder by folder and link by
+// link.
+func (j judge) follow(path string) (string, error) {
 	todo := path
 	if !filepath.IsAbs(path) {
 		wd, err := os.Getwd()
@@ -84,77 +97,124 @@ func follow(path string, uid int) (string, error) {
 		}
 		todo = wd + "/" + path
 	}
-	at := "/" // has no links in it
-	for links := 0; todo != ""; {
-		var name string
-		name, todo, _ = strings.Cut(todo, "/")
-		if name == "" {
-			continue
-		}
+	at, name := "/", "." // has no links in it
+	for links := 0; ; {
 		next := filepath.Join(at, name) // also for . and ..
 		info, err := os.Lstat(next)
 		if err != nil {
 			return "", err
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
+			if info.IsDir() && !volume(next, info) {
+				err = j.folder(path, next, info)
+			}
 			at = next
-			continue
-		}
-		if links++; links > maxLinks {
-			return "", &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
-		}
-		if other, ok := stranger(info, uid); ok {
-			return "", access.Errorf(access.CodeForbidden, "%s is a link of uid %d, who is neither root nor the one that this runs as (uid %d)", next, other, uid).
-				WithHint("see where it leads, then: chown -h root %s", next)
-		}
-		if info, err = os.Lstat(at); err != nil {
-			return "", err
-		}
-		if !volume(at, info) {
-			what := path
-			if links > 1 || todo != "" {
-				what += ", by way of " + next + ","
+		} else {
+			if links++; links > maxLinks {
+				return "", &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
 			}
-			if err := folder(what, at, info, uid); err != nil {
-				return "", err
+			var target string
+			if target, err = j.link(next, info); filepath.IsAbs(target) {
+				at = "/"
 			}
+			todo = target + "/" + todo
 		}
-		target, err := os.Readlink(next)
 		if err != nil {
 			return "", err
 		}
-		if filepath.IsAbs(target) {
-			at = "/"
+		if todo = strings.TrimLeft(todo, "/"); todo == "" {
+			return at, nil
 		}
-		todo = target + "/" + todo
+		name, todo, _ = strings.Cut(todo, "/")
 	}
-	return at, nil
+}
+
+// link judges a symbolic link, and reads where it leads.
+func (j judge) link(path string, info fs.FileInfo) (target string, err error) {
+	if other, ok := j.stranger(info); ok {
+		return "", access.Errorf(access.CodeForbidden, "%s is a link of uid %d, who is neither root nor the one that this runs as (uid %d)", path, other, j.uid).
+			WithHint("see where it leads, then: chown -h root %s", path)
+	}
+	return os.Readlink(path)
 }
 
 // volume says whether a folder is as Kubernetes mounts a ConfigMap: root's, open to
 // all, and mounted for reading alone, so that nobody in the container can exchange
-// the links in it. Who could on the machine below is for that to keep.
+// what is in it. Who could on the machine below is for that to keep.
 func volume(dir string, info fs.FileInfo) bool {
-	_, others := stranger(info, 0)
+	_, others := judge{}.stranger(info)
 	return !others && info.Mode().Perm() == 0o777 && readOnly(dir)
 }
 
-// folder judges the one that what is in.
-func folder(what, dir string, info fs.FileInfo, uid int) error {
-	if other, ok := stranger(info, uid); ok {
-		return access.Errorf(access.CodeForbidden, "%s is in a folder of uid %d, who is neither root nor the one that this runs as (uid %d)", what, other, uid).
+// folder judges one that path leads through.
+func (j judge) folder(path, dir string, info fs.FileInfo) error {
+	if other, ok := j.stranger(info); ok {
+		return access.Errorf(access.CodeForbidden, "%s is in the folder %s of uid %d, who is neither root nor the one that this runs as (uid %d)", path, dir, other, j.uid).
 			WithHint("see that the file is the right one, then: chown root %s", dir)
 	}
-	if open(info) && info.Mode()&fs.ModeSticky == 0 {
-		return access.Errorf(access.CodeForbidden, "%s is in a folder that others than its owner can write to (mode %04o)", what, info.Mode().Perm()).
+	if mode := info.Mode(); open(info) && mode&fs.ModeSticky == 0 && (mode.Perm()&0o002 != 0 || !j.private(dir, info)) {
+		return access.Errorf(access.CodeForbidden, "%s is in the folder %s, which others than its owner can write to (mode %04o)", path, dir, mode.Perm()).
 			WithHint("see that the file is the right one, then: chmod go-w %s", dir)
 	}
 	return nil
 }
 
-func file(path string, info fs.FileInfo, uid int) error {
-	if other, ok := stranger(info, uid); ok {
-		return access.Errorf(access.CodeForbidden, "%s belongs to uid %d, who is neither root nor the one that this runs as (uid %d)", path, other, uid).
+// private says whether the group of a folder is its owner's own, as where each user
+// has one of the same name and a umask of 002: nobody else is in it, by the files of
+// this machine, and no access control list names anybody. Debian's OpenSSH lets such
+// folders pass, too.
+func (j judge) private(dir string, info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && !listed(dir) && j.alone(int(st.Uid), int(st.Gid))
+}
+
+// alone says whether a user is the only one in a group, which has to be his first.
+func (j judge) alone(uid, gid int) bool {
+	owner, found := "", false
+	for _, user := range records(j.passwd) { // name:password:uid:gid:…
+		if len(user) < 4 || !is(user[3], gid) {
+			continue
+		}
+		if !is(user[2], uid) {
+			return false
+		}
+		owner = user[0]
+	}
+	for _, group := range records(j.group) { // name:password:gid:members
+		if len(group) < 4 || !is(group[2], gid) {
+			continue
+		}
+		found = true
+		for member := range strings.SplitSeq(group[3], ",") {
+			if member != "" && member != owner {
+				return false
+			}
+		}
+	}
+	return owner != "" && found
+}
+
+// records are the lines of a file as passwd(5), in their fields. Of one that can't
+// be read there are none.
+func records(file string) (all [][]string) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(data)) {
+		all = append(all, strings.Split(strings.TrimSpace(line), ":"))
+	}
+	return all
+}
+
+func is(field string, id int) bool {
+	n, err := strconv.Atoi(field)
+	return err == nil && n == id
+}
+
+func (j judge) file(path string, info fs.FileInfo) error {
+	if other, ok := j.stranger(info); ok {
+		return access.Errorf(access.CodeForbidden, "%s belongs to uid %d, who is neither root nor the one that this runs as (uid %d)", path, other, j.uid).
 			WithHint("see that it says what it should, then: chown root %s", path)
 	}
 	if open(info) {
@@ -168,11 +228,11 @@ func file(path string, info fs.FileInfo, uid int) error {
 // list, the group's bits are the most that anybody but the owner has.
 func open(info fs.FileInfo) bool { return info.Mode().Perm()&0o022 != 0 }
 
-// stranger is its owner, if that is neither root nor uid.
-func stranger(info fs.FileInfo, uid int) (owner int, ok bool) {
+// stranger is its owner, if that is neither root nor the one who asks.
+func (j judge) stranger(info fs.FileInfo) (owner int, ok bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return 0, false
 	}
-	return int(st.Uid), st.Uid != 0 && int(st.Uid) != uid
+	return int(st.Uid), st.Uid != 0 && int(st.Uid) != j.uid
 }

@@ -2,8 +2,10 @@ package trusted
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +24,9 @@ func place(t *testing.T) (dir, path string) {
 	return dir, path
 }
 
+// strict asks as whoever runs the tests, and knows of no group that is anybody's own.
+func strict() judge { return judge{uid: os.Geteuid()} }
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -30,7 +35,7 @@ func must(t *testing.T, err error) {
 }
 
 func TestModes(t *testing.T) {
-	const file, folder = "policy.yaml can be changed by others", "policy.yaml is in a folder that others"
+	const file, folder = "policy.yaml can be changed by others", "policy.yaml is in the folder DIR, which others"
 	for _, tt := range []struct {
 		file, folder os.FileMode
 		says, hint   string
@@ -51,15 +56,15 @@ func TestModes(t *testing.T) {
 		dir, path := place(t)
 		must(t, os.Chmod(path, tt.file))
 		must(t, os.Chmod(dir, tt.folder))
-		err := Path(path)
+		err := strict().path(path)
 		if tt.says == "" {
 			if err != nil {
 				t.Errorf("%o in %o: %v", tt.file, tt.folder, err)
 			}
 			continue
 		}
-		want := strings.NewReplacer("FILE", path, "DIR", dir).Replace(tt.hint)
-		if access.CodeOf(err) != access.CodeForbidden || !strings.Contains(err.Error(), tt.says) || !strings.Contains(hint(err), want) {
+		named := strings.NewReplacer("FILE", path, "DIR", dir).Replace
+		if access.CodeOf(err) != access.CodeForbidden || !strings.Contains(err.Error(), named(tt.says)) || !strings.Contains(hint(err), named(tt.hint)) {
 			t.Errorf("%o in %o: %v (%s)", tt.file, tt.folder, err, hint(err))
 		}
 	}
@@ -69,6 +74,7 @@ func TestModes(t *testing.T) {
 // we are root, who gives it away.
 func TestOwners(t *testing.T) {
 	us := os.Geteuid()
+	check := func(path string, uid int) error { return judge{uid: uid}.path(path) }
 	stranger := func(t *testing.T, path string) (uid int) {
 		t.Helper()
 		if us == 0 {
@@ -82,7 +88,7 @@ func TestOwners(t *testing.T) {
 		want  string
 	}{
 		"file":   {func(_, path string) string { return path }, "policy.yaml belongs to uid "},
-		"folder": {func(dir, _ string) string { return dir }, "policy.yaml is in a folder of uid "},
+		"folder": {func(dir, _ string) string { return dir }, "policy.yaml is in the folder DIR of uid "},
 	} {
 		dir, path := place(t)
 		must(t, check(path, us))
@@ -90,7 +96,7 @@ func TestOwners(t *testing.T) {
 		uid := stranger(t, whose)
 		err := check(path, uid)
 		// Who isn't root owns all of it, and hears of the file first.
-		if want := tt.want; err == nil || us == 0 && !strings.Contains(err.Error(), want) || us == 0 && !strings.Contains(hint(err), "chown root "+whose) {
+		if want := strings.ReplaceAll(tt.want, "DIR", dir); err == nil || us == 0 && !strings.Contains(err.Error(), want) || us == 0 && !strings.Contains(hint(err), "chown root "+whose) {
 			t.Errorf("%s: %v (%s)", name, err, hint(err))
 		}
 		if us == 0 && check(path, 4242) != nil {
@@ -118,11 +124,11 @@ func configMap(t *testing.T, mode os.FileMode) (dir, version, real, link string)
 
 func refused(t *testing.T, path, says, hints string) {
 	t.Helper()
-	err := Path(path)
+	err := strict().path(path)
 	if access.CodeOf(err) != access.CodeForbidden || !strings.Contains(err.Error(), says) || !strings.Contains(hint(err), hints) {
 		t.Errorf("%v (%s), want %s (%s)", err, hint(err), says, hints)
 	}
-	if _, err := ReadFile(path); err == nil {
+	if _, err := strict().readFile(path); err == nil {
 		t.Error("and it is read")
 	}
 }
@@ -140,7 +146,7 @@ func TestLinks(t *testing.T) {
 	refused(t, link, "directory.yaml can be changed by others", "chmod go-w "+link)
 	must(t, os.Chmod(real, 0o644))
 	must(t, os.Chmod(version, 0o777))
-	refused(t, link, "directory.yaml is in a folder that others", "chmod go-w "+version)
+	refused(t, link, "directory.yaml is in the folder "+version+", which others", "chmod go-w "+version)
 	must(t, os.Chmod(version, 0o755))
 	if os.Geteuid() == 0 {
 		for _, whose := range []string{link, filepath.Join(dir, "..data")} {
@@ -149,7 +155,7 @@ func TestLinks(t *testing.T) {
 			must(t, os.Lchown(whose, 0, 0))
 		}
 		must(t, os.Chown(dir, 4242, 4242))
-		refused(t, link, "directory.yaml is in a folder of uid 4242", "chown root "+dir)
+		refused(t, link, "directory.yaml is in the folder "+dir+" of uid 4242", "chown root "+dir)
 		must(t, os.Chown(dir, 0, 0))
 	}
 	must(t, os.Chmod(dir, 0o777|os.ModeSticky)) // as Kubernetes makes it of a Secret
@@ -166,7 +172,9 @@ func TestLinks(t *testing.T) {
 
 // Who can write to a folder with links in it can put one in the place of another.
 func TestLinksInFoldersOthersCanWriteTo(t *testing.T) {
-	const others = " is in a folder that others than its owner can write to (mode "
+	others := func(dir string) string {
+		return " is in the folder " + dir + ", which others than its owner can write to (mode "
+	}
 	t.Run("an older policy for the one in force", func(t *testing.T) {
 		shop, dir := t.TempDir(), t.TempDir()
 		must(t, os.Chmod(shop, 0o755))
@@ -177,20 +185,104 @@ func TestLinksInFoldersOthersCanWriteTo(t *testing.T) {
 			must(t, os.Symlink(file, filepath.Join(dir, name)))
 		}
 		must(t, os.Chmod(dir, 0o775))
-		refused(t, filepath.Join(dir, "policy.yaml"), "policy.yaml"+others+"0775)", "chmod go-w "+dir)
+		refused(t, filepath.Join(dir, "policy.yaml"), "policy.yaml"+others(dir)+"0775)", "chmod go-w "+dir)
 
 		// And where it is another link that leads through it.
 		far := filepath.Join(shop, "far.yaml")
 		must(t, os.Symlink(filepath.Join(dir, "policy.yaml"), far))
-		refused(t, far, "far.yaml, by way of "+filepath.Join(dir, "policy.yaml")+","+others, "chmod go-w "+dir)
+		refused(t, far, "far.yaml"+others(dir), "chmod go-w "+dir)
 	})
 	t.Run("another version", func(t *testing.T) {
 		dir, _, _, link := configMap(t, 0o777)
-		refused(t, link, "directory.yaml"+others+"0777)", "chmod go-w "+dir)
+		refused(t, link, "directory.yaml"+others(dir)+"0777)", "chmod go-w "+dir)
 		// And where the name itself is none.
 		through := filepath.Join(dir, "..data", "directory.yaml")
-		refused(t, through, "directory.yaml, by way of "+filepath.Join(dir, "..data")+","+others, "chmod go-w "+dir)
+		refused(t, through, "directory.yaml"+others(dir), "chmod go-w "+dir)
 	})
+}
+
+// Who can write to a folder above can put another in the place of the file's own.
+func TestFoldersAbove(t *testing.T) {
+	top := t.TempDir()
+	above, dir := filepath.Join(top, "etc"), filepath.Join(top, "etc", "hallpass")
+	file, link := filepath.Join(dir, "policy.yaml"), filepath.Join(top, "link.yaml")
+	must(t, os.MkdirAll(dir, 0o755))
+	for _, folder := range []string{top, above, dir} {
+		must(t, os.Chmod(folder, 0o755)) // whatever the umask
+	}
+	must(t, os.WriteFile(file, []byte("text"), 0o600))
+	must(t, os.Symlink(file, link))
+	t.Chdir(dir)
+	for _, mode := range []os.FileMode{0o775, 0o757, 0o777} {
+		must(t, os.Chmod(above, mode))
+		says := fmt.Sprintf(" is in the folder %s, which others than its owner can write to (mode %04o)", above, mode)
+		for _, name := range []string{file, link, "policy.yaml", "../hallpass/policy.yaml"} {
+			refused(t, name, name+says, "see that the file is the right one, then: chmod go-w "+above)
+		}
+	}
+	// Nobody can replace another's in one that is sticky.
+	must(t, os.Chmod(above, 0o777|os.ModeSticky))
+	must(t, strict().path(file))
+	must(t, strict().path(link))
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, folder := range []string{dir, above, top} { // the first is in a sticky one
+		must(t, os.Chown(folder, 4242, 4242))
+		refused(t, file, "policy.yaml is in the folder "+folder+" of uid 4242, who is neither root nor the one that this runs as", "chown root "+folder)
+		must(t, judge{uid: 4242}.path(file))
+		must(t, os.Chown(folder, 0, 0))
+	}
+}
+
+// A group that is its owner's alone is as good as its owner.
+func TestPrivateGroup(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "src")
+	must(t, os.Mkdir(dir, 0o755))
+	path := filepath.Join(dir, "policy.yaml")
+	must(t, os.WriteFile(path, []byte("text"), 0o600))
+	info, err := os.Stat(dir)
+	must(t, err)
+	st := info.Sys().(*syscall.Stat_t)
+	us, ours := fmt.Sprint(st.Uid), fmt.Sprint(st.Gid)
+	const others = "bob:x:7777:7778::/home/bob:/bin/sh\n"
+	for _, tt := range []struct {
+		name, passwd, group string
+		mode                os.FileMode
+		private             bool
+	}{
+		{"nobody else's", "me:x:" + us + ":" + ours + "::/:/bin/sh\n" + others, "me:x:" + ours + ":\nbob:x:7778:me\n", 0o775, true},
+		{"its owner listed", "me:x:" + us + ":" + ours + "\n", "me:x:" + ours + ":me\n", 0o775, true},
+		{"somebody listed", "me:x:" + us + ":" + ours + "\n" + others, "me:x:" + ours + ":me,bob\n", 0o775, false},
+		{"listed in a second line", "me:x:" + us + ":" + ours + "\n" + others, "me:x:" + ours + ":\nus:x:0" + ours + ":bob\n", 0o775, false},
+		{"somebody else's first one, too", "me:x:" + us + ":" + ours + "\neve:x:7777:" + ours + "::/\n", "me:x:" + ours + ":\n", 0o775, false},
+		{"not its owner's first one", "me:x:" + us + ":7779\n", "us:x:" + ours + ":\n", 0o775, false},
+		{"of nobody here", others, "me:x:" + ours + ":\n", 0o775, false},
+		{"not listed", "me:x:" + us + ":" + ours + "\n", "bob:x:7778:\n", 0o775, false},
+		{"and all may write", "me:x:" + us + ":" + ours + "\n", "me:x:" + ours + ":\n", 0o777, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			files := t.TempDir()
+			j := judge{os.Geteuid(), filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+			must(t, os.WriteFile(j.passwd, []byte(tt.passwd), 0o600))
+			must(t, os.WriteFile(j.group, []byte(tt.group), 0o600))
+			for _, folder := range []string{dir, top} {
+				must(t, os.Chmod(folder, tt.mode))
+				want := tt.private && runtime.GOOS == "linux"
+				if err := j.path(path); (err == nil) != want || err != nil && !strings.Contains(err.Error(), "in the folder "+folder+",") {
+					t.Errorf("%s: %v", folder, err)
+				}
+				must(t, os.Chmod(folder, 0o755))
+			}
+			// A file is mended by one command.
+			must(t, os.Chmod(path, 0o660))
+			if err := j.path(path); err == nil {
+				t.Error("a file that the group can write to is obeyed")
+			}
+			must(t, os.Chmod(path, 0o600))
+		})
+	}
 }
 
 // What is open is looked at, wherever its name leads by now.

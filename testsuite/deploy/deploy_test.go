@@ -336,14 +336,22 @@ func files(t *testing.T, dir string) map[string]string {
 	return found
 }
 
+// mounted are the files of the checkout that setup.sh makes copies of, which count.
+var mounted = []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"}
+
 // setup.sh makes everything once: a second start changes nothing but the
 // hosts' tokens. Private files are their owners' alone, and each container
 // finds all that its configuration names.
 func TestSetup(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"} {
+	for _, name := range mounted {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(read(t, "deploy/"+name)), 0o600); err != nil {
 			t.Fatal(err)
+		}
+		if os.Geteuid() == 0 { // in a container it is somebody else's
+			if err := os.Chown(filepath.Join(dir, name), 4242, 4242); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	furnish(t, dir)
@@ -423,7 +431,7 @@ func TestSetup(t *testing.T) {
 	}
 	cmd := exec.Command(self, "config", "check", "--output", "json")
 	cmd.Args[0] = "hallpass"
-	cmd.Env = []string{"HOME=" + dir, "HALLPASS_CONFIG=" + filepath.Join(dir, "hallpass.yaml"), "TEMPORAL_ADDRESS=127.0.0.1:1"}
+	cmd.Env = []string{"HOME=" + dir, "HALLPASS_CONFIG=" + filepath.Join(dir, "public", "hallpass.yaml"), "TEMPORAL_ADDRESS=127.0.0.1:1"}
 	out, _ := cmd.Output() // Temporal isn't there
 	var found []worker.Finding
 	if err := json.Unmarshal(out, &found); err != nil {
@@ -437,14 +445,18 @@ func TestSetup(t *testing.T) {
 }
 
 // People's commands explain by what is in force: their containers and the
-// workers' read the same rulebook, the copies that setup.sh makes.
+// workers' read the same configuration and rulebook, the copies that setup.sh makes.
 func TestOneRulebook(t *testing.T) {
-	dir, err := filepath.Abs(filepath.Join(root, "deploy"))
+	dir, seen := t.TempDir(), 0
+	public := filepath.Join(dir, "public")
+	err := os.Mkdir(public, 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(public, "hallpass.yaml"), []byte(read(t, "deploy/hallpass.yaml")), 0o600)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, seen := filepath.Join(dir, "public"), 0
-	want := []string{filepath.Join(public, "policy.yaml"), filepath.Join(public, "directory.yaml"), filepath.Join(public, "catalog.yaml")}
+	want := []string{filepath.Join(public, "hallpass.yaml"), filepath.Join(public, "policy.yaml"), filepath.Join(public, "directory.yaml"), filepath.Join(public, "catalog.yaml")}
 	for name, s := range compose(t) {
 		if s.Build.Target != "hallpass" && s.Build.Target != "people" {
 			continue
@@ -455,11 +467,11 @@ func TestOneRulebook(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if diff := cmp.Diff(want, []string{c.Policy, c.Directory, c.Catalog}); diff != "" {
+		if diff := cmp.Diff(want, []string{c.File, c.Policy, c.Directory, c.Catalog}); diff != "" {
 			t.Errorf("%s reads another rulebook: %s", name, diff)
 		}
 		for _, v := range s.Volumes {
-			if m := mount(v); m.source == filepath.Join(dir, "policy.yaml") || m.source == filepath.Join(dir, "catalog.yaml") {
+			if m := mount(v); slices.Contains(mounted, filepath.Base(m.source)) {
 				t.Errorf("%s mounts %s, which isn't what is in force", name, m.source)
 			}
 		}

@@ -116,7 +116,7 @@ func furnish(t testing.TB) *world {
 	}
 	w.frontend, w.service = w.address(), w.address()
 	w.env = map[string]string{
-		"HALLPASS_CONFIG":                  filepath.Join(w.dir, "hallpass.yaml"),
+		"HALLPASS_CONFIG":                  filepath.Join(w.dir, "public", "hallpass.yaml"),
 		"HALLPASS_AUDIT_DATABASE":          fmt.Sprintf("postgres://hallpass@127.0.0.1:%s/audit?sslrootcert=%s/tls/ca.pem", port, w.dir),
 		"PGPASSFILE":                       filepath.Join(w.dir, "workers/pgpass"),
 		"TEMPORAL_ADDRESS":                 w.frontend,
