@@ -48,7 +48,7 @@ var All = []Attack{
 	{"host certificate as a user's, user certificate as a host's", 1, "refused by sshd and by ssh, whoever signed it",
 		[]string{"testsuite/attacks.TestCertificatesOfTheOtherType", "ca.TestPrepareHost"}},
 	{"rogue workflow worker with forged activity results", 1, "neither the issuer believes any of it, nor a host",
-		[]string{"rogue.txtar", "host.TestForgedRenewals"}},
+		[]string{"rogue.txtar", "testsuite/attacks.TestRogueAnswersAHost", "host.TestForgedRenewals"}},
 	{"rogue poller on the issuer's queue, which hands out certificates, or says that it has revoked one", 1, "what it hands out opens nothing and isn't on record; what it doesn't revoke is in the record and the hosts' list all the same",
 		[]string{"testsuite/attacks.TestRoguePollerOnTheIssuersQueue", "testsuite/attacks.TestRoguePollerRevokesNothing"}},
 	{"a plain Temporal client completes the issuer's activity, with a credential of its own", 1, "it isn't kept by who asked, nor on record",
