@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	flags := flag.NewFlagSet("hallpass-kms", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	socket := flags.String("socket", env("HALLPASS_KMS_SOCKET"), "where the issuer finds it (SSH_AUTH_SOCK), in a folder of mode 0700; default: the socket that systemd hands over")
-	userCA := flags.String("user-ca", env("HALLPASS_KMS_USER_CA"), "URI of the key that certifies users and signs revocation lists")
+	userCA := flags.String("user-ca", env("HALLPASS_KMS_USER_CA"), "URI of the key that certifies users, and signs revocation lists and what hosts are told")
 	hostCA := flags.String("host-ca", env("HALLPASS_KMS_HOST_CA"), "URI of the key that certifies hosts")
 	showVersion := flags.Bool("version", false, "say which build this is")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
