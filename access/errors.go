@@ -24,6 +24,24 @@ const (
 	CodeUnavailable Code = "unavailable" // a part is down; try again
 )
 
+// ExitCode is what every program of ours ends with for an error of this code; what
+// it means stands in docs/cli.md. An error without a code is 1.
+func (c Code) ExitCode() int {
+	switch c {
+	case CodeMalformed:
+		return 2
+	case CodeDenied, CodeLimited:
+		return 3
+	case CodeUnavailable:
+		return 5
+	case CodeUnverified, CodeStale, CodeMismatch, CodeDuplicate, CodeForbidden, CodeEnded, CodeDeaf:
+		return 6
+	case CodeNotFound:
+		return 7
+	}
+	return 1
+}
+
 // Error is a refusal with its reason. Only CodeUnavailable is worth a retry.
 type Error struct {
 	Code    Code   `json:"code"`

@@ -62,19 +62,7 @@ func exitCode(err error) int {
 	case errors.As(err, &f):
 		return f.code
 	}
-	switch access.CodeOf(err) {
-	case access.CodeMalformed:
-		return ExitUsage
-	case access.CodeDenied, access.CodeLimited:
-		return ExitDenied
-	case access.CodeUnavailable:
-		return ExitUnreachable
-	case access.CodeUnverified, access.CodeStale, access.CodeMismatch, access.CodeDuplicate, access.CodeForbidden, access.CodeEnded, access.CodeDeaf:
-		return ExitRefused
-	case access.CodeNotFound:
-		return ExitNotFound
-	}
-	return ExitError
+	return access.CodeOf(err).ExitCode()
 }
 
 // hintOf is the next thing to do about err, or "".

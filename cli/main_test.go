@@ -238,6 +238,7 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("wrapped: %w", failf(ExitTimedOut, "x")), ExitTimedOut},
 		{access.Errorf(access.CodeMalformed, "x"), ExitUsage},
 		{access.Errorf(access.CodeDenied, "x"), ExitDenied},
+		{access.Errorf(access.CodeLimited, "x"), ExitDenied},
 		{access.Errorf(access.CodeUnavailable, "x"), ExitUnreachable},
 		{access.Errorf(access.CodeForbidden, "x"), ExitRefused},
 		{access.Errorf(access.CodeDuplicate, "x"), ExitRefused},
@@ -245,6 +246,7 @@ func TestExitCode(t *testing.T) {
 		{access.Errorf(access.CodeStale, "x"), ExitRefused},
 		{access.Errorf(access.CodeUnverified, "x"), ExitRefused},
 		{access.Errorf(access.CodeEnded, "x"), ExitRefused},
+		{access.Errorf(access.CodeDeaf, "x"), ExitRefused},
 		{access.Errorf(access.CodeNotFound, "x"), ExitNotFound},
 		{failf(ExitRefused, "%w", access.Errorf(access.CodeMalformed, "x")), ExitRefused},
 	} {

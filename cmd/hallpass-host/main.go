@@ -27,14 +27,12 @@ import (
 	"hallpass/internal/plainjson"
 )
 
-// The exit codes. They are those of the command hallpass.
+// The exit codes beside those that errors have by access.Code.ExitCode. All are those
+// of the command hallpass.
 const (
-	exitOK          = 0
-	exitError       = 1
-	exitUsage       = 2
-	exitUnreachable = 5
-	exitRefused     = 6
-	exitNotFound    = 7
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 2
 )
 
 var version string // set by the linker
@@ -128,15 +126,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		text += apart + e.Hint
 	}
 	_, _ = fmt.Fprintln(errOut, text)
-	switch access.CodeOf(err) {
-	case access.CodeUnavailable:
-		return exitUnreachable
-	case access.CodeUnverified, access.CodeForbidden, access.CodeDuplicate, access.CodeDenied, access.CodeStale, access.CodeEnded, access.CodeMismatch:
-		return exitRefused
-	case access.CodeNotFound:
-		return exitNotFound
-	}
-	return exitError
+	return access.CodeOf(err).ExitCode()
 }
 
 // exit is an exit code for which everything has been said.
