@@ -174,10 +174,16 @@ func (s *server) enrol(ctx context.Context, body []byte) (any, error) {
 	return s.certify(ctx, join.ID, access.Enrolment{Statement: st, HostKey: in.HostKey, AgentKey: in.AgentKey, Names: in.Names})
 }
 
+// renewing is what a host sends once it is in.
+type renewing struct {
+	Statement access.Statement `json:"statement"` // of type renew
+	Names     []string         `json:"names,omitempty"`
+}
+
 // renew tells an enrolled host how things are now, by a statement that its
 // agent has signed.
 func (s *server) renew(ctx context.Context, body []byte) (any, error) {
-	var in access.Enrolment
+	var in renewing
 	if err := read(body, &in); err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func schemas() string {
 		"Error": access.Error{}, "Statement": access.Statement{}, "Submitted": transport.Submitted{},
 		"StatusAnswer": transport.StatusAnswer{}, "LockAnswer": transport.LockAnswer{}, "Summary": transport.Summary{},
 		"HeldLock": evidence.Held{}, "HeldDelegation": evidence.Delegated{}, "Delegated": access.Delegated{}, "User": access.User{}, "ReviewTask": access.ReviewTask{},
-		"Joining": joining{}, "Renewing": access.Enrolment{}, "Enrolled": access.Enrolled{}, "Reporting": reporting{}, "Reported": reported{},
+		"Joining": joining{}, "Renewing": renewing{}, "Enrolled": access.Enrolled{}, "Reporting": reporting{}, "Reported": reported{},
 		"Certificates": certificates{},
 	} {
 		w.named(name, reflect.TypeOf(v))
