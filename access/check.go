@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"hallpass/internal/wording"
 )
 
 // Bounds on what people can put into statements and files. They stand in
@@ -79,7 +81,7 @@ func CheckLogin(s string) error {
 func CheckResource(s string) error {
 	kind, name, ok := strings.Cut(s, "/")
 	if !ok {
-		return Errorf(CodeMalformed, "resource %q is not of the form kind/name, such as ssh/web-1", clip(s))
+		return Errorf(CodeMalformed, "resource %q is not of the form kind/name, such as ssh/web-1", wording.Short(s))
 	}
 	if err := checkName("resource kind", kind, "a-z 0-9", lowerOrDigit); err != nil {
 		return err
@@ -99,11 +101,11 @@ func CheckPath(field, s string) error {
 	}
 	for part := range strings.SplitSeq(s, "/") {
 		if strings.Trim(part, ".") == "" {
-			return Errorf(CodeMalformed, "%s %q is not a path: it has to be names with one slash between, such as database/creds", field, clip(s))
+			return Errorf(CodeMalformed, "%s %q is not a path: it has to be names with one slash between, such as database/creds", field, wording.Short(s))
 		}
 		for i := 0; i < len(part); i++ {
 			if c := part[i]; !lowerOrDigit(c) && (c < 'A' || c > 'Z') && strings.IndexByte("._-", c) < 0 {
-				return Errorf(CodeMalformed, "%s %q has a character outside a-z A-Z 0-9 . _ -", field, clip(s))
+				return Errorf(CodeMalformed, "%s %q has a character outside a-z A-Z 0-9 . _ -", field, wording.Short(s))
 			}
 		}
 	}
@@ -155,21 +157,13 @@ func checkName(field, s, allowed string, ok func(byte) bool) error {
 	}
 	for i := 0; i < len(s); i++ {
 		if !ok(s[i]) {
-			return Errorf(CodeMalformed, "%s %q has a character outside %s", field, clip(s), allowed)
+			return Errorf(CodeMalformed, "%s %q has a character outside %s", field, wording.Short(s), allowed)
 		}
 	}
 	if c := s[0]; !lowerOrDigit(c) && (c < 'A' || c > 'Z') {
-		return Errorf(CodeMalformed, "%s %q does not begin with a letter or digit", field, clip(s))
+		return Errorf(CodeMalformed, "%s %q does not begin with a letter or digit", field, wording.Short(s))
 	}
 	return nil
-}
-
-// clip keeps an unchecked string short enough to quote in an error.
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return s[:77] + "..."
 }
 
 // ShortDuration writes d as people type it: "1h30m", "45s", "2d". Fractions
@@ -198,7 +192,7 @@ func ShortDuration(d time.Duration) string {
 // days ("2d", "1d12h"). The result has whole seconds and may be zero or
 // negative; the caller's bounds decide.
 func ParseDuration(s string) (time.Duration, error) {
-	bad := Errorf(CodeMalformed, "duration %q is not like 45s, 30m, 8h or 1d12h", clip(s))
+	bad := Errorf(CodeMalformed, "duration %q is not like 45s, 30m, 8h or 1d12h", wording.Short(s))
 	rest, days := s, time.Duration(0)
 	if n, after, ok := strings.Cut(s, "d"); ok {
 		v, err := strconv.ParseUint(n, 10, 16)

@@ -379,3 +379,14 @@ func FuzzCheckText(f *testing.F) {
 		}
 	})
 }
+
+// What is quoted is cut between characters, whatever its language.
+func TestErrorsQuoteWholeCharacters(t *testing.T) {
+	long := strings.Repeat("ä", 45)
+	_, duration := ParseDuration(long)
+	for _, err := range []error{duration, CheckResource(long), CheckPath("path", long), CheckLocked(long, "x")} {
+		if want := `"` + strings.Repeat("ä", 38) + `..."`; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v doesn't quote %s", err, want)
+		}
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"hallpass/internal/wording"
 )
 
 // Action is what a lock statement does.
@@ -72,7 +74,7 @@ func CheckLocked(kind, name string) error {
 	case LockHost:
 		return CheckHost(name)
 	}
-	return Errorf(CodeMalformed, "kind %q is not user, resource or host", clip(kind))
+	return Errorf(CodeMalformed, "kind %q is not user, resource or host", wording.Short(kind))
 }
 
 // MaxHost is the length of a host name, in bytes (RFC 1035, section 2.3.4).

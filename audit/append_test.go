@@ -328,6 +328,13 @@ func TestWhyCannotSteerATerminal(t *testing.T) {
 	if rec, err := l.Event(context.Background(), index); err != nil || rec.Event.Why != "a?]0;x??b?1m?c ö" {
 		t.Errorf("recorded %q, %v", rec.Event.Why, err)
 	}
+	// What is cut off isn't half of a character.
+	if index, err = l.Append(context.Background(), Event{Type: StatementRefused, Why: "a" + strings.Repeat("ä", maxWhy)}); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := l.Event(context.Background(), index); err != nil || rec.Event.Why != "a"+strings.Repeat("ä", (maxWhy-4)/2)+"..." {
+		t.Errorf("recorded %d bytes that end in %q, %v", len(rec.Event.Why), rec.Event.Why[max(0, len(rec.Event.Why)-8):], err)
+	}
 }
 
 func TestRequesterAndResourceComeFromTheRequest(t *testing.T) {

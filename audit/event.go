@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Types of events.
@@ -176,9 +177,7 @@ func (e *Event) normalize(now time.Time) error {
 		e.Time = now
 	}
 	e.Time = e.Time.UTC().Truncate(time.Millisecond)
-	if len(e.Why) > maxWhy {
-		e.Why = e.Why[:maxWhy]
-	}
+	e.Why = wording.Clip(e.Why, maxWhy)
 	for _, s := range []*string{&e.Type, &e.Request, &e.Step, &e.Actor, &e.Requester, &e.Resource, &e.Why} {
 		*s = plain(*s)
 	}
@@ -271,9 +270,4 @@ func ParseEvent(leaf []byte) (Event, error) {
 }
 
 // clip keeps an unchecked string short enough to quote in an error.
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return s[:77] + "..."
-}
+func clip(s string) string { return wording.Short(s) }

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 const (
@@ -89,7 +90,7 @@ func newPostgres(address string) (*postgres, error) {
 	}
 	p := &postgres{address: address, name: shown.String()}
 	if _, err := p.config(); err != nil {
-		return nil, access.Errorf(access.CodeMalformed, "the address of the audit log: %s", oneLine(err))
+		return nil, access.Errorf(access.CodeMalformed, "the address of the audit log: %s", wording.Line(err.Error()))
 	}
 	return p, nil
 }
@@ -217,7 +218,7 @@ func (p *postgres) pool(readOnly bool) (*sql.DB, error) {
 	anew := func(_ context.Context, config *pgx.ConnConfig) error {
 		now, err := p.config()
 		if err != nil {
-			return access.Errorf(access.CodeUnavailable, "the address of the audit log: %s", oneLine(err))
+			return access.Errorf(access.CodeUnavailable, "the address of the audit log: %s", wording.Line(err.Error()))
 		}
 		if readOnly {
 			now.RuntimeParams["default_transaction_read_only"] = "on"
@@ -462,7 +463,7 @@ func explainPostgres(err error) error {
 		case "25006": // read_only_sql_transaction
 			return errReadOnly()
 		case "XX001", "XX002": // data_corrupted, index_corrupted
-			return access.Errorf(access.CodeMalformed, "the database of the audit log is damaged: %s", oneLine(said))
+			return access.Errorf(access.CodeMalformed, "the database of the audit log is damaged: %s", wording.Line(said.Error()))
 		case "28P01", "28000": // invalid_password, invalid_authorization_specification
 			return access.Errorf(access.CodeUnavailable, "PostgreSQL refuses the audit log's user: %s", said.Message).
 				WithHint("the password comes from PGPASSFILE, ~/.pgpass or PGPASSWORD")
@@ -473,13 +474,13 @@ func explainPostgres(err error) error {
 			return access.Errorf(access.CodeUnavailable, "the audit log's user may not do that in PostgreSQL: %s", said.Message).
 				WithHint(rightsHint)
 		}
-		return access.Errorf(access.CodeUnavailable, "PostgreSQL says: %s (SQLSTATE %s)", oneLine(errors.New(said.Message)), said.Code)
+		return access.Errorf(access.CodeUnavailable, "PostgreSQL says: %s (SQLSTATE %s)", wording.Line(said.Message), said.Code)
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error
 	if errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
 		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
-		return access.Errorf(access.CodeUnavailable, "PostgreSQL can't be reached: %s", oneLine(err))
+		return access.Errorf(access.CodeUnavailable, "PostgreSQL can't be reached: %s", wording.Line(err.Error()))
 	}
 	return nil
 }
@@ -493,8 +494,6 @@ func forbiddenPostgres(err error) bool {
 func errReadOnly() error {
 	return access.Errorf(access.CodeUnavailable, "the database of the audit log is read-only")
 }
-
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 const rightsHint = "docs/operate.md says which rights it needs"
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Place is where the latest checkpoint is published, for those who keep it or
@@ -219,12 +220,12 @@ func (p Place) http(ctx context.Context, method string, body []byte, header http
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	answer, err := client.Do(request)
 	if err != nil {
-		return nil, nil, access.Errorf(access.CodeUnavailable, "publish checkpoint: %s", oneLine(err))
+		return nil, nil, access.Errorf(access.CodeUnavailable, "publish checkpoint: %s", wording.Line(err.Error()))
 	}
 	defer func() { _ = answer.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxCheckpoint+1))
 	if err != nil {
-		return nil, nil, access.Errorf(access.CodeUnavailable, "publish checkpoint: %s", oneLine(err))
+		return nil, nil, access.Errorf(access.CodeUnavailable, "publish checkpoint: %s", wording.Line(err.Error()))
 	}
 	return answer, data, nil
 }

@@ -16,13 +16,13 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
 	"hallpass/access"
 	"hallpass/internal/newfile"
+	"hallpass/internal/wording"
 )
 
 // agentTimeout bounds one conversation with ssh-agent.
@@ -224,13 +224,7 @@ func refusal(a agent.ExtendedAgent) string {
 	if err != nil || ssh.Unmarshal(answer, &said) != nil {
 		return ""
 	}
-	said.Text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, said.Text[:min(len(said.Text), maxRefusal)])
-	return strings.Join(strings.Fields(said.Text), " ")
+	return wording.Line(wording.Clip(said.Text, maxRefusal))
 }
 
 // Create makes a key of type "ed25519" or "ecdsa-p256" and writes it to path,

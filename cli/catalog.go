@@ -8,6 +8,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/catalog"
+	"hallpass/internal/wording"
 )
 
 func (a *app) catalogCommand() *cli.Command {
@@ -71,7 +72,7 @@ func (a *app) catalogCheck(c *cli.Context) error {
 			}
 		}
 		p.table([]string{"RESOURCE", "OPENS"}, rows)
-		p.Printf("\n%s, no problems found\n", count(len(out.Resources), "resource"))
+		p.Printf("\n%s, no problems found\n", wording.Count(len(out.Resources), "resource"))
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"hallpass/catalog"
 	"hallpass/internal/postgresql"
+	"hallpass/internal/wording"
 	"hallpass/vault"
 )
 
@@ -130,7 +131,7 @@ func (d *demo) startPostgres() error {
 	}
 	initdb := command("initdb", "-D", data, "-U", "admin", "--pwfile", password, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync")
 	if out, err := initdb.CombinedOutput(); err != nil {
-		return failf(ExitError, "initdb: %w %s", err, oneLine(string(out))).withHint("everybody has to be able to enter TMPDIR where root tells the story")
+		return failf(ExitError, "initdb: %w %s", err, wording.Line(string(out))).withHint("everybody has to be able to enter TMPDIR where root tells the story")
 	}
 	if db.port, err = freePort(); err != nil {
 		return err

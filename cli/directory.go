@@ -7,6 +7,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/directory"
+	"hallpass/internal/wording"
 )
 
 func (a *app) directoryCommand() *cli.Command {
@@ -99,7 +100,7 @@ func (a *app) directoryCheck(c *cli.Context) error {
 			}
 		}
 		p.table([]string{"USER", "GROUPS", "KEY"}, rows)
-		p.Printf("\n%s, no problems found\n", count(len(out.Users), "user"))
+		p.Printf("\n%s, no problems found\n", wording.Count(len(out.Users), "user"))
 	})
 }
 

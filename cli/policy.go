@@ -15,6 +15,7 @@ import (
 	"hallpass/access"
 	"hallpass/catalog"
 	"hallpass/directory"
+	"hallpass/internal/wording"
 	"hallpass/policy"
 )
 
@@ -172,7 +173,7 @@ func (a *app) policyCheck(c *cli.Context) error {
 		}
 	})
 	if err == nil && len(out.Problems) > 0 {
-		err = failf(ExitError, "the policy has %s", count(len(out.Problems), "problem"))
+		err = failf(ExitError, "the policy has %s", wording.Count(len(out.Problems), "problem"))
 	}
 	return err
 }
@@ -420,10 +421,10 @@ func (a *app) policyTest(c *cli.Context) error {
 				p.Printf("     %s\n", f)
 			}
 		}
-		p.Printf("%s, %d failed\n", count(len(results), "test"), failed)
+		p.Printf("%s, %d failed\n", wording.Count(len(results), "test"), failed)
 	})
 	if err == nil && failed > 0 {
-		err = failf(ExitError, "%s of the policy failed", count(failed, "test"))
+		err = failf(ExitError, "%s of the policy failed", wording.Count(failed, "test"))
 	}
 	return err
 }
@@ -449,14 +450,6 @@ func (a *app) policyFolder(c *cli.Context) (string, error) {
 		return "", err
 	}
 	return filepath.Dir(cfg.Policy), nil
-}
-
-// count writes "1 problem", "2 problems".
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // sessionsText says what becomes of a session that is open when the grant

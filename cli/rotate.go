@@ -8,6 +8,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/audit"
+	"hallpass/internal/wording"
 )
 
 // Rotation is where the exchange of the SSH CA's key is.
@@ -78,7 +79,7 @@ func (a *app) rotationText(p *printer, r Rotation, file string) {
 			said = append(said, "When all hosts have the next one (hallpass-host check says so): make it issuers.ssh.key, put the\n"+
 				"one that signs now into "+safe(file)+", and start the issuers anew.\n")
 		case t.Until != nil:
-			fields = append(fields, "last", t.Fingerprint+"  "+count(int(t.Live), "certificate")+" until "+p.at(*t.Until, a.now()))
+			fields = append(fields, "last", t.Fingerprint+"  "+wording.Count(int(t.Live), "certificate")+" until "+p.at(*t.Until, a.now()))
 			said = append(said, "Leave the last one until its certificates have ended: hosts refuse them without it.\n")
 		default:
 			fields = append(fields, "last", t.Fingerprint+"  no certificates left")

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 	"hallpass/sealed"
 )
 
@@ -238,7 +239,7 @@ func (v *vaultClient) unwrap(f *folder, s access.Status, secret sealed.Secret, b
 			return gone(sent)
 		}
 		if path, _ := info.Data["creation_path"].(string); !strings.HasPrefix(path, tokenPath) {
-			return tamperedf("what is sealed for request %s was not made by hallpass's issuer: it comes from %s in Vault", s.ID, clipped(path))
+			return tamperedf("what is sealed for request %s was not made by hallpass's issuer: it comes from %s in Vault", s.ID, heard(path))
 		}
 		if before.At.IsZero() && !sent {
 			if err := f.setMark(s.ID, mark{At: v.a.now().UTC()}); err != nil {
@@ -400,7 +401,7 @@ func vaultAway(err error) (why string, away bool) {
 	}
 	var url interface{ Timeout() bool } // *url.Error, and what is in it
 	if errors.As(err, &url) {
-		return "can't be reached: " + clipped(oneLine(err.Error())), true
+		return "can't be reached: " + heard(err.Error()), true
 	}
 	return "", false
 }
@@ -413,7 +414,7 @@ func vaultWords(err error) error {
 	}
 	var foreign *tls.CertificateVerificationError
 	if errors.As(err, &foreign) {
-		return failf(ExitError, "Vault's certificate is not good: %s", clipped(oneLine(foreign.Err.Error()))).withHint("set VAULT_CACERT to the file of its CA")
+		return failf(ExitError, "Vault's certificate is not good: %s", heard(foreign.Err.Error())).withHint("set VAULT_CACERT to the file of its CA")
 	}
 	return err
 }
@@ -429,18 +430,11 @@ func (e *saidNo) Unwrap() error { return e.err }
 
 // said is what Vault said.
 func said(r *api.ResponseError) string {
-	return clipped(oneLine(strings.Join(r.Errors, "; ")))
+	return heard(strings.Join(r.Errors, "; "))
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
-
-// clipped keeps what others wrote short enough for a line.
-func clipped(s string) string {
-	if len(s) <= 200 {
-		return s
-	}
-	return s[:197] + "..."
-}
+// heard is what others wrote, fit for a part of a line.
+func heard(s string) string { return wording.Clip(wording.Line(s), 200) }
 
 // alarm gives a grant back whose credential went through other hands, so that
 // the service has it on record, and makes the error of it.

@@ -98,7 +98,7 @@ func brokenPAM(path, text string) error {
 	n, before := 1, ""
 	found := func(n int, line string) {
 		numbers = append(numbers, strconv.Itoa(n))
-		lines = append(lines, clean(strings.Join(strings.Fields(line), " ")))
+		lines = append(lines, clean(line))
 	}
 	beside := besidePAM(text)
 	for i, line := range beside {

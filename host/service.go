@@ -20,10 +20,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"hallpass/access"
 	"hallpass/ca/krl"
+	"hallpass/internal/wording"
 )
 
 // longPoll is how long the service keeps a question for a list open when
@@ -198,15 +198,4 @@ func refusal(resp *http.Response) error {
 
 // clean makes text from elsewhere one short line without characters that can't be
 // seen or that steer a terminal.
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if r := []rune(s); len(r) > 500 {
-		s = string(r[:500])
-	}
-	return strings.TrimSpace(s)
-}
+func clean(s string) string { return wording.Clip(wording.Line(s), 500) }

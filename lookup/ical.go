@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"hallpass/internal/wording"
 )
 
 // maxEvents bounds how many events of a calendar are looked at, and maxShift
@@ -254,7 +256,7 @@ func parseRecurrence(s string) (*recurrence, error) {
 		case "WKST":
 			err = nil // matters with BYDAY alone
 		default:
-			return nil, failf("its calendar has events that recur by %s, which is not understood", clip(k))
+			return nil, failf("its calendar has events that recur by %s, which is not understood", wording.Short(wording.Line(k)))
 		}
 		if err != nil || every < 1 || every > 1000 || r.count < 0 {
 			return nil, failf("its calendar has a recurrence that is not understood")
@@ -309,15 +311,4 @@ func (e *event) at(now time.Time) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// clip keeps what somebody else wrote short and plain.
-func clip(s string) string {
-	s = strings.Map(func(c rune) rune {
-		if c < ' ' || c > '~' {
-			return '?'
-		}
-		return c
-	}, s)
-	return s[:min(len(s), 40)]
 }

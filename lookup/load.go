@@ -11,6 +11,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/internal/trusted"
+	"hallpass/internal/wording"
 	"hallpass/internal/yamlfile"
 	"hallpass/notify"
 )
@@ -86,7 +87,7 @@ func readEntry(v yamlfile.Node) (entry, error) {
 		return func(n yamlfile.Node) error {
 			return n.Each(func(name string, at, v yamlfile.Node) error {
 				if _, ok := into[name]; ok {
-					return at.Errorf("%q is there twice", clip(name))
+					return at.Errorf("%q is there twice", wording.Short(name))
 				}
 				value, err := v.Checked(func(s string) error { return check(name, s) })
 				into[name] = value
@@ -126,7 +127,7 @@ func (e *entry) lookup(dir string) (*lookup, error) {
 			l.value = who.calendar
 		}
 	default:
-		return nil, fmt.Errorf("kind %q is not http-json, pagerduty or ical", clip(e.kind))
+		return nil, fmt.Errorf("kind %q is not http-json, pagerduty or ical", wording.Short(e.kind))
 	}
 	u, err := url.Parse(strings.NewReplacer("{ticket}", "x", "{requester}", "x", "{resource}", "x").Replace(e.url))
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
@@ -138,7 +139,7 @@ func (e *entry) lookup(dir string) (*lookup, error) {
 	if e.timeout != "" {
 		d, err := time.ParseDuration(e.timeout)
 		if err != nil || d <= 0 || d > MaxTimeout {
-			return nil, fmt.Errorf("timeout %q is not more than 0 and at most %s", clip(e.timeout), MaxTimeout)
+			return nil, fmt.Errorf("timeout %q is not more than 0 and at most %s", wording.Short(e.timeout), MaxTimeout)
 		}
 		l.timeout = d
 	}

@@ -13,6 +13,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/internal/trusted"
+	"hallpass/internal/wording"
 	"hallpass/internal/yamlfile"
 )
 
@@ -103,7 +104,7 @@ func readEntry(at, v yamlfile.Node) (entry, error) {
 		"reason": func(n yamlfile.Node) error {
 			s, err := n.Checked(func(s string) error {
 				if s != "included" && s != "left-out" {
-					return fmt.Errorf("reason is included or left-out, not %q", clip(s, 80))
+					return fmt.Errorf("reason is included or left-out, not %q", wording.Short(s))
 				}
 				return nil
 			})
@@ -158,7 +159,7 @@ func (e entry) sender(dir string, post *poster) (Sender, error) {
 		secret, err := parseSecret(text)
 		return &Webhook{url: to, secret: secret, poster: post, now: time.Now}, err
 	}
-	return nil, fmt.Errorf("type %q is not webhook, slack, teams or email", clip(e.typ, 80))
+	return nil, fmt.Errorf("type %q is not webhook, slack, teams or email", wording.Short(e.typ))
 }
 
 // address is where to post to.
@@ -184,10 +185,10 @@ func (e entry) address(dir string) (string, error) {
 func (e entry) email(dir string) (Sender, error) {
 	m := &Email{server: e.server, tls: e.tls, from: e.from, to: e.to, user: e.user}
 	if _, _, err := net.SplitHostPort(e.server); err != nil {
-		return nil, fmt.Errorf("server %q is not host:port", clip(e.server, 80))
+		return nil, fmt.Errorf("server %q is not host:port", wording.Short(e.server))
 	}
 	if e.tls != tlsStart && e.tls != tlsAlways && e.tls != tlsNone {
-		return nil, fmt.Errorf("tls is %s, %s or %s, not %q", tlsStart, tlsAlways, tlsNone, clip(e.tls, 80))
+		return nil, fmt.Errorf("tls is %s, %s or %s, not %q", tlsStart, tlsAlways, tlsNone, wording.Short(e.tls))
 	}
 	if err := checkMail(e.from); err != nil {
 		return nil, fmt.Errorf("from: %w", err)
@@ -212,7 +213,7 @@ func (e entry) email(dir string) (Sender, error) {
 // checkMail takes a bare address.
 func checkMail(s string) error {
 	if a, err := mail.ParseAddress(s); err != nil || a.Address != s {
-		return fmt.Errorf("%q is not an e-mail address", clip(s, 80))
+		return fmt.Errorf("%q is not an e-mail address", wording.Short(s))
 	}
 	return nil
 }

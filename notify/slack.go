@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+
+	"hallpass/internal/wording"
 )
 
 // Slack posts to an incoming webhook, in Slack's Block Kit
@@ -27,7 +29,9 @@ type object map[string]any
 // slackBody writes texts that others chose as plain_text, which Slack shows as
 // it is, or escapes them: a reason must not become a link or call a channel.
 func slackBody(m Message) object {
-	plain := func(s string) object { return object{"type": "plain_text", "text": clip(s, 2000), "emoji": false} }
+	plain := func(s string) object {
+		return object{"type": "plain_text", "text": wording.Clip(s, 2000), "emoji": false}
+	}
 	blocks := []object{{"type": "section", "text": plain(m.Title())}}
 	var facts []string
 	for _, f := range m.Facts() {
@@ -47,12 +51,4 @@ func slackBody(m Message) object {
 // mrkdwn escapes what Slack reads as control sequences.
 func mrkdwn(s string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "|", "/", "`", "'").Replace(s)
-}
-
-// clip shortens s to at most n bytes, at the end of a character.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n-3], "") + "..."
 }

@@ -3,6 +3,8 @@ package notify
 import (
 	"context"
 	"encoding/json"
+
+	"hallpass/internal/wording"
 )
 
 // Teams posts an Adaptive Card (https://adaptivecards.io, version 1.4) to a
@@ -25,7 +27,7 @@ func (t *Teams) Send(ctx context.Context, m Message) error {
 // taken for Markdown, so a reason can't become a link.
 func teamsBody(m Message) object {
 	run := func(s string, more object) object {
-		r := object{"type": "TextRun", "text": clip(s, 2000)}
+		r := object{"type": "TextRun", "text": wording.Clip(s, 2000)}
 		for k, v := range more {
 			r[k] = v
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Result is what became of one case.
@@ -193,7 +194,7 @@ func (r *reader) testCase(n node, f *caseFile) testCase {
 			name := r.text(v, "requester")
 			u, ok := f.user(name)
 			if !ok && name != "" {
-				r.fail(v, "user %q is neither under users nor in the directory", clip(name))
+				r.fail(v, "user %q is neither under users nor in the directory", wording.Short(name))
 			}
 			c.in.Requester, req.Signer = u, name
 		},
@@ -201,7 +202,7 @@ func (r *reader) testCase(n node, f *caseFile) testCase {
 			name := r.text(v, "resource")
 			res, ok := f.resource(name)
 			if !ok && name != "" {
-				r.fail(v, "resource %q is neither under resources nor in the catalog", clip(name))
+				r.fail(v, "resource %q is neither under resources nor in the catalog", wording.Short(name))
 			}
 			c.in.Resource, req.Resource = res, name
 		},
@@ -235,7 +236,7 @@ func (r *reader) testCase(n node, f *caseFile) testCase {
 				name := r.text(item, "approved_by")
 				u, ok := f.user(name)
 				if !ok && name != "" {
-					r.fail(item, "user %q is neither under users nor in the directory", clip(name))
+					r.fail(item, "user %q is neither under users nor in the directory", wording.Short(name))
 				}
 				c.approvers = append(c.approvers, u)
 			}
@@ -267,7 +268,7 @@ func (r *reader) expect(n node, c *testCase) {
 			switch e {
 			case access.EffectAllow, access.EffectAsk, access.EffectDeny:
 			default:
-				r.fail(v, "effect %q is not allow, ask or deny", clip(string(e)))
+				r.fail(v, "effect %q is not allow, ask or deny", wording.Short(string(e)))
 			}
 			compare("effect", e, func(ruling access.Ruling, missing []access.Set) any {
 				if ruling.Effect == access.EffectAsk && missing == nil {

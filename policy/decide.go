@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Input is what a decision depends on, beside the policy.
@@ -301,15 +302,5 @@ func quoted(names []string) string {
 // oneLine makes an error of the CEL runtime, which may quote what a request
 // says, fit to be shown.
 func oneLine(s string) string {
-	const most = 200
-	s = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if access.CheckText("", string(r), 8) != nil {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))), " ")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "..."
-	}
-	return s
+	return wording.Clip(wording.Line(s), 200)
 }

@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Caps in code: no file can loosen them.
@@ -397,7 +398,7 @@ func (r *reader) ssh(v node, rl *rule) {
 			for _, item := range r.list(v, "extensions") {
 				e := r.text(item, "extension")
 				if !slices.Contains(extensions, e) {
-					r.fail(item, "unknown extension %q; known are %s", clip(e), strings.Join(extensions, ", "))
+					r.fail(item, "unknown extension %q; known are %s", wording.Short(e), strings.Join(extensions, ", "))
 				}
 				rl.SSH.Extensions = append(rl.SSH.Extensions, e)
 			}
@@ -425,7 +426,7 @@ func (r *reader) ssh(v node, rl *rule) {
 				s := r.text(item, "source_address")
 				p, err := parseNetwork(s)
 				if err != nil {
-					r.fail(item, "source_address %q is not an address or network such as 10.0.0.0/8", clip(s))
+					r.fail(item, "source_address %q is not an address or network such as 10.0.0.0/8", wording.Short(s))
 					continue
 				}
 				rl.sources = append(rl.sources, p)
@@ -463,14 +464,6 @@ func sorted(in []string) []string {
 	out := slices.Clone(in)
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// clip keeps a long string from a file short enough to quote.
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:77], "") + "..."
 }
 
 // setField is the name under which the place of a set is remembered.

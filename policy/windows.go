@@ -13,6 +13,7 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Caps on windows.
@@ -76,7 +77,7 @@ func (r *reader) windows(n node) map[string]window {
 	r.each(n, "windows", func(name string, at, v node) {
 		r.check(at, access.CheckName("window", name))
 		if _, ok := out[name]; ok {
-			r.fail(at, "window %q is there already", clip(name))
+			r.fail(at, "window %q is there already", wording.Short(name))
 		}
 		if len(out) == MaxWindows {
 			r.fail(at, "more than %d windows", MaxWindows)
@@ -122,7 +123,7 @@ func (r *reader) times(n node) (x times) {
 				day := slices.Index(weekdays, name)
 				switch {
 				case day < 0:
-					r.fail(item, "day %q is none of %s", clip(name), strings.Join(weekdays, ", "))
+					r.fail(item, "day %q is none of %s", wording.Short(name), strings.Join(weekdays, ", "))
 				case x.days[day]:
 					r.fail(item, "days has %s twice", name)
 				default:
@@ -150,7 +151,7 @@ func (r *reader) minute(n node, what string, most int) int {
 		return h*60 + m
 	}
 	if s != "" {
-		r.fail(n, "%s %q is not a time of the day such as \"08:30\"", what, clip(s))
+		r.fail(n, "%s %q is not a time of the day such as \"08:30\"", what, wording.Short(s))
 	}
 	return 0
 }
@@ -159,7 +160,7 @@ func (r *reader) minute(n node, what string, most int) int {
 func location(name string) (*time.Location, error) {
 	zone, err := time.LoadLocation(name)
 	if err != nil || name == "" || name == "Local" {
-		return nil, fmt.Errorf("unknown time zone %q", clip(name))
+		return nil, fmt.Errorf("unknown time zone %q", wording.Short(name))
 	}
 	return zone, nil
 }
@@ -211,7 +212,7 @@ func (c *compiler) windowed(a *celast.AST) []complaint {
 		if !ok {
 			n.say(arg, "the name of a window has to be a text in quotes")
 		} else if _, ok := c.windows[name]; !ok {
-			n.say(arg, "there is no window %q; %s", clip(name), c.known())
+			n.say(arg, "there is no window %q; %s", wording.Short(name), c.known())
 		}
 	})
 	return n.out

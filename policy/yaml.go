@@ -18,6 +18,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Problem is something wrong at one place of a file.
@@ -235,7 +236,7 @@ func (r *reader) glance(tokens token.Tokens) bool {
 				return false
 			}
 		case token.AnchorType, token.AliasType, token.MergeKeyType, token.MappingKeyType, token.DirectiveType, token.TagType:
-			r.failAt(at, "%q has a meaning in YAML that is not supported here; put the text in quotes", clip(strings.TrimSpace(t.Value)))
+			r.failAt(at, "%q has a meaning in YAML that is not supported here; put the text in quotes", wording.Short(strings.TrimSpace(t.Value)))
 			return false
 		case token.InvalidType:
 			r.failAt(at, "not YAML: %s", t.Error)
@@ -267,7 +268,7 @@ func (r *reader) object(n node, what string, known fields, required ...string) {
 		read, ok := known[k.Value]
 		switch {
 		case !ok:
-			r.fail(key, "unknown field %q in %s; known are %s", clip(k.Value), what, list(known))
+			r.fail(key, "unknown field %q in %s; known are %s", wording.Short(k.Value), what, list(known))
 		case seen[k.Value]:
 			r.fail(key, "%s is there twice", k.Value)
 		default:
@@ -379,7 +380,7 @@ func (r *reader) but(n node) string {
 	case *ast.SequenceNode:
 		return ", not a list"
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		return fmt.Sprintf("; put %s in quotes if that is meant", clip(n.GetToken().Value))
+		return fmt.Sprintf("; put %s in quotes if that is meant", wording.Short(n.GetToken().Value))
 	}
 	return ""
 }

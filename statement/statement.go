@@ -25,13 +25,13 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/google/uuid"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // MaxSignature bounds an armored signature, in bytes. The largest that can be
@@ -305,20 +305,10 @@ func CheckID(s string) error { return checkID(s) }
 func Time(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
 // clip keeps what a stranger sent short enough to quote in an error.
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:77], "") + "..."
-}
+func clip(s string) string { return wording.Short(s) }
 
 // reason is what x/crypto and others say, safe to show: their errors may quote
 // what a stranger sent.
 func reason(err error) string {
-	return clip(strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, strings.TrimPrefix(err.Error(), "ssh: ")))
+	return wording.Short(wording.Line(strings.TrimPrefix(err.Error(), "ssh: ")))
 }

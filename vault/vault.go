@@ -22,11 +22,11 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/hashicorp/vault/api"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // The ways to log in.
@@ -537,16 +537,4 @@ func path(address string) string {
 }
 
 // oneLine is what another program said, safe to show.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:297], "") + "..."
-	}
-	return s
-}
+func oneLine(s string) string { return wording.Clip(wording.Line(s), 300) }

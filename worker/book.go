@@ -9,6 +9,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/evidence"
+	"hallpass/internal/wording"
 )
 
 const (
@@ -57,7 +58,7 @@ func (b *book) Rulebook() *evidence.Rulebook {
 	defer cancel()
 	if d := r.Digests(); d != b.recorded {
 		if err := b.log.RecordRulebook(ctx, r); err != nil {
-			if why := oneLine(err.Error()); why != b.unrecorded {
+			if why := wording.Line(err.Error()); why != b.unrecorded {
 				b.slog.Error("rulebook is not in the audit log; nothing can be decided by it until it is", "error", why, "hint", hintOf(err))
 				b.unrecorded = why
 			}
@@ -76,7 +77,7 @@ func (b *book) note(ctx context.Context, err error) {
 		b.broken = ""
 		return
 	}
-	why := oneLine(err.Error())
+	why := wording.Line(err.Error())
 	if why == b.broken {
 		return
 	}

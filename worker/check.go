@@ -16,6 +16,7 @@ import (
 	"hallpass/directory"
 	"hallpass/internal/certfile"
 	"hallpass/internal/trusted"
+	"hallpass/internal/wording"
 	"hallpass/lookup"
 	"hallpass/notify"
 	"hallpass/policy"
@@ -37,7 +38,7 @@ func (f Finding) Err() error { return f.err }
 func finding(part, detail string, err error) Finding {
 	f := Finding{Part: part, OK: err == nil, Detail: detail, err: err}
 	if err != nil {
-		f.Detail = oneLine(err.Error())
+		f.Detail = wording.Line(err.Error())
 		var e *access.Error
 		if errors.As(err, &e) {
 			f.Hint = e.Hint
@@ -210,8 +211,5 @@ func parsed[T any](path string, parse func(string, []byte) (T, error), describe 
 }
 
 func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return wording.Count(n, what)
 }

@@ -28,6 +28,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/codec"
+	"hallpass/internal/wording"
 	"hallpass/transport"
 )
 
@@ -176,7 +177,7 @@ func (c *Config) apiKey(log *slog.Logger) func(context.Context) (string, error) 
 		}
 		read = time.Now()
 		if p, err := c.profile(); err != nil {
-			log.Error("the API key for temporal can't be read; the last one is used", "error", oneLine(err.Error()))
+			log.Error("the API key for temporal can't be read; the last one is used", "error", wording.Line(err.Error()))
 		} else if p.APIKey != "" {
 			key = p.APIKey
 		}
@@ -208,7 +209,7 @@ func (c *Config) renewing(t *tls.Config, log *slog.Logger) error {
 		if now, err := tls.LoadX509KeyPair(cert, key); err == nil {
 			first = now
 		} else {
-			log.Error("the certificate for temporal can't be read; the last good one is shown", "error", oneLine(err.Error()))
+			log.Error("the certificate for temporal can't be read; the last good one is shown", "error", wording.Line(err.Error()))
 		}
 		shown := first
 		return &shown, nil
@@ -243,7 +244,7 @@ func (p *parts) watchRing(ctx context.Context) {
 		}
 		why := ""
 		if err := p.ring.Broken(); err != nil {
-			why = oneLine(err.Error())
+			why = wording.Line(err.Error())
 		}
 		if why != said && why != "" {
 			p.log.Error("codec keys can't be read; the last good ones are in force", "error", why)
@@ -291,7 +292,7 @@ func onThisMachine(address string) bool {
 // cause is what is behind an error of gRPC's, which wraps it several times in
 // words about itself.
 func cause(err error) string {
-	s := oneLine(err.Error())
+	s := wording.Line(err.Error())
 	for _, lead := range []string{"desc = ", "Error while dialing: "} {
 		if _, rest, ok := strings.Cut(s, lead); ok {
 			s = rest
@@ -513,7 +514,7 @@ func refused(err error, doing string) *access.Error {
 	if errors.As(err, &denied) || errors.As(err, &unimplemented) || errors.As(err, &invalid) {
 		code = access.CodeForbidden
 	}
-	return access.Errorf(code, "%s: %s", doing, oneLine(err.Error()))
+	return access.Errorf(code, "%s: %s", doing, wording.Line(err.Error()))
 }
 
 // command is what an operator types to add the attributes.
@@ -529,5 +530,3 @@ func command(p envconfig.ClientConfigProfile, missing map[string]enumspb.Indexed
 	}
 	return b.String()
 }
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Readiness is what GET /ready answers: with 200 if all parts work, else with
@@ -316,7 +317,7 @@ func (p *parts) askBook(context.Context) (string, error) {
 
 func inForce(broken error) (string, error) {
 	if broken != nil {
-		return "the last good version is in force, because " + oneLine(broken.Error()), nil
+		return "the last good version is in force, because " + wording.Line(broken.Error()), nil
 	}
 	return "in force", nil
 }

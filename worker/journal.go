@@ -10,6 +10,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/activities"
+	"hallpass/internal/wording"
 )
 
 // journal writes a line about each activity, with the request that it was for,
@@ -48,7 +49,7 @@ func (j *journalled) ExecuteActivity(ctx context.Context, in *interceptor.Execut
 	case ctx.Err() != nil:
 		log.Info("interrupted")
 	default:
-		log.Warn("not done; it is tried again", "error", oneLine(err.Error()))
+		log.Warn("not done; it is tried again", "error", wording.Line(err.Error()))
 	}
 	return out, err
 }

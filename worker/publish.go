@@ -9,6 +9,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/internal/wording"
 )
 
 // publishEvery is how often the latest checkpoint is published, if there is a
@@ -65,9 +66,9 @@ func (p *published) took(now time.Time, size int64, err error) {
 	}
 	p.said = now
 	if rewritten {
-		p.log.Error(rewrittenLog+": it doesn't go on from the published checkpoint", "error", oneLine(err.Error()))
+		p.log.Error(rewrittenLog+": it doesn't go on from the published checkpoint", "error", wording.Line(err.Error()))
 	} else {
-		p.log.Warn("the checkpoint can't be published", "error", oneLine(err.Error()))
+		p.log.Warn("the checkpoint can't be published", "error", wording.Line(err.Error()))
 	}
 }
 
@@ -88,7 +89,7 @@ func (p *published) ask(context.Context) (string, error) {
 	case !p.looked:
 		return "", access.Errorf(access.CodeUnavailable, "hasn't been looked at yet")
 	case access.CodeOf(p.err) == access.CodeUnverified:
-		return "", access.Errorf(access.CodeUnverified, rewrittenLog+": %s", oneLine(p.err.Error())).WithHint("hallpass audit verify; docs/operate.md, Checkpoints elsewhere")
+		return "", access.Errorf(access.CodeUnverified, rewrittenLog+": %s", wording.Line(p.err.Error())).WithHint("hallpass audit verify; docs/operate.md, Checkpoints elsewhere")
 	case p.err != nil:
 		return "", p.err
 	}

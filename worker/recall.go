@@ -16,6 +16,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/codec"
+	"hallpass/internal/wording"
 	"hallpass/workflows"
 )
 
@@ -74,7 +75,7 @@ func recall(history *historypb.History, ring *codec.Ring, id string) (access.Sta
 		err = errors.New("it is not a request's")
 	}
 	if err != nil {
-		return access.Status{}, access.Errorf(access.CodeUnavailable, "no worker is left of the build that request %s ended on, and this program can't replay its history: %s", id, oneLine(err.Error())).
+		return access.Status{}, access.Errorf(access.CodeUnavailable, "no worker is left of the build that request %s ended on, and this program can't replay its history: %s", id, wording.Line(err.Error())).
 			WithHint("what was done is in the audit log: hallpass audit log --request %s", id)
 	}
 	return asked.status()

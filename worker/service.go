@@ -22,6 +22,7 @@ import (
 	"hallpass/activities"
 	"hallpass/evidence"
 	"hallpass/internal/certfile"
+	"hallpass/internal/wording"
 	"hallpass/service"
 	"hallpass/transport"
 )
@@ -136,7 +137,7 @@ func (p *parts) watchCertificate(ctx context.Context, renewed *certfile.Pair) {
 		taken, err := renewed.Look()
 		why := ""
 		if err != nil {
-			why = oneLine(err.Error())
+			why = wording.Line(err.Error())
 		}
 		switch {
 		case taken:

@@ -22,6 +22,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // flushTimeout is how long the last traces have to get away when a process
@@ -83,7 +84,7 @@ func (t *tracing) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
 	if err := t.provider.Shutdown(ctx); err != nil {
-		t.log.Warn("the last traces are lost", "error", oneLine(err.Error()))
+		t.log.Warn("the last traces are lost", "error", wording.Line(err.Error()))
 	}
 }
 

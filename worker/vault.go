@@ -8,6 +8,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/internal/wording"
 	"hallpass/vault"
 )
 
@@ -73,7 +74,7 @@ func (c *Config) CheckVault(ctx context.Context, resources []access.Resource, to
 	for _, f := range client.Check(ctx, resources, c.Issuers.Vault.TokenRole) {
 		found := Finding{Part: f.Part, OK: f.Err == nil, Detail: f.Detail}
 		if f.Err != nil {
-			found.Detail, found.err = oneLine(f.Err.Error()), f.Err
+			found.Detail, found.err = wording.Line(f.Err.Error()), f.Err
 			var e *access.Error
 			if errors.As(f.Err, &e) {
 				found.Hint = e.Hint

@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -26,6 +25,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"hallpass/access"
+	"hallpass/internal/wording"
 )
 
 // Bounds that keep a hostile or broken file from costing more than its size.
@@ -181,12 +181,7 @@ func syntaxError(top Node, err error) error {
 // oneLine is what the parser says, safe to show: it may quote the file.
 func oneLine(s string) string {
 	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
+	return wording.Line(s)
 }
 
 // at2 is the same file at another place.
@@ -262,7 +257,7 @@ func (n Node) Each(fn func(key string, at, value Node) error) error {
 			return err
 		}
 		if line, ok := seen[key]; ok {
-			return at.Errorf("%q is already there, in line %d", clip(key), line)
+			return at.Errorf("%q is already there, in line %d", wording.Short(key), line)
 		}
 		seen[key] = at.at.Line
 		if err := fn(key, at, at.child(e.Value)); err != nil {
@@ -278,7 +273,7 @@ func (n Node) Fields(known map[string]func(Node) error) error {
 	return n.Each(func(key string, at, value Node) error {
 		fn, ok := known[key]
 		if !ok {
-			return at.Errorf("unknown field %q", clip(key))
+			return at.Errorf("unknown field %q", wording.Short(key))
 		}
 		return fn(value)
 	})
@@ -304,7 +299,7 @@ func (n Node) Networks() ([]netip.Prefix, error) {
 	_, err := n.Texts(func(s string) error {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return fmt.Errorf("%q is not a network such as 10.1.2.0/24", clip(s))
+			return fmt.Errorf("%q is not a network such as 10.1.2.0/24", wording.Short(s))
 		}
 		list = append(list, p.Masked())
 		return nil
@@ -325,7 +320,7 @@ func (n Node) Texts(check func(string) error) ([]string, error) {
 			return item.Wrap(err)
 		}
 		if seen[s] {
-			return item.Errorf("%q is there twice", clip(s))
+			return item.Errorf("%q is there twice", wording.Short(s))
 		}
 		seen[s] = true
 		list = append(list, s)
@@ -381,13 +376,4 @@ func (n Node) unexpected(want string) error {
 		return n.Errorf("this is a list; it has to be %s", want)
 	}
 	return n.Errorf("this has to be %s", want)
-}
-
-// clip keeps a file's text short enough to quote in an error. It has to be
-// quoted: a terminal might obey it.
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:77], "") + "..."
 }
