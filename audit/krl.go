@@ -79,17 +79,23 @@ func (t *tx) past(l *Log) (time.Time, error) {
 // asksClock says whether the database has a clock to hold ours against.
 func (l *Log) asksClock() bool { return l.doubted && l.db.clock() != "" }
 
-// RunOut says whether the database's clock agrees that a time is past. Where it
-// has none but ours, it does.
-func (l *Log) RunOut(ctx context.Context, at time.Time) (bool, error) {
-	if !l.asksClock() {
-		return true, nil
+// Unlisted says whether no list names a certificate, or none does any more: its
+// grant ran to its end, or no host's clock can be so far behind that it would still
+// let it in, and the database's clock agrees where it has one.
+func (l *Log) Unlisted(ctx context.Context, h access.Handle) (bool, error) {
+	entry, _, err := l.Entry(ctx, h.Request)
+	if err != nil || entry.Ended == access.StateExpired {
+		return err == nil, err
+	}
+	leaves := h.Over().Add(access.ClockSkew)
+	if past := !l.now().Before(leaves); !past || !l.asksClock() {
+		return past, nil
 	}
 	var now int64
 	if err := l.Reader.db.QueryRowContext(ctx, l.db.clock()).Scan(&now); err != nil {
 		return false, fmt.Errorf("ask the database for the time: %w", explain(err))
 	}
-	return !time.UnixMilli(now).Before(at), nil
+	return !time.UnixMilli(now).Before(leaves), nil
 }
 
 // fillFrom is how many entries a list has before it names serials whose

@@ -336,9 +336,11 @@ func TestKRLByAClockAhead(t *testing.T) {
 	if got := serials(w.draft()); !slices.Equal(got, []uint64{c.Handle.Serial}) {
 		t.Errorf("the list names %v, want %d", got, c.Handle.Serial)
 	}
-	for by, want := range map[time.Duration]bool{-time.Minute: true, time.Minute: false} {
-		if past, err := w.log.RunOut(t.Context(), time.Now().Add(by)); err != nil || past != want {
-			t.Errorf("what is %s from now is past: %t, %v", by, past, err)
+	for by, want := range map[time.Duration]bool{-access.ClockSkew - time.Minute: true, time.Minute - access.ClockSkew: false} {
+		h := c.Handle
+		h.NotAfter = time.Now().Add(by)
+		if unlisted, err := w.log.Unlisted(t.Context(), h); err != nil || unlisted != want {
+			t.Errorf("what ends %s from now is in no list: %t, %v", by, unlisted, err)
 		}
 	}
 	w.now = w.now.Add(-52 * time.Hour)

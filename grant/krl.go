@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/ca"
 	"hallpass/ca/krl"
@@ -26,8 +27,9 @@ type KRLStore interface {
 	// DraftKRL returns what a new list has to say, under a version higher
 	// than any before.
 	DraftKRL(ctx context.Context, ca ssh.PublicKey) (krl.List, error)
-	// RunOut says whether there is no other clock by which a time isn't past.
-	RunOut(ctx context.Context, at time.Time) (bool, error)
+	// Unlisted says whether no list names a certificate, whatever has become of
+	// its request: it ran to its end, or out by every clock.
+	Unlisted(ctx context.Context, h access.Handle) (bool, error)
 	// PublishKRL puts a signed list in force, unless there is a later one.
 	PublishKRL(ctx context.Context, k audit.KRL) error
 	// KRL returns the list in force.

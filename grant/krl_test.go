@@ -106,6 +106,35 @@ func TestNoListForWhatHasExpired(t *testing.T) {
 	}
 }
 
+// What was taken back is in the list before anybody hears that it was, as long as
+// some clock may not have reached its end: a host's that is behind, or all others
+// where the issuer's is ahead.
+func TestListForWhatHasJustRunOut(t *testing.T) {
+	w := newWorld(t)
+	store := &counted{Log: w.log}
+	k := w.ssh()
+	k.KRL = &grant.KRL{CA: w.ca, Store: store, Now: w.now}
+	i := w.issuer(k, nil)
+	cred := w.issue(i, must(w.approved(nil)))
+	late := w.issue(i, must(w.approved(nil)))
+	revoke := func(c access.Credential) {
+		t.Helper()
+		if err := i.Revoke(context.Background(), audit.End{Request: c.Handle.Request, State: access.StateReleased}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.pass(cred.Handle.NotAfter.Sub(w.now()) + 30*time.Second)
+	revoke(cred)
+	if !w.krl().Revoked(w.ca.PublicKey(), cred.Handle.Serial) {
+		t.Error("it was released 30 s ago by a clock that may be ahead, and isn't in the list")
+	}
+	lists := store.drafts.Load()
+	w.pass(access.ClockSkew)
+	if revoke(late); store.drafts.Load() != lists {
+		t.Error("a list was made for what no host lets in any more")
+	}
+}
+
 // Many who ask at a time share a list, and each gets one that was begun after
 // it asked.
 func TestPublishIsShared(t *testing.T) {

@@ -87,11 +87,12 @@ func (k *SSH) Issue(_ context.Context, o Order, h access.Handle) (access.Credent
 // Revoke returns when a key revocation list that names the certificate is in
 // force, if the ledger says that its request has ended: that is where the list
 // takes its serials from, whether the certificate is out or not. A certificate
-// that has run out needs no list, once the sessions that it opened are over too.
+// that ran to its end needs no list, once the sessions that it opened are over too,
+// and one that was taken back needs none once no host's clock lets it in any more.
 func (k *SSH) Revoke(ctx context.Context, h access.Handle) error {
 	if !k.KRL.now().Before(h.Over()) {
 		// By this clock, which may be ahead.
-		if past, err := k.KRL.Store.RunOut(ctx, h.Over()); err != nil || past {
+		if unlisted, err := k.KRL.Store.Unlisted(ctx, h); err != nil || unlisted {
 			return err
 		}
 	}
