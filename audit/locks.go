@@ -259,14 +259,15 @@ func (t *tx) underLocks(words int64) error {
 type Live struct {
 	Request  string `json:"request"`
 	Resource string `json:"resource"`
-	Handed   bool   `json:"handed,omitempty"` // it has a handle: the issuer has to end it
+	Handed   bool   `json:"handed,omitempty"`  // it has a handle: the issuer has to end it
+	Granted  bool   `json:"granted,omitempty"` // it has a credential: the issuer has to take it back
 }
 
 // Live lists the requests by a requester, or for any of the resources, that
 // were received and haven't ended, in the order of their ids, from behind
 // after on and at most limit of them.
 func (r *Reader) Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]Live, error) {
-	const query = `SELECT e.request, e.resource, coalesce(l.handle, '') <> '' FROM events e LEFT JOIN ledger l ON l.request = e.request
+	const query = `SELECT e.request, e.resource, coalesce(l.handle, '') <> '', coalesce(l.credential, '') <> '' FROM events e LEFT JOIN ledger l ON l.request = e.request
 		WHERE e.%s = ? AND e.type = ? AND e.request > ? AND coalesce(l.ended, '') = '' ORDER BY e.request LIMIT ?`
 	column, values := "resource", resources
 	if requester != "" {
@@ -280,7 +281,7 @@ func (r *Reader) Live(ctx context.Context, requester string, resources []string,
 		}
 		for rows.Next() {
 			var one Live
-			if err := rows.Scan(&one.Request, &one.Resource, &one.Handed); err != nil {
+			if err := rows.Scan(&one.Request, &one.Resource, &one.Handed, &one.Granted); err != nil {
 				return nil, errors.Join(fmt.Errorf("read live requests: %w", err), rows.Close())
 			}
 			live = append(live, one)

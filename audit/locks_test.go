@@ -292,7 +292,11 @@ func TestLive(t *testing.T) {
 	w.end(End{Request: ids[2], State: access.StateDenied})
 	r, st := w.ask("alice")
 	w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{w.decision("bob", access.Approve, r, st)}})
-	web := func(id string) Live { return Live{Request: id, Resource: "ssh/web-1", Handed: id == r.ID} }
+	prepared, pst := w.ask("alice")
+	w.prepare(prepared, pst)
+	web := func(id string) Live {
+		return Live{Request: id, Resource: "ssh/web-1", Handed: id == r.ID || id == prepared.ID, Granted: id == r.ID}
+	}
 	for _, tt := range []struct {
 		name, requester string
 		resources       []string
@@ -300,11 +304,11 @@ func TestLive(t *testing.T) {
 		limit           int
 		want            []Live
 	}{
-		{"alice's", "alice", nil, "", 10, []Live{web(ids[0]), web(ids[3]), web(r.ID)}},
+		{"alice's", "alice", nil, "", 10, []Live{web(ids[0]), web(ids[3]), web(r.ID), web(prepared.ID)}},
 		{"the first two", "alice", nil, "", 2, []Live{web(ids[0]), web(ids[3])}},
-		{"those behind", "alice", nil, ids[3], 2, []Live{web(r.ID)}},
+		{"those behind", "alice", nil, ids[3], 2, []Live{web(r.ID), web(prepared.ID)}},
 		{"nobody's", "zoe", nil, "", 10, nil},
-		{"the resource's", "", []string{"ssh/web-2", "ssh/web-1"}, "", 10, []Live{web(ids[0]), web(ids[1]), web(ids[3]), web(r.ID)}},
+		{"the resource's", "", []string{"ssh/web-2", "ssh/web-1"}, "", 10, []Live{web(ids[0]), web(ids[1]), web(ids[3]), web(r.ID), web(prepared.ID)}},
 		{"of no resource", "", nil, "", 10, nil},
 	} {
 		got, err := w.log.Live(context.Background(), tt.requester, tt.resources, tt.after, tt.limit)

@@ -28,7 +28,8 @@ const (
 // nothing has to run for it to go on, and ending this workflow lifts nothing.
 // What is left is to tell the requests under it that live, and to see that they
 // end. One that doesn't, because somebody terminated its workflow or it hears
-// nothing any more, is ended from here. So when Lock has returned, nothing
+// nothing any more, is ended from here. Then the issuers take back what was
+// granted, however long it takes to reach them. So when Lock has returned, nothing
 // lives under the lock.
 //
 // It fails no more than AccessRequest does: a refusal is in its result. The
@@ -55,6 +56,9 @@ func Lock(ctx workflow.Context, in access.Locking) (access.Locked, error) {
 		}
 		l.tell(ctx, live)
 		l.await(ctx, live)
+		// A request that hears of it has ended before its issuer takes anything
+		// back. Nothing is granted any more since the lock is on record.
+		l.takeBack(ctx, slices.DeleteFunc(slices.Clone(live), func(one audit.Live) bool { return !one.Granted }))
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return l.out, workflow.NewContinueAsNewError(ctx, Lock, access.Locking{Statement: in.Statement, Told: l.out.Told})
 		}
@@ -118,9 +122,17 @@ func (l *locking) await(ctx workflow.Context, told []audit.Live) {
 // end ends requests from here, all at once and for as long as it takes. What
 // has ended meanwhile stays as it is.
 func (l *locking) end(ctx workflow.Context, live []audit.Live) {
-	left := workflow.NewWaitGroup(ctx)
 	for _, one := range live {
 		workflow.GetLogger(ctx).Warn("request doesn't end by the lock, ending it from here", "request", one.Request)
+	}
+	l.takeBack(ctx, live)
+}
+
+// takeBack ends these requests, and returns when nothing of them is left with
+// their issuers.
+func (l *locking) takeBack(ctx workflow.Context, live []audit.Live) {
+	left := workflow.NewWaitGroup(ctx)
+	for _, one := range live {
 		left.Add(1)
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer left.Done()

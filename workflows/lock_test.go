@@ -309,6 +309,31 @@ func TestLockTells(t *testing.T) {
 	}
 }
 
+// A request that hears of the lock ends in the ledger, and is taken back by an
+// issuer, who may be away: Lock returns when that is done.
+func TestLockWaitsForIssuers(t *testing.T) {
+	w := newWorld(t)
+	handed := w.received(2, true)
+	const away = 10 * time.Minute
+	down := w.before(away)
+	w.kind.onRevoke = func() error {
+		if down() {
+			return errDown
+		}
+		return nil
+	}
+	w.hears(func(id string, st access.Statement) error {
+		_, err := w.log.End(context.Background(), audit.End{Request: id, State: access.StateRevoked, By: "trent", Why: "heard", Statement: &st})
+		return err
+	})
+	l, st := w.lock("trent", access.LockUser, "alice")
+	w.runLock(l, st)
+	w.wantEnds(access.StateRevoked, handed)
+	if age := w.env.Now().Sub(w.start); age < away {
+		t.Errorf("it returned after %s, and the issuer was away for %s", age, away)
+	}
+}
+
 // Requests whose workflow is gone, or doesn't listen, are ended all the same.
 func TestLockEndsTheDeaf(t *testing.T) {
 	for name, how := range map[string]error{"gone": errors.New("workflow execution not found"), "deaf": nil} {
