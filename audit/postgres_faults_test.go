@@ -403,15 +403,12 @@ func testPutBack(t *testing.T) {
 	}
 }
 
-// A writer needs no right to change or remove an event, a reader none to
-// write; neither has to own the tables.
-func testRoles(t *testing.T) {
-	ctx := context.Background()
-	private, public := testKey(t)
-	name := newDatabase(t)
-	openLog(t, name, private)
+// granted makes the users that docs/operate.md gives rights in a log's database,
+// and one without any. The result is the address by which one of them comes.
+func granted(t *testing.T, name string) (as func(who string) string) {
+	t.Helper()
 	db := databaseOf(t, name)
-	for _, who := range []string{"hallpass_writer", "hallpass_reader", "nobody"} {
+	for _, who := range []string{"hallpass_writer", "hallpass_service", "hallpass_reader", "nobody"} {
 		server.Exec(t, db, "CREATE ROLE "+who+" LOGIN PASSWORD '"+who+"'")
 		t.Cleanup(func() { server.Exec(t, db, "DROP OWNED BY "+who+"; DROP ROLE "+who) })
 	}
@@ -420,16 +417,39 @@ func testRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	given := regexp.MustCompile(`(?m)^ *GRANT [^;]*;`).FindAllString(string(guide), -1)
-	if len(given) != 4 {
+	if len(given) != 5 {
 		t.Fatalf("docs/operate.md grants %q", given)
 	}
 	server.Exec(t, db, strings.Join(given, "\n"))
-	as := func(who string) string {
+	return func(who string) string {
 		t.Setenv("PGPASSFILE", passfile(t, who, who))
 		return addressOf(who, db)
 	}
+}
+
+// forbidden says of each statement that whoever comes by this address may not
+// carry it out.
+func forbidden(t *testing.T, address string, statements ...string) {
+	t.Helper()
+	conn := behind(t, address)
+	for _, s := range statements {
+		if _, err := conn.Exec(s); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("%s: %v, want permission denied", s, err)
+		}
+	}
+}
+
+// A writer needs no right to change or remove an event, a reader none to
+// write; neither has to own the tables.
+func testRoles(t *testing.T) {
+	ctx := context.Background()
+	private, public := testKey(t)
+	name := newDatabase(t)
+	openLog(t, name, private)
+	as := granted(t, name)
 	address := as("hallpass_writer")
 	w := &world{t: t, path: address, private: private, public: public, now: t0}
+	var err error
 	if w.ca, err = ca.New(key(t, "ca"), w.clock); err != nil {
 		t.Fatal(err)
 	}
@@ -442,12 +462,7 @@ func testRoles(t *testing.T) {
 	if err := w.log.PublishKRL(ctx, KRL{Version: uint64(t0.Add(time.Hour).UnixMilli())}); err != nil {
 		t.Error(err)
 	}
-	conn := behind(t, address)
-	for _, s := range []string{"UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events", "UPDATE checkpoints SET size = 1", "DELETE FROM checkpoints", "DELETE FROM ledger"} {
-		if _, err := conn.Exec(s); err == nil || !strings.Contains(err.Error(), "permission denied") {
-			t.Errorf("%s: %v, want permission denied", s, err)
-		}
-	}
+	forbidden(t, address, "UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events", "UPDATE checkpoints SET size = 1", "DELETE FROM checkpoints", "DELETE FROM ledger")
 	if r := w.verify(VerifyOptions{}); !r.OK {
 		t.Error(r.Problems)
 	}
@@ -455,6 +470,40 @@ func testRoles(t *testing.T) {
 	verified(t, address, public, atAll)
 	if _, err := OpenReader(ctx, as("nobody"), public); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), "may not use the schema hallpass_audit") {
 		t.Errorf("without rights: %v", err)
+	}
+}
+
+// The service has the log's key, since it records what hosts report. What it
+// needs in the database is to add events: the ledger is out of its reach.
+func testServiceRole(t *testing.T) {
+	ctx := context.Background()
+	w, _, c := visited(t)
+	w.path = granted(t, w.path)("hallpass_service")
+	w.open()
+	w.rulebook(hostsPolicy + "\n# another version\n")
+	if err := w.log.Writable(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := w.log.Report(ctx, w.report("agent", c, nil), w.on); err != nil {
+		t.Error(err)
+	}
+	w.tick()
+	forged := w.report("agent", c, func(s *access.Session) { s.Serial++ })
+	if err := w.log.Report(ctx, forged, w.on); access.CodeOf(err) != access.CodeMismatch {
+		t.Errorf("report of a certificate that was never given out: %v", err)
+	}
+	if n := w.count(Query{Type: SessionRefused}); n != 1 {
+		t.Errorf("%d refused reports on record, want 1", n)
+	}
+	forbidden(t, w.path, "UPDATE events SET actor = 'x'", "DELETE FROM events", "UPDATE checkpoints SET size = 1", "DELETE FROM checkpoints",
+		"UPDATE ledger SET ended = ''", "DELETE FROM ledger", "INSERT INTO ledger SELECT 'x', hash, handle, credential, ended, ended_at FROM ledger",
+		"UPDATE hosts SET agent_key = 'x'", "INSERT INTO hosts SELECT 'x', token, agent_key, host_key, certificate, at FROM hosts",
+		"UPDATE serials SET last = 1", "UPDATE krl SET taken = 0", "INSERT INTO cas VALUES ('x', 'x')")
+	if _, err := w.log.NextSerial(ctx, "x", 1); err == nil {
+		t.Error("the service has spent a serial")
+	}
+	if r := w.verify(VerifyOptions{}); !r.OK {
+		t.Error(r.Problems)
 	}
 }
 

@@ -118,6 +118,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		testLockHeld,
 		testPutBack,
 		testRoles,
+		testServiceRole,
 		testPasswordsStayHidden,
 		testDumpAndRestore,
 		// append_test.go, audit_test.go
