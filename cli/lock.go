@@ -28,7 +28,7 @@ func (a *app) lockCommand() *cli.Command {
 		c.Subcommands = append(c.Subcommands, &cli.Command{
 			Name: kind.name, Usage: kind.usage, ArgsUsage: "NAME",
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`, for those who are locked out and for auditors to read"},
+				&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`, for those who are locked out and for auditors to read; required"},
 				&cli.StringFlag{Name: "for", Usage: "how `LONG`", DefaultText: "until it is lifted"},
 				&cli.BoolFlag{Name: "print", Usage: printHelp},
 			},

@@ -40,7 +40,7 @@ type wish struct {
 // requestFlags are the flags of every command that may ask for access.
 func requestFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "for", Usage: "for how `LONG`, such as 45m, 8h or 1d12h", DefaultText: access.ShortDuration(defaultDuration) + ", or what policy allows if that is less"},
+		&cli.StringFlag{Name: "for", Usage: "for how `LONG`, such as 45m, 8h or 1d12h", DefaultText: access.ShortDuration(defaultDuration) + ", or what the policy on this machine allows if that is less"},
 		&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`, for approvers and auditors to read"},
 		&cli.StringFlag{Name: "ticket", Aliases: []string{"t"}, Usage: "the `ticket` it is about"},
 	}

@@ -29,8 +29,12 @@ func (a *app) revokeCommand() *cli.Command {
 
 func (a *app) stopCommand(typ access.Type, message, said string, c *cli.Command) *cli.Command {
 	c.ArgsUsage = "ID"
+	why := "`why`, for auditors to read"
+	if typ == access.TypeRevoke {
+		why += "; required"
+	}
 	c.Flags = []cli.Flag{
-		&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: "`why`, for auditors to read"},
+		&cli.StringFlag{Name: "reason", Aliases: []string{"r"}, Usage: why},
 		&cli.BoolFlag{Name: "print", Usage: printHelp},
 	}
 	c.Action = func(c *cli.Context) error {

@@ -87,7 +87,7 @@ func (a *app) await(b backend, id string, limit time.Duration) (access.Status, e
 			if now.Sub(since) >= patience {
 				return access.Status{}, failf(ExitUnreachable, "%w", err).withHint("the request goes on; hallpass wait %s", id)
 			}
-			show.line("the service is away; trying again", "")
+			show.line("hallpass can't be reached; trying again", "")
 		default:
 			return access.Status{}, a.resumable(err, id)
 		}
