@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/mod/modfile"
 )
 
 const root = "../.."
@@ -110,6 +113,68 @@ func TestLinks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Each direct dependency of hallpass and of hallpass-kms stands in the decision
+// that says why it is there, once in the table of its program, and none stands
+// there that isn't one.
+func TestDependenciesHaveReasons(t *testing.T) {
+	page := pages(t)["docs/decisions/0005-dependencies.md"]
+	ours, kms, ok := strings.Cut(page, "(`kms/go.mod`)")
+	if !ok {
+		t.Fatal("the page doesn't say which table is that of kms/go.mod")
+	}
+	for file, text := range map[string]string{"go.mod": ours, "kms/go.mod": kms} {
+		named, direct := namedModules(text), directModules(t, file)
+		if len(direct) < 3 {
+			t.Fatalf("%s: found %q, which can't be all", file, direct)
+		}
+		if diff := cmp.Diff(direct, named); diff != "" {
+			t.Errorf("direct dependencies in %s (-) and on the page (+):\n%s", file, diff)
+		}
+	}
+}
+
+// namedModules are the modules in the first column of the tables, sorted. What
+// stands in parentheses behind one is below it, and it is one itself.
+func namedModules(text string) []string {
+	var named []string
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]+?) \|`).FindAllStringSubmatch(text, -1) {
+		cell := row[1]
+		if cell == "module" || strings.HasPrefix(cell, "-") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`([^\s,()]+)(?: \(([^)]*)\))?`).FindAllStringSubmatch(cell, -1) {
+			named = append(named, m[1])
+			for _, below := range strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' || r == ' ' }) {
+				named = append(named, m[1]+"/"+below)
+			}
+		}
+	}
+	slices.Sort(named)
+	return named
+}
+
+// directModules are the modules that a go.mod requires, but for indirect ones,
+// sorted.
+func directModules(t *testing.T, file string) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := modfile.Parse(file, data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var direct []string
+	for _, r := range mod.Require {
+		if !r.Indirect {
+			direct = append(direct, r.Mod.Path)
+		}
+	}
+	slices.Sort(direct)
+	return direct
 }
 
 // Every page has its place in the index.
