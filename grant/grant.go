@@ -4,8 +4,8 @@
 // Use Issuer to issue and to revoke; it judges the evidence itself, keeps the
 // ledger, and drives a Kind, one per kind of resource, which knows how to make
 // a credential and how to take it back. SSH is the kind for SSH certificates.
-// A new kind is one file here, one row in the caller's table, and a call of
-// granttest.Run in its test. Vault is the kind for secrets with a lease.
+// Vault is the kind for secrets with a lease. A new kind is one file here, and a
+// call of granttest.Run in its test; CONTRIBUTING.md lists what else has to know it.
 //
 // What an Issuer promises, whoever calls it and however often:
 //

@@ -1,10 +1,18 @@
-// Package workflows holds the durable side of hallpass. AccessRequest is one
-// request's life, from the question to the end of the grant. Lock takes one
-// lock statement to the record and to the requests under it, Locks lists what
-// is locked.
+// Package workflows holds the durable side of hallpass:
+//
+//   - AccessRequest is one request's life, from the question to the end of the grant.
+//   - Stop ends a request beside it, where it hears no more.
+//   - Lock takes one lock statement to the record and to the requests under it;
+//     Locks lists what is locked.
+//   - Delegate takes one delegation, or its revocation, to the record; Delegations
+//     lists those in force.
+//   - EmergencyReview tells people of access by break-glass until it is signed off;
+//     Reviews lists what is open.
+//   - Sweep ends grants whose workflow is gone, and credentials that no grant has.
+//   - HostCertificate has an issuer take in a host, or renew it.
 //
 // A workflow keeps time and order and carries evidence to the issuer; it is
-// trusted with nothing else. It never fails: whatever happens to a request is
+// trusted with nothing else. AccessRequest never fails: whatever happens to a request is
 // an access.Outcome, and a part that is down only makes it wait. Once a request
 // was given to an issuer, its end always goes through Revoke, which is repeated
 // until it worked, whatever ended the request, and where the reply to Issue was
@@ -135,7 +143,7 @@ func (r *request) judge(standing access.Standing, evidence access.Evidence) {
 }
 
 // awaitDecisions waits until enough people have approved, or the time for it
-// is over. The first valid denial ends the request.
+// is over. As many valid denials as policy asks for end the request.
 func (r *request) awaitDecisions(ctx workflow.Context) {
 	missing := func() bool { return r.status.Standing.Effect == access.EffectAsk }
 	if missing() {

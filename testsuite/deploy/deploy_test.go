@@ -101,7 +101,7 @@ func read(t *testing.T, name string) string {
 	return string(data)
 }
 
-// What the topology has is there, each role in a container of its own.
+// What docs/operate.md lists is there, each role in a container of its own.
 func TestServices(t *testing.T) {
 	services := compose(t)
 	want := []string{
