@@ -11,7 +11,7 @@
 //
 //   - A session that was opened with a certificate of hallpass is gone, with
 //     every process that it started and that didn't leave its cgroup, within a
-//     second of the certificate's end, where no more than about 300 end at
+//     second of the certificate's end, where no more than about 100 end at
 //     the same moment. That needs no message and no network.
 //   - The same happens when the agent learns that the certificate is revoked.
 //   - While the agent is down, nobody gets in with such a certificate, and the
