@@ -118,6 +118,12 @@ func (c *Config) Check(ctx context.Context) []Finding {
 		}
 		return path, err
 	})
+	if c.Issuers.SSH.Trusted != "" {
+		file("trusted CAs", c.Issuers.SSH.Trusted, func() (string, error) {
+			keys, err := c.Issuers.SSH.TrustedKeys()
+			return c.Issuers.SSH.Trusted + ", " + plural(len(keys), "key"), err
+		})
+	}
 	file("codec keys", c.Temporal.Codec, func() (string, error) {
 		_, err := codec.Open(c.Temporal.Codec)
 		return c.Temporal.Codec, err

@@ -485,6 +485,18 @@ func TestCheck(t *testing.T) {
 		t.Errorf("found wrong: %v", got)
 	}
 
+	c.Issuers.SSH.Trusted = f.Path("cas.pub")
+	if got := bad(); !slices.Equal(got, []string{"catalog", "ssh CA", "temporal"}) {
+		t.Errorf("found wrong, where no CA is trusted beside it: %v", got)
+	}
+	if err := errors.Join(os.WriteFile(f.Path("cas.pub"), nil, 0o600), os.Chmod(f.Path("cas.pub"), 0o620)); err != nil {
+		t.Fatal(err)
+	}
+	if got := bad(); !slices.Equal(got, []string{"catalog", "ssh CA", "trusted CAs", "temporal"}) {
+		t.Errorf("found wrong, of CAs that a group may name: %v", got)
+	}
+	c.Issuers.SSH.Trusted = ""
+
 	// What workers wouldn't start with is found as well, and that it isn't on
 	// this machine is fine.
 	c.Notify, c.Lookups = f.Path("notify.yaml"), f.Path("lookups.yaml")
