@@ -50,7 +50,7 @@ func (p *Policy) Decide(in Input) access.Ruling {
 			matches = append(matches, m)
 		}
 	}
-	return p.rule(&in, matches)
+	return p.sumUp(&in, matches)
 }
 
 // apply evaluates one rule.
@@ -73,140 +73,171 @@ func (r *rule) apply(s *scope) (m match) {
 	return m
 }
 
-// rule sums up the rules that matched or failed, sorted by name.
-func (p *Policy) rule(in *Input, matches []match) access.Ruling {
-	out := access.Ruling{Effect: access.EffectAllow, At: in.Now.UTC()}
-	out.Digests.Policy = p.digest
-
-	var no []string // reasons to deny
-	deny := func(format string, args ...any) { no = append(no, fmt.Sprintf(format, args...)) }
-	var allows []*rule
-	var sources []netip.Prefix
-	graced, totalled := false, false
-	var total access.Seconds
+// sumUp says what the rules that matched or failed, sorted by name, come to.
+func (p *Policy) sumUp(in *Input, matches []match) access.Ruling {
+	u := sum{in: in, Ruling: access.Ruling{Effect: access.EffectAllow, At: in.Now.UTC()}}
+	u.Digests.Policy = p.digest
 	for _, m := range matches {
-		r := m.rule
-		if m.err != nil {
-			deny("rule %q could not be evaluated: %s", r.Name, oneLine(m.err.Error()))
-			continue
-		}
-		out.Rules = append(out.Rules, r.Name)
-		out.Revokers = append(out.Revokers, r.Revoke...)
-		if r.Deny != "" {
-			deny("%s (rule %q)", r.Deny, r.Name)
-			continue
-		}
-		allows = append(allows, r)
+		u.add(m)
+	}
+	u.SSH.SourceAddress = networks(u.sources)
+	if len(u.sources) > MaxAddresses {
+		u.deny("the matching rules leave more than %d source addresses", MaxAddresses)
+	}
+	u.Revokers = sorted(u.Revokers)
+	if u.allowed {
+		u.bound()
+	}
+	u.conclude()
+	return u.Ruling
+}
 
-		broken := in.Request.Mode == access.ModeEmergency
-		if broken {
-			if lacks := r.breaks(in, &out); lacks != "" {
-				deny("%s (rule %q)", lacks, r.Name)
-			}
-		}
-		switch {
-		case len(r.Approvals) == 0:
-		case m.waived || broken:
-			for _, s := range r.Approvals { // who may approve may revoke
-				out.Revokers = append(out.Revokers, s.Groups...)
-			}
-			for _, s := range r.Escalate {
-				out.Revokers = append(out.Revokers, s.Ask...)
-			}
-		default:
-			out.Needs = append(out.Needs, access.Need{
-				Rule: r.Name, Sets: cloneSets(r.Approvals), Denies: r.Denies, Escalate: cloneSteps(r.Escalate), InPerson: r.InPerson,
-			})
-		}
-		out.MaxDuration = least(out.MaxDuration, access.InSeconds(r.MaxDuration))
-		total, totalled = least(total, access.InSeconds(max(r.Total, r.MaxDuration))), totalled || r.Total != 0
-		out.Window = least(out.Window, access.InSeconds(r.Window))
-		out.Limits = out.Limits.Strictest(r.Limits)
-		if err := r.asks(in.Request); err != "" {
-			deny("%s (rule %q)", err, r.Name)
-		}
+// sum is a ruling that is being made.
+type sum struct {
+	access.Ruling
+	in      *Input
+	allowed bool     // by some rule; others may still deny
+	no      []string // reasons to deny
+	graced  bool     // some rule says how long the grace is
+	totals  bool     // some rule bounds a grant with its extensions, to total at the most
+	total   access.Seconds
+	sources []netip.Prefix // nil: any
+}
 
-		if e := r.SSH.Extensions; e != nil {
-			if out.SSH.Extensions == nil {
-				out.SSH.Extensions = append([]string{}, e...)
-			}
-			out.SSH.Extensions = slices.DeleteFunc(out.SSH.Extensions, func(x string) bool { return !slices.Contains(e, x) })
-		}
-		if c := r.SSH.ForceCommand; c != "" {
-			if out.SSH.ForceCommand != "" && out.SSH.ForceCommand != c {
-				deny("the matching rules force different commands (rule %q)", r.Name)
-			}
-			out.SSH.ForceCommand = c
-		}
-		if g := r.SSH.Grace; r.graced && (!graced || g < out.SSH.Grace) {
-			graced, out.SSH.Grace = true, g
-		}
-		out.SSH.Warn = max(out.SSH.Warn, r.SSH.Warn)
-		if r.sources != nil {
-			if sources == nil {
-				sources = r.sources
-			} else if sources = narrow(sources, r.sources); len(sources) == 0 {
-				sources = []netip.Prefix{}
-				deny("the matching rules leave no source address (rule %q)", r.Name)
-			}
-		}
-	}
-	if len(allows) > 0 && out.SSH.Extensions == nil {
-		out.SSH.Extensions = slices.Clone(defaultExtensions)
-	}
-	if len(sources) > MaxAddresses {
-		deny("the matching rules leave more than %d source addresses", MaxAddresses)
-	}
-	out.SSH.SourceAddress = networks(sources)
-	out.Revokers = sorted(out.Revokers)
-	if len(allows) > 0 {
-		if out.MaxDuration == 0 {
-			out.MaxDuration = access.InSeconds(DefaultMaxDuration)
-		}
-		if out.Window == 0 {
-			out.Window = access.InSeconds(DefaultWindow)
-		}
-		most := out.MaxDuration // for a grant with its extensions
-		if totalled {
-			out.Total, most = total, total
-			out.MaxDuration = min(out.MaxDuration, total) // no single grant lasts longer, whichever rule would let it
-		}
-		if in.Request.Mode == access.ModeEmergency && out.Emergency == nil && len(no) == 0 {
-			deny("there is no glass to break: no approval is needed")
-		}
-		if in.Request.Duration > out.MaxDuration {
-			deny("%s is longer than the %s that policy allows", in.Request.Duration, out.MaxDuration)
-		}
-		if in.Extends != nil && access.InSeconds(in.total()) > most {
-			deny("%s in all is longer than the %s that policy allows a grant with its extensions", access.ShortDuration(in.total()), most)
-		}
-		if c, f := in.Request.Command, out.SSH.ForceCommand; c != "" && f != "" && c != f {
-			deny("policy forces another command than the one asked for")
-		}
-	}
+func (u *sum) deny(format string, args ...any) { u.no = append(u.no, fmt.Sprintf(format, args...)) }
 
+// add takes in what one rule says.
+func (u *sum) add(m match) {
+	r := m.rule
+	if m.err != nil {
+		u.deny("rule %q could not be evaluated: %s", r.Name, oneLine(m.err.Error()))
+		return
+	}
+	u.Rules = append(u.Rules, r.Name)
+	u.Revokers = append(u.Revokers, r.Revoke...)
+	if r.Deny != "" {
+		u.deny("%s (rule %q)", r.Deny, r.Name)
+		return
+	}
+	u.allowed = true
+	u.addApprovals(m)
+	u.MaxDuration = least(u.MaxDuration, access.InSeconds(r.MaxDuration))
+	u.total, u.totals = least(u.total, access.InSeconds(max(r.Total, r.MaxDuration))), u.totals || r.Total != 0
+	u.Window = least(u.Window, access.InSeconds(r.Window))
+	u.Limits = u.Limits.Strictest(r.Limits)
+	if err := r.asks(u.in.Request); err != "" {
+		u.deny("%s (rule %q)", err, r.Name)
+	}
+	u.addSSH(r)
+}
+
+// addApprovals takes in whom a rule asks: nobody where its auto holds, or where the
+// glass is broken, if it lets that be.
+func (u *sum) addApprovals(m match) {
+	r := m.rule
+	broken := u.in.Request.Mode == access.ModeEmergency
+	if broken {
+		if lacks := r.breaks(u.in, &u.Ruling); lacks != "" {
+			u.deny("%s (rule %q)", lacks, r.Name)
+		}
+	}
 	switch {
-	case len(no) > 0:
-		out.Effect = access.EffectDeny
-		out.Why = strings.Join(no[:min(len(no), 3)], "; ")
-		if len(no) > 3 {
-			out.Why += fmt.Sprintf("; and %d more reasons", len(no)-3)
+	case len(r.Approvals) == 0:
+	case m.waived || broken:
+		for _, s := range r.Approvals { // who may approve may revoke
+			u.Revokers = append(u.Revokers, s.Groups...)
 		}
-	case len(allows) == 0:
-		out.Effect = access.EffectDeny
-		out.Why = "no rule allows this"
-	case len(out.Needs) > 0:
-		out.Effect = access.EffectAsk
-		out.Why = "needs " + Describe(Missing(out.Needs, 0, nil))
-	case out.Emergency != nil:
-		out.Why = "BREAK-GLASS, allowed by " + quoted(out.Rules)
+		for _, s := range r.Escalate {
+			u.Revokers = append(u.Revokers, s.Ask...)
+		}
 	default:
-		out.Why = "allowed by " + quoted(out.Rules)
+		u.Needs = append(u.Needs, access.Need{
+			Rule: r.Name, Sets: cloneSets(r.Approvals), Denies: r.Denies, Escalate: cloneSteps(r.Escalate), InPerson: r.InPerson,
+		})
 	}
-	if out.Effect == access.EffectDeny {
-		out.Emergency = nil
+}
+
+// addSSH takes in what a rule says of certificates.
+func (u *sum) addSSH(r *rule) {
+	if e := r.SSH.Extensions; e != nil {
+		if u.SSH.Extensions == nil {
+			u.SSH.Extensions = append([]string{}, e...)
+		}
+		u.SSH.Extensions = slices.DeleteFunc(u.SSH.Extensions, func(x string) bool { return !slices.Contains(e, x) })
 	}
-	return out
+	if c := r.SSH.ForceCommand; c != "" {
+		if u.SSH.ForceCommand != "" && u.SSH.ForceCommand != c {
+			u.deny("the matching rules force different commands (rule %q)", r.Name)
+		}
+		u.SSH.ForceCommand = c
+	}
+	if g := r.SSH.Grace; r.graced && (!u.graced || g < u.SSH.Grace) {
+		u.graced, u.SSH.Grace = true, g
+	}
+	u.SSH.Warn = max(u.SSH.Warn, r.SSH.Warn)
+	if r.sources != nil {
+		if u.sources == nil {
+			u.sources = r.sources
+		} else if u.sources = narrow(u.sources, r.sources); len(u.sources) == 0 {
+			u.sources = []netip.Prefix{}
+			u.deny("the matching rules leave no source address (rule %q)", r.Name)
+		}
+	}
+}
+
+// bound fills in what no rule has said and holds the request to what is left.
+func (u *sum) bound() {
+	if u.SSH.Extensions == nil {
+		u.SSH.Extensions = slices.Clone(defaultExtensions)
+	}
+	if u.MaxDuration == 0 {
+		u.MaxDuration = access.InSeconds(DefaultMaxDuration)
+	}
+	if u.Window == 0 {
+		u.Window = access.InSeconds(DefaultWindow)
+	}
+	most := u.MaxDuration // for a grant with its extensions
+	if u.totals {
+		u.Total, most = u.total, u.total
+		u.MaxDuration = min(u.MaxDuration, u.total) // no single grant lasts longer, whichever rule would let it
+	}
+	if u.in.Request.Mode == access.ModeEmergency && u.Emergency == nil && len(u.no) == 0 {
+		u.deny("there is no glass to break: no approval is needed")
+	}
+	if u.in.Request.Duration > u.MaxDuration {
+		u.deny("%s is longer than the %s that policy allows", u.in.Request.Duration, u.MaxDuration)
+	}
+	if u.in.Extends != nil && access.InSeconds(u.in.total()) > most {
+		u.deny("%s in all is longer than the %s that policy allows a grant with its extensions", access.ShortDuration(u.in.total()), most)
+	}
+	if c, f := u.in.Request.Command, u.SSH.ForceCommand; c != "" && f != "" && c != f {
+		u.deny("policy forces another command than the one asked for")
+	}
+}
+
+// conclude says what it all comes to, and why.
+func (u *sum) conclude() {
+	switch {
+	case len(u.no) > 0:
+		u.Effect = access.EffectDeny
+		u.Why = strings.Join(u.no[:min(len(u.no), 3)], "; ")
+		if len(u.no) > 3 {
+			u.Why += fmt.Sprintf("; and %d more reasons", len(u.no)-3)
+		}
+	case !u.allowed:
+		u.Effect = access.EffectDeny
+		u.Why = "no rule allows this"
+	case len(u.Needs) > 0:
+		u.Effect = access.EffectAsk
+		u.Why = "needs " + Describe(Missing(u.Needs, 0, nil))
+	case u.Emergency != nil:
+		u.Why = "BREAK-GLASS, allowed by " + quoted(u.Rules)
+	default:
+		u.Why = "allowed by " + quoted(u.Rules)
+	}
+	if u.Effect == access.EffectDeny {
+		u.Emergency = nil
+	}
 }
 
 // asks says what the rule requires of the request and doesn't find, or "".

@@ -302,6 +302,14 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		"ssh":       at("ssh", func(v node) { r.ssh(v, rl) }),
 	}, "name", "when")
 
+	r.together(n, rl, approvals)
+	rl.musts = rl.when.musts
+	return rl
+}
+
+// together checks that the fields of a rule go with each other; approvals says
+// whether it has that one at all.
+func (r *reader) together(n node, rl *rule, approvals bool) {
 	if rl.pos["deny"] != (position{}) {
 		for _, f := range []string{"max_duration", "total", "approval_window", "require", "approvals", "denies", "escalate", "in_person", "auto", "limits", "emergency", "ssh"} {
 			if at, ok := rl.pos[f]; ok {
@@ -311,20 +319,16 @@ func (r *reader) rule(n node, c *compiler) *rule {
 	} else if !approvals {
 		r.fail(n, "rule %q does not say what it takes: add approvals, or \"approvals: none\" to allow without, or deny", rl.Name)
 	} else if rl.Approvals == nil {
-		if at, ok := rl.pos["auto"]; ok {
-			r.failAt(at, "auto without approvals has nothing to waive")
-		}
-		if at, ok := rl.pos["emergency"]; ok {
-			r.failAt(at, "emergency without approvals: there is no glass to break")
-		}
-		if at, ok := rl.pos["denies"]; ok {
-			r.failAt(at, "denies without approvals: nobody is asked who could deny")
-		}
-		if at, ok := rl.pos["escalate"]; ok {
-			r.failAt(at, "escalate without approvals: there is nothing to wait for")
-		}
-		if at, ok := rl.pos["in_person"]; ok {
-			r.failAt(at, "in_person without approvals: nobody is asked")
+		for _, f := range []struct{ name, why string }{
+			{"auto", "auto without approvals has nothing to waive"},
+			{"emergency", "emergency without approvals: there is no glass to break"},
+			{"denies", "denies without approvals: nobody is asked who could deny"},
+			{"escalate", "escalate without approvals: there is nothing to wait for"},
+			{"in_person", "in_person without approvals: nobody is asked"},
+		} {
+			if at, ok := rl.pos[f.name]; ok {
+				r.failAt(at, "%s", f.why)
+			}
 		}
 	}
 	if at, ok := rl.pos["total"]; ok && rl.Total < rl.MaxDuration {
@@ -338,8 +342,6 @@ func (r *reader) rule(n node, c *compiler) *rule {
 		r.failAt(rl.pos["escalate"], "the last step comes after %s, when the approval window of %s is over",
 			rl.Escalate[n-1].After, access.ShortDuration(window))
 	}
-	rl.musts = rl.when.musts
-	return rl
 }
 
 // steps reads a rule's escalation.
