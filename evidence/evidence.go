@@ -451,6 +451,36 @@ func (c *check) hear(st access.Statement) error {
 	if err != nil {
 		return err
 	}
+	if err := c.valid(d); err != nil {
+		return err
+	}
+	if why := c.disowned(d, owner, v); why != "" {
+		return c.drop(d, why)
+	}
+	if d.For == "" && c.heard[d.Signer] == d.Signer {
+		return decided(d.Signer, d.Request)
+	}
+	// Of two people with one say the first counts. That is no error: which of
+	// them still counts can change until it is judged again.
+	for _, name := range says(d) {
+		if who := c.heard[name]; who != "" {
+			return c.drop(d, who+" has decided already")
+		}
+	}
+	voter, given, why := c.voter(d, owner)
+	if why == "" {
+		why = c.unasked(d, voter)
+	}
+	if why != "" {
+		return c.drop(d, why)
+	}
+	c.count(d, voter, given)
+	return nil
+}
+
+// valid checks what no later day changes of a decision: what it is about, who may
+// never make it, when it was made, and how long a grant it is for.
+func (c *check) valid(d access.Decision) error {
 	req := c.standing.Request
 	switch {
 	case d.Request != req.ID || d.RequestHash != c.hash:
@@ -463,65 +493,78 @@ func (c *check) hear(st access.Statement) error {
 	if err := checkTime("decision", d.Time, req.Time, c.now); err != nil {
 		return err
 	}
-	if d.Verdict == access.Approve && d.Duration != 0 {
-		if d.Duration > req.Duration {
-			return access.Errorf(access.CodeForbidden, "approval is for %s, longer than the %s asked for", d.Duration, req.Duration).
-				WithHint("an approver can shorten a grant, never widen it")
-		}
-		if least := c.lim.minGrant(); d.Duration.Duration() < least {
-			return access.Errorf(access.CodeMalformed, "approval is for %s, shorter than %s, the shortest grant", d.Duration, access.ShortDuration(least))
-		}
+	if d.Verdict != access.Approve || d.Duration == 0 {
+		return nil
 	}
+	if d.Duration > req.Duration {
+		return access.Errorf(access.CodeForbidden, "approval is for %s, longer than the %s asked for", d.Duration, req.Duration).
+			WithHint("an approver can shorten a grant, never widen it")
+	}
+	if least := c.lim.minGrant(); d.Duration.Duration() < least {
+		return access.Errorf(access.CodeMalformed, "approval is for %s, shorter than %s, the shortest grant", d.Duration, access.ShortDuration(least))
+	}
+	return nil
+}
 
+// disowned says why a decision isn't its signer's word, or not now, or "": the owner
+// is whose key signed it.
+func (c *check) disowned(d access.Decision, owner access.User, v statement.Verified) string {
 	switch {
 	case owner.Name == "":
-		return c.drop(d, "the key is nobody's in the directory")
+		return "the key is nobody's in the directory"
 	case owner.Name != d.Signer:
-		return c.drop(d, "the key belongs to "+owner.Name)
+		return "the key belongs to " + owner.Name
 	case c.book.Directory.PinRequired(owner.Name) && !v.UserVerified:
-		return c.drop(d, "it was signed without PIN")
+		return "it was signed without PIN"
 	}
 	if lock, locked := c.book.lockOn(owner.Name, access.Resource{}, c.now); locked {
-		return c.drop(d, lock.Why())
+		return lock.Why()
 	}
-	voice := access.Voice{Signer: owner.Name, For: d.For, Verdict: d.Verdict, Duration: d.Duration, Comment: d.Comment, Time: d.Time}
-	if d.For == "" && c.heard[owner.Name] == owner.Name {
-		return decided(owner.Name, req.ID)
+	return ""
+}
+
+// says are the people whose say a decision uses.
+func says(d access.Decision) []string {
+	if d.For == "" {
+		return []string{d.Signer}
 	}
-	// Of two people with one say the first counts. That is no error: which of
-	// them still counts can change until it is judged again.
-	say := []string{owner.Name}
+	return []string{d.Signer, d.For}
+}
+
+// voter is the signer as policy sees him, with the groups of the one in whose place
+// he decides and the delegations that this rests on; or why he can't do that.
+func (c *check) voter(d access.Decision, signer access.User) (v policy.Voter, given []access.Statement, why string) {
 	if d.For != "" {
-		say = append(say, d.For)
-	}
-	for _, name := range say {
-		if who := c.heard[name]; who != "" {
-			return c.drop(d, who+" has decided already")
-		}
-	}
-	var given []access.Statement
-	if d.For != "" {
-		var why string
-		if owner.Groups, given, why = c.instead(d); why != "" {
-			return c.drop(d, why)
-		}
+		signer.Groups, given, why = c.instead(d)
 	}
 	// It has to have waited by both clocks, the signer's and ours.
-	voter := policy.Voter{User: owner, Waited: min(d.Time.Sub(c.asked), c.now.Sub(c.asked)), Instead: d.For != ""}
-	if needs := c.standing.Ruling.Needs; !policy.Eligible(needs, voter) {
-		if rules := policy.InPerson(needs, voter); rules != nil {
-			return c.drop(d, policy.WantsInPerson(rules))
-		}
-		groups, none := "the signer's groups", "the signer is in none"
-		if d.For != "" {
-			groups, none = "the groups that "+d.For+" has delegated", d.For+" has delegated none"
-		}
-		if first, ok := firstAsked(needs, voter); ok {
-			return c.drop(d, groups+" are not asked before "+c.asked.Add(first).Format(time.RFC3339))
-		}
-		return c.drop(d, none+" of the groups that decide on it")
+	waited := min(d.Time.Sub(c.asked), c.now.Sub(c.asked))
+	return policy.Voter{User: signer, Waited: waited, Instead: d.For != ""}, given, why
+}
+
+// unasked says why policy doesn't ask this voter, or not yet, or "".
+func (c *check) unasked(d access.Decision, voter policy.Voter) string {
+	needs := c.standing.Ruling.Needs
+	if policy.Eligible(needs, voter) {
+		return ""
 	}
-	for _, name := range say {
+	if rules := policy.InPerson(needs, voter); rules != nil {
+		return policy.WantsInPerson(rules)
+	}
+	groups, none := "the signer's groups", "the signer is in none"
+	if d.For != "" {
+		groups, none = "the groups that "+d.For+" has delegated", d.For+" has delegated none"
+	}
+	if first, ok := firstAsked(needs, voter); ok {
+		return groups + " are not asked before " + c.asked.Add(first).Format(time.RFC3339)
+	}
+	return none + " of the groups that decide on it"
+}
+
+// count lets a decision count.
+func (c *check) count(d access.Decision, voter policy.Voter, given []access.Statement) {
+	voice := access.Voice{Signer: d.Signer, For: d.For, Verdict: d.Verdict, Duration: d.Duration, Comment: d.Comment, Time: d.Time}
+	for _, name := range says(d) {
 		c.heard[name] = voice.Who()
 	}
 	for _, st := range given {
@@ -533,18 +576,17 @@ func (c *check) hear(st access.Statement) error {
 	if d.Time.After(c.last) {
 		c.last = d.Time
 	}
-	if d.Verdict == access.Deny {
-		c.denied = append(c.denied, voter)
-		if c.ended == "" && policy.Denied(c.standing.Ruling.Needs, c.denied) {
-			c.ended = "denied by " + c.who(access.Deny)
-			if d.Comment != "" {
-				c.ended += ": " + d.Comment
-			}
-		}
-		return nil
+	if d.Verdict != access.Deny {
+		c.approved = append(c.approved, voter)
+		return
 	}
-	c.approved = append(c.approved, voter)
-	return nil
+	c.denied = append(c.denied, voter)
+	if c.ended == "" && policy.Denied(c.standing.Ruling.Needs, c.denied) {
+		c.ended = "denied by " + c.who(access.Deny)
+		if d.Comment != "" {
+			c.ended += ": " + d.Comment
+		}
+	}
 }
 
 // who lists for people whose words of a kind count, in order.
