@@ -1,6 +1,8 @@
 // Package activities is what the workflows do outside themselves: each one
 // calls the part that knows (evidence, audit, grant), records what came of it,
-// and says by its error whether that is final. Nothing is decided here.
+// and says by its error whether that is final. Who gets in, and whose word counts,
+// is decided there. What is refused here is what came to the wrong place, such as a
+// request under another's workflow, and work for an issuer whose clock is wrong.
 //
 // Activities belong to the role "workflows" and run beside the workflow.
 // Issuing belongs to the role "issuer" of one kind and runs on that kind's own
@@ -153,16 +155,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 		}
 	}
-	var code access.Code
-	if x := standing.Extends; x != nil && standing.Effect != access.EffectDeny {
-		if why := x.Refused(request.ID, a.Now()); why != "" {
-			code = access.CodeEnded
-			standing.Effect, standing.Why, standing.Missing, standing.Duration = access.EffectDeny, why, nil, 0
-		}
-	}
-	if limited != nil && standing.Effect != access.EffectDeny {
-		standing.Effect, standing.Why, standing.Missing, standing.Duration = access.EffectDeny, limited.Error(), nil, 0
-	}
+	standing, code := evidence.Bar(standing, limited, a.Now())
 	ruled := event
 	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
 	ruled.Ruling, ruled.Code, ruled.Why = &standing.Ruling, code, standing.Why
@@ -442,8 +435,10 @@ func (a *Activities) hear(book *evidence.Rulebook, in HearInput, limits evidence
 	if perr != nil {
 		return HearOutput{}, "", perr
 	}
-	if in.Deadline != nil && decision.Time.After(*in.Deadline) {
-		return HearOutput{}, "", access.Errorf(access.CodeEnded, "the time for approvals ended at %s, before this was signed", in.Deadline.Format(time.RFC3339))
+	if in.Deadline != nil {
+		if late := evidence.CheckDeadline(decision, *in.Deadline); late != nil {
+			return HearOutput{}, "", late
+		}
 	}
 	return out, decision.Signer, err
 }
