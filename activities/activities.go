@@ -83,7 +83,7 @@ type Recorder interface {
 type Activities struct {
 	Rulebook func() *evidence.Rulebook
 	Log      Recorder
-	Limits   evidence.Limits
+	MinGrant time.Duration    // the shortest grant; zero is access.MinGrant
 	Lookups  evidence.Lookups // nil: there are none
 	Now      func() time.Time
 
@@ -107,13 +107,13 @@ type DecideOutput struct {
 // says so. A refusal means that nothing in the submission can be relied on,
 // not even its id, or that the request has ended before.
 func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOutput, error) {
-	limits, err := a.extending(ctx, in.Request, a.Limits)
+	known, err := a.extending(ctx, in.Request)
 	if err != nil {
 		return DecideOutput{}, err
 	}
 	now := a.Now()
 	informed := a.Rulebook().Informed(ctx, a.Lookups, in.Request, now)
-	standing, err := informed.Judge(access.Evidence{Request: in.Request}, now, limits)
+	standing, err := informed.Judge(access.Evidence{Request: in.Request}, now, known)
 	if err != nil {
 		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
@@ -151,7 +151,7 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if book, locked, err := a.locked(ctx); err != nil {
 		return DecideOutput{}, err
 	} else if locked {
-		if standing, err = book.With(informed.Facts()).Judge(access.Evidence{Request: in.Request}, now, limits); err != nil {
+		if standing, err = book.With(informed.Facts()).Judge(access.Evidence{Request: in.Request}, now, known); err != nil {
 			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 		}
 	}
@@ -249,14 +249,14 @@ func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error)
 	if err != nil {
 		return HearOutput{}, err
 	}
-	limits, err := a.waiting(ctx, in.Evidence)
+	known, err := a.waiting(ctx, in.Evidence)
 	if err != nil {
 		return HearOutput{}, err
 	}
 	if in.Message == access.MessageDecision && in.Refused == nil {
 		book = book.Informed(ctx, a.Lookups, in.Evidence.Request, a.Now())
 	}
-	out, signer, err := a.hear(book, in, limits)
+	out, signer, err := a.hear(book, in, known)
 	if err != nil {
 		failure := a.refuse(ctx, in.Message, in.Statement, err)
 		if out.Refused = Refusal(failure); out.Refused != nil && out.Standing.Effect == access.EffectAllow {
@@ -311,38 +311,39 @@ func (a *Activities) delegated(ctx context.Context) (*evidence.Rulebook, error) 
 	return book.Through(given), again(err)
 }
 
-// waiting are the limits that a request which may have waited is judged by.
-func (a *Activities) waiting(ctx context.Context, ev access.Evidence) (evidence.Limits, error) {
-	limits, err := a.extending(ctx, ev.Request, a.Limits)
+// waiting is what is known of a request that may have waited.
+func (a *Activities) waiting(ctx context.Context, ev access.Evidence) (evidence.Known, error) {
+	known, err := a.extending(ctx, ev.Request)
 	if err != nil {
-		return limits, err
+		return known, err
 	}
 	request, err := statement.ParseRequest([]byte(ev.Request.Payload))
 	if err != nil {
-		return limits, nil // whoever judges it will say so
+		return known, nil // whoever judges it will say so
 	}
-	received, known, err := a.Log.Received(ctx, request.ID)
+	received, found, err := a.Log.Received(ctx, request.ID)
 	if err != nil {
-		return limits, again(err)
+		return known, again(err)
 	}
-	if limits.Asked = received; !known {
-		limits.Asked = a.Now()
+	if known.Asked = received; !found {
+		known.Asked = a.Now()
 	}
-	return limits, nil
+	return known, nil
 }
 
-// extending adds to limits what is on record of the grant that a request
-// extends, if it does.
-func (a *Activities) extending(ctx context.Context, st access.Statement, limits evidence.Limits) (evidence.Limits, error) {
+// extending is what is known of a request: of the grant that it extends, if it does,
+// what is on record.
+func (a *Activities) extending(ctx context.Context, st access.Statement) (evidence.Known, error) {
+	known := evidence.Known{MinGrant: a.MinGrant}
 	request, err := statement.ParseRequest([]byte(st.Payload))
 	if err != nil || request.Extends == "" {
-		return limits, nil // whoever judges it will say so
+		return known, nil // whoever judges it will say so
 	}
 	x, found, err := a.Log.Extended(ctx, request.Extends)
 	if found {
-		limits.Extends = &x
+		known.Extends = &x
 	}
-	return limits, again(err)
+	return known, again(err)
 }
 
 // EscalateInput is a request that nobody has decided on for so long.
@@ -365,15 +366,15 @@ func (a *Activities) Escalate(ctx context.Context, in EscalateInput) (EscalateOu
 	if err != nil {
 		return EscalateOutput{}, err
 	}
-	limits, err := a.waiting(ctx, in.Evidence)
+	known, err := a.waiting(ctx, in.Evidence)
 	if err != nil {
 		return EscalateOutput{}, err
 	}
 	now := a.Now()
-	if reached := limits.Asked.Add(in.After.Duration()); now.Before(reached) {
+	if reached := known.Asked.Add(in.After.Duration()); now.Before(reached) {
 		now = reached // by less than it takes to record a request
 	}
-	standing, err := book.Informed(ctx, a.Lookups, in.Evidence.Request, now).Judge(in.Evidence, now, limits)
+	standing, err := book.Informed(ctx, a.Lookups, in.Evidence.Request, now).Judge(in.Evidence, now, known)
 	if err != nil {
 		return EscalateOutput{}, Fail(err)
 	}
@@ -403,7 +404,7 @@ func (a *Activities) Escalate(ctx context.Context, in EscalateInput) (EscalateOu
 
 // hear judges one message. An approval that isn't needed any more is refused
 // with how the request stands without it; all else that is refused has none.
-func (a *Activities) hear(book *evidence.Rulebook, in HearInput, limits evidence.Limits) (out HearOutput, signer string, err error) {
+func (a *Activities) hear(book *evidence.Rulebook, in HearInput, known evidence.Known) (out HearOutput, signer string, err error) {
 	if in.Refused != nil {
 		return out, "", in.Refused
 	}
@@ -421,10 +422,10 @@ func (a *Activities) hear(book *evidence.Rulebook, in HearInput, limits evidence
 		stop, _, err := book.CheckStop(in.Evidence.Request, in.Statement, access.Type(in.Message), now)
 		return HearOutput{Stop: &stop, Digests: &digests}, stop.Signer, err
 	}
-	out.Standing, out.Evidence, err = book.Hear(in.Evidence, in.Statement, now, limits)
+	out.Standing, out.Evidence, err = book.Hear(in.Evidence, in.Statement, now, known)
 	unneeded := false
 	if access.CodeOf(err) == access.CodeForbidden {
-		if out.Standing, unneeded = book.Unneeded(in.Evidence, in.Statement, now, limits); unneeded {
+		if out.Standing, unneeded = book.Unneeded(in.Evidence, in.Statement, now, known); unneeded {
 			out.Evidence = in.Evidence
 		}
 	}

@@ -132,7 +132,7 @@ func (w *world) life(t *tx, i int) error {
 	st := w.sign(who, r)
 	ev := access.Evidence{Request: st}
 	received := Event{Type: RequestReceived, Time: w.now, Request: r.ID, RequestHash: st.Hash(), Step: "received", Actor: who, Requester: who, Resource: r.Resource, Statement: &st, Digests: w.digests()}
-	standing, err := w.book.Judge(ev, w.now, evidence.Limits{})
+	standing, err := w.book.Judge(ev, w.now, evidence.Known{})
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		standing, err := w.book.Under(locks.Held).Judge(access.Evidence{Request: st}, w.now, evidence.Limits{})
+		standing, err := w.book.Under(locks.Held).Judge(access.Evidence{Request: st}, w.now, evidence.Known{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +259,7 @@ func TestReviewTellsBreakGlass(t *testing.T) {
 		r, _ := w.request("alice")
 		r.Mode, r.Reason = access.ModeEmergency, "the site is down and nobody answers"
 		st := w.sign("alice", r)
-		standing, err := w.book.Judge(access.Evidence{Request: st}, w.now, evidence.Limits{})
+		standing, err := w.book.Judge(access.Evidence{Request: st}, w.now, evidence.Known{})
 		if err != nil || standing.Effect != access.EffectAllow {
 			t.Fatal(standing.Why, err)
 		}

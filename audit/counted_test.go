@@ -55,7 +55,7 @@ func TestVerifyCountsAroundWhenItWasReceived(t *testing.T) {
 			receive("dave", "ssh/web-2")
 
 			ev := access.Evidence{Request: st}
-			standing, err := w.book.Judge(ev, w.now, evidence.Limits{})
+			standing, err := w.book.Judge(ev, w.now, evidence.Known{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -60,7 +60,7 @@ func (w *world) instead(who, of string, r access.Request, st access.Statement) a
 // delegations given.
 func (w *world) rests(ev access.Evidence, given evidence.Delegations) Event {
 	w.t.Helper()
-	standing, counts, err := w.book.Through(given).Settle(ev, w.now, evidence.Limits{})
+	standing, counts, err := w.book.Through(given).Settle(ev, w.now, evidence.Known{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func (w *world) extended(ev access.Evidence, h access.Handle, reserve func(hash 
 	if err != nil || !found {
 		w.t.Fatal(found, err)
 	}
-	standing, err := w.book.Judge(ev, w.now, evidence.Limits{Extends: &x})
+	standing, err := w.book.Judge(ev, w.now, evidence.Known{Extends: &x})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -159,7 +159,7 @@ func (w *world) ask(who string) (access.Request, access.Statement) {
 	r, st := w.request(who)
 	w.record(Event{Type: RequestReceived, Request: r.ID, RequestHash: st.Hash(), Step: "received", Actor: who, Requester: who,
 		Resource: r.Resource, Statement: &st, Digests: w.digests()})
-	standing, err := w.book.Judge(access.Evidence{Request: st}, w.now, evidence.Limits{})
+	standing, err := w.book.Judge(access.Evidence{Request: st}, w.now, evidence.Known{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func (w *world) certificate(h access.Handle, spec ca.Spec) access.Credential {
 // issued is the event of a credential on this evidence.
 func (w *world) issued(ev access.Evidence) Event {
 	w.t.Helper()
-	standing, err := w.book.Judge(ev, w.now, evidence.Limits{})
+	standing, err := w.book.Judge(ev, w.now, evidence.Known{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -517,7 +517,7 @@ func (p *replay) issued(e *Event, s *story) error {
 	if err != nil {
 		return err
 	}
-	standing, err := book.Under(p.locks.Held).Through(given).Judge(*e.Evidence, judgedAt(e), evidence.Limits{MinGrant: time.Second, Asked: asked, Extends: p.extending(e, s)})
+	standing, err := book.Under(p.locks.Held).Through(given).Judge(*e.Evidence, judgedAt(e), evidence.Known{MinGrant: time.Second, Asked: asked, Extends: p.extending(e, s)})
 	if err != nil {
 		return fmt.Errorf("the evidence doesn't hold: %w", err)
 	}

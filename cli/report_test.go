@@ -105,7 +105,7 @@ func (h *history) ask(who, resource, login, reason string) access.Evidence {
 	digests := h.book.Digests()
 	h.append(audit.Event{Type: audit.RequestReceived, Request: r.ID, RequestHash: st.Hash(), Step: "received", Actor: who, Requester: who,
 		Resource: resource, Statement: &st, Digests: &digests})
-	standing, err := h.book.Judge(access.Evidence{Request: st}, h.now.Now(), evidence.Limits{})
+	standing, err := h.book.Judge(access.Evidence{Request: st}, h.now.Now(), evidence.Known{})
 	check(h.t, err)
 	h.append(audit.Event{Type: audit.RequestRuled, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Why: standing.Why})
 	return access.Evidence{Request: st}

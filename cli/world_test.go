@@ -368,7 +368,7 @@ func (s *service) Submit(_ context.Context, in access.Submission, req access.Req
 	}
 	st := &access.Status{ID: req.ID, State: access.StatePending, Asked: req.Time, Evidence: access.Evidence{Request: in.Request}}
 	s.requests[req.ID], s.order = st, append(s.order, req.ID)
-	var limits evidence.Limits
+	var limits evidence.Known
 	if was := s.requests[req.Extends]; was != nil {
 		limits.Extends = &access.Extended{Request: req.Extends, Statement: was.Evidence.Request, Begin: *was.Granted, End: *was.Ends}
 	}
@@ -522,7 +522,7 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 	}
 	now := s.now().UTC()
 	if message == access.MessageDecision {
-		standing, ev, err := s.book.Under(s.locks).Through(s.given).Hear(r.Evidence, st, now, evidence.Limits{})
+		standing, ev, err := s.book.Under(s.locks).Through(s.given).Hear(r.Evidence, st, now, evidence.Known{})
 		if err != nil {
 			return access.Status{}, err
 		}

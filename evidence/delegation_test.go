@@ -261,13 +261,13 @@ func TestJudgeThroughDelegations(t *testing.T) {
 			}
 			ev := evidence(request, words...)
 			ev.Delegations = []access.Statement{sign(t, "bob", give("bob", "mallory"))} // what is sent along is worth nothing
-			s, counts, err := on.book().Under(tt.locks).Through(tt.given).Settle(ev, asked.Add(now), Limits{})
+			s, counts, err := on.book().Under(tt.locks).Through(tt.given).Settle(ev, asked.Add(now), Known{})
 			tt.want.check(t, s, err)
 			if err != nil {
 				return
 			}
 			// What it rests on is enough to come to the same.
-			again, _, err := on.book().Under(tt.locks).Through(tt.given.Of(counts.Delegations)).Settle(counts, asked.Add(now), Limits{})
+			again, _, err := on.book().Under(tt.locks).Through(tt.given.Of(counts.Delegations)).Settle(counts, asked.Add(now), Known{})
 			if err != nil || again.Effect != s.Effect || again.Why != s.Why || len(again.Dropped) > 0 {
 				t.Errorf("of what counts alone: %s: %s %v, %v", again.Effect, again.Why, again.Dropped, err)
 			}
@@ -286,7 +286,7 @@ func TestHearThroughDelegations(t *testing.T) {
 	book := w.book().Through(given(t, first))
 	request := w.ask(on("two"))
 	now := asked.Add(2 * time.Minute)
-	_, ev, err := book.Hear(evidence(request), w.decide(request, "mallory", instead("bob")), now, Limits{})
+	_, ev, err := book.Hear(evidence(request), w.decide(request, "mallory", instead("bob")), now, Known{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +304,7 @@ func TestHearThroughDelegations(t *testing.T) {
 		{"for the requester", w.decide(request, "frank", instead("alice")), access.CodeForbidden, "nobody decides in the place of alice, who asks"},
 		{"another of them", w.decide(request, "carol"), "", ""},
 	} {
-		_, _, err := book.Hear(ev, tt.word, now, Limits{})
+		_, _, err := book.Hear(ev, tt.word, now, Known{})
 		t.Run(tt.name, func(t *testing.T) { wantCode(t, err, tt.code, tt.want) })
 	}
 }
@@ -315,7 +315,7 @@ func TestHearInPerson(t *testing.T) {
 	w := withDelegates(t)
 	book := w.book().Through(given(t, give("bob", "mallory")))
 	request := w.ask(on("person"))
-	_, _, err := book.Hear(evidence(request), w.decide(request, "mallory", instead("bob")), asked.Add(2*time.Minute), Limits{})
+	_, _, err := book.Hear(evidence(request), w.decide(request, "mallory", instead("bob")), asked.Add(2*time.Minute), Known{})
 	wantCode(t, err, access.CodeForbidden, `approve by mallory for bob (delegated) doesn't count: rule "person" takes decisions in person only`)
 }
 

@@ -58,9 +58,10 @@ func longest(kind string) (time.Duration, bool) {
 	return 0, false
 }
 
-// Limits are bounds that tests lower.
-type Limits struct {
-	MinGrant time.Duration // the shortest grant; zero is access.MinGrant
+// Known is what a judgement rests on beside the evidence and the files: what whoever
+// judges was configured with, and what he knows of the request from the record.
+type Known struct {
+	MinGrant time.Duration // the shortest grant, limits.min_grant; zero is access.MinGrant
 
 	// Asked is when the request was first heard of, zero if nobody knows. A
 	// rule's escalation counts from then, or from the time in the request if
@@ -72,11 +73,11 @@ type Limits struct {
 	Extends *access.Extended
 }
 
-func (l Limits) minGrant() time.Duration {
-	if l.MinGrant == 0 {
+func (k Known) minGrant() time.Duration {
+	if k.MinGrant == 0 {
 		return access.MinGrant
 	}
-	return l.MinGrant
+	return k.MinGrant
 }
 
 // Judge says how a request stands in the light of all its evidence.
@@ -89,8 +90,8 @@ func (l Limits) minGrant() time.Duration {
 // A decision whose signer's key, name, group or PIN doesn't suffice (any more)
 // is dropped, with a note in Standing.Dropped. A valid denial by anyone whose
 // approval would count denies, or as many of them as policy asks for.
-func (r *Rulebook) Judge(ev access.Evidence, now time.Time, lim Limits) (access.Standing, error) {
-	standing, _, err := r.Settle(ev, now, lim)
+func (r *Rulebook) Judge(ev access.Evidence, now time.Time, known Known) (access.Standing, error) {
+	standing, _, err := r.Settle(ev, now, known)
 	return standing, err
 }
 
@@ -98,14 +99,14 @@ func (r *Rulebook) Judge(ev access.Evidence, now time.Time, lim Limits) (access.
 // request and the decisions that count, in their order, with the delegations
 // that some of them rest on. What was dropped isn't in it. Anybody can make a decision that is dropped, in anybody's name, so a
 // record of who approved must not be made of ev.
-func (r *Rulebook) Settle(ev access.Evidence, now time.Time, lim Limits) (access.Standing, access.Evidence, error) {
+func (r *Rulebook) Settle(ev access.Evidence, now time.Time, known Known) (access.Standing, access.Evidence, error) {
 	fail := func(err error) (access.Standing, access.Evidence, error) {
 		return access.Standing{}, access.Evidence{}, err
 	}
 	if len(ev.Decisions) > MaxDecisions {
 		return fail(access.Errorf(access.CodeMalformed, "evidence has %d decisions; at most %d are heard", len(ev.Decisions), MaxDecisions))
 	}
-	c, err := r.open(ev.Request, now, lim)
+	c, err := r.open(ev.Request, now, known)
 	if err != nil {
 		return fail(err)
 	}
@@ -130,11 +131,11 @@ func (r *Rulebook) Settle(ev access.Evidence, now time.Time, lim Limits) (access
 // Hear judges one more decision, strictly: what Judge would drop is refused
 // here, and so is an approval of what is denied already. It returns the new
 // standing and the evidence that it rests on; ev is not changed.
-func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.Time, lim Limits) (access.Standing, access.Evidence, error) {
+func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.Time, known Known) (access.Standing, access.Evidence, error) {
 	fail := func(err error) (access.Standing, access.Evidence, error) {
 		return access.Standing{}, access.Evidence{}, err
 	}
-	before, err := r.Judge(ev, now, lim)
+	before, err := r.Judge(ev, now, known)
 	if err != nil {
 		return fail(err)
 	}
@@ -146,7 +147,7 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 		return fail(access.Errorf(access.CodeDenied, "the request is denied already: %s", before.Why))
 	}
 	after := access.Evidence{Request: ev.Request, Decisions: append(slices.Clone(ev.Decisions), decision)}
-	standing, err := r.Judge(after, now, lim)
+	standing, err := r.Judge(after, now, known)
 	if err != nil {
 		return fail(err)
 	}
@@ -176,12 +177,12 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 // Unneeded says whether a decision is somebody's approval of what policy allows
 // by now without any, and how the request stands then. Hear refuses it; whoever
 // waits for approvals waits for nothing, and may go on.
-func (r *Rulebook) Unneeded(ev access.Evidence, decision access.Statement, now time.Time, lim Limits) (access.Standing, bool) {
+func (r *Rulebook) Unneeded(ev access.Evidence, decision access.Statement, now time.Time, known Known) (access.Standing, bool) {
 	d, _, err := statement.OpenDecision(decision, r.Directory)
 	if err != nil || d.Verdict != access.Approve || d.RequestHash != ev.Request.Hash() {
 		return access.Standing{}, false
 	}
-	standing, err := r.Judge(ev, now, lim)
+	standing, err := r.Judge(ev, now, known)
 	if err != nil || standing.Effect != access.EffectAllow || len(standing.Ruling.Needs) > 0 || d.Signer == standing.Request.Signer {
 		return access.Standing{}, false
 	}
@@ -287,7 +288,7 @@ func (r *Rulebook) input(req access.Request, x *access.Extended, now time.Time) 
 type check struct {
 	book     *Rulebook
 	now      time.Time
-	lim      Limits
+	known    Known
 	hash     string             // of the request's payload
 	heard    map[string]string  // whose say was used, and who used it
 	given    []access.Statement // delegations that decisions which count rest on
@@ -302,7 +303,7 @@ type check struct {
 }
 
 // open verifies the request and applies its bounds and the policy.
-func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check, error) {
+func (r *Rulebook) open(st access.Statement, now time.Time, known Known) (*check, error) {
 	req, requester, err := statement.OpenRequest(st, r.Directory)
 	if err != nil {
 		return nil, err
@@ -318,19 +319,19 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 	if err := checkStart(req); err != nil {
 		return nil, err
 	}
-	if least := lim.minGrant(); req.Duration.Duration() < least {
+	if least := known.minGrant(); req.Duration.Duration() < least {
 		return nil, access.Errorf(access.CodeMalformed, "duration %s is shorter than %s, the shortest grant", req.Duration, access.ShortDuration(least))
 	}
 	if err := r.checkKind(req, requester, resource); err != nil {
 		return nil, err
 	}
-	if err := checkExtends(req, lim.Extends); err != nil {
+	if err := checkExtends(req, known.Extends); err != nil {
 		return nil, err
 	}
 	if req.Extends == "" {
-		lim.Extends = nil
+		known.Extends = nil
 	}
-	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now, Extends: lim.Extends, Context: r.facts.Values(), Failed: r.facts.Unknown()})
+	ruling := r.Policy.Decide(policy.Input{Request: req, Requester: requester, Resource: resource, Now: now, Extends: known.Extends, Context: r.facts.Values(), Failed: r.facts.Unknown()})
 	ruling.Digests, ruling.Context = r.Digests(), r.facts
 	if most, _ := longest(resource.Kind); ruling.Effect != access.EffectDeny && req.Duration.Duration() > most {
 		ruling.Effect = access.EffectDeny
@@ -338,7 +339,7 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 	}
 	lock, locked := r.lockOn(req.Signer, resource, now)
 	asked := req.Time
-	if heard := lim.Asked.UTC().Truncate(time.Second); heard.After(asked) {
+	if heard := known.Asked.UTC().Truncate(time.Second); heard.After(asked) {
 		asked = heard
 	}
 	last := req.Time
@@ -346,9 +347,9 @@ func (r *Rulebook) open(st access.Statement, now time.Time, lim Limits) (*check,
 		last = *req.Start
 	}
 	return &check{
-		book: r, now: now, lim: lim, hash: st.Hash(), heard: map[string]string{}, asked: asked, last: last,
+		book: r, now: now, known: known, hash: st.Hash(), heard: map[string]string{}, asked: asked, last: last,
 		lock: lock, locked: locked,
-		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource, Extends: lim.Extends},
+		standing: access.Standing{Ruling: ruling, Request: req, Resource: resource, Extends: known.Extends},
 	}, nil
 }
 
@@ -500,7 +501,7 @@ func (c *check) valid(d access.Decision) error {
 		return access.Errorf(access.CodeForbidden, "approval is for %s, longer than the %s asked for", d.Duration, req.Duration).
 			WithHint("an approver can shorten a grant, never widen it")
 	}
-	if least := c.lim.minGrant(); d.Duration.Duration() < least {
+	if least := c.known.minGrant(); d.Duration.Duration() < least {
 		return access.Errorf(access.CodeMalformed, "approval is for %s, shorter than %s, the shortest grant", d.Duration, access.ShortDuration(least))
 	}
 	return nil

@@ -492,7 +492,7 @@ func TestJudge(t *testing.T) {
 				c.w.t = t
 				book = c.w.book()
 			}
-			got, err := book.Judge(c.ev, asked.Add(2*time.Minute), Limits{})
+			got, err := book.Judge(c.ev, asked.Add(2*time.Minute), Known{})
 			c.want.check(t, got, err)
 			if err == nil && got.Ruling.Digests != book.Digests() {
 				t.Errorf("digests %+v", got.Ruling.Digests)
@@ -510,43 +510,43 @@ func TestTimes(t *testing.T) {
 	bob := verdict{effect: access.EffectAllow, why: `approved by bob`, duration: time.Hour, voices: "bob"}
 	stale := verdict{code: access.CodeStale, why: "the evidence is older than 1d"}
 	for name, c := range map[string]struct {
-		ev   access.Evidence
-		now  time.Duration // after it was asked
-		lim  Limits
-		want verdict
+		ev    access.Evidence
+		now   time.Duration // after it was asked
+		known Known
+		want  verdict
 	}{
-		"at once":                   {evidence(free), 0, Limits{}, ok},
-		"from the future, a little": {evidence(free), -skew, Limits{}, ok},
-		"from the future, too much": {evidence(free), -skew - time.Second, Limits{}, verdict{code: access.CodeStale, why: "request is dated more than 5m in the future"}},
-		"a day old":                 {evidence(free), day, Limits{}, ok},
-		"over a day old":            {evidence(free), day + time.Second, Limits{}, stale},
+		"at once":                   {evidence(free), 0, Known{}, ok},
+		"from the future, a little": {evidence(free), -skew, Known{}, ok},
+		"from the future, too much": {evidence(free), -skew - time.Second, Known{}, verdict{code: access.CodeStale, why: "request is dated more than 5m in the future"}},
+		"a day old":                 {evidence(free), day, Known{}, ok},
+		"over a day old":            {evidence(free), day + time.Second, Known{}, stale},
 
-		"approved at the end of the day":   {evidence(web, w.decide(web, "bob", at(day))), day, Limits{}, verdict{effect: access.EffectDeny, why: `frozen on Saturdays (rule "freeze")`, voices: "bob"}},
-		"a day after the approval":         {evidence(w.ask(on("two")), w.decide(w.ask(on("two")), "bob", at(2*time.Hour)), w.decide(w.ask(on("two")), "carol", at(time.Hour))), day + 2*time.Hour, Limits{}, verdict{effect: access.EffectAllow, why: "approved by bob, carol", duration: time.Hour, voices: "bob carol"}},
-		"over a day after the approval":    {evidence(web, w.decide(web, "bob", at(time.Hour))), day + time.Hour + time.Second, Limits{}, stale},
-		"a stranger doesn't make it young": {evidence(web, w.decide(web, "ephemeral", as("zoe"), at(day))), day + time.Second, Limits{}, stale},
-		"nor does who has no say":          {evidence(web, w.decide(web, "dave", at(day))), day + time.Second, Limits{}, stale},
-		"a day after the start":            {evidence(soon), 4 * day, Limits{}, ok},
-		"over a day after the start":       {evidence(soon), 4*day + time.Second, Limits{}, stale},
-		"approved, then waited":            {evidence(far, w.decide(far, "bob")), 3 * day, Limits{}, bob},
-		"not approved, but starts later":   {evidence(far), 2 * day, Limits{}, verdict{effect: access.EffectAsk, why: "needs 1 approval from sre"}},
+		"approved at the end of the day":   {evidence(web, w.decide(web, "bob", at(day))), day, Known{}, verdict{effect: access.EffectDeny, why: `frozen on Saturdays (rule "freeze")`, voices: "bob"}},
+		"a day after the approval":         {evidence(w.ask(on("two")), w.decide(w.ask(on("two")), "bob", at(2*time.Hour)), w.decide(w.ask(on("two")), "carol", at(time.Hour))), day + 2*time.Hour, Known{}, verdict{effect: access.EffectAllow, why: "approved by bob, carol", duration: time.Hour, voices: "bob carol"}},
+		"over a day after the approval":    {evidence(web, w.decide(web, "bob", at(time.Hour))), day + time.Hour + time.Second, Known{}, stale},
+		"a stranger doesn't make it young": {evidence(web, w.decide(web, "ephemeral", as("zoe"), at(day))), day + time.Second, Known{}, stale},
+		"nor does who has no say":          {evidence(web, w.decide(web, "dave", at(day))), day + time.Second, Known{}, stale},
+		"a day after the start":            {evidence(soon), 4 * day, Known{}, ok},
+		"over a day after the start":       {evidence(soon), 4*day + time.Second, Known{}, stale},
+		"approved, then waited":            {evidence(far, w.decide(far, "bob")), 3 * day, Known{}, bob},
+		"not approved, but starts later":   {evidence(far), 2 * day, Known{}, verdict{effect: access.EffectAsk, why: "needs 1 approval from sre"}},
 
-		"decided before it was asked, a little": {evidence(web, w.decide(web, "bob", at(-skew))), 0, Limits{}, bob},
-		"decided before it was asked":           {evidence(web, w.decide(web, "bob", at(-skew-time.Second))), 0, Limits{}, verdict{code: access.CodeStale, why: "decision is older than the request it is about"}},
-		"decided in the future, a little":       {evidence(web, w.decide(web, "bob", at(time.Minute+skew))), time.Minute, Limits{}, bob},
-		"decided in the future":                 {evidence(web, w.decide(web, "bob", at(time.Minute+skew+time.Second))), time.Minute, Limits{}, verdict{code: access.CodeStale, why: "decision is dated more than 5m in the future"}},
+		"decided before it was asked, a little": {evidence(web, w.decide(web, "bob", at(-skew))), 0, Known{}, bob},
+		"decided before it was asked":           {evidence(web, w.decide(web, "bob", at(-skew-time.Second))), 0, Known{}, verdict{code: access.CodeStale, why: "decision is older than the request it is about"}},
+		"decided in the future, a little":       {evidence(web, w.decide(web, "bob", at(time.Minute+skew))), time.Minute, Known{}, bob},
+		"decided in the future":                 {evidence(web, w.decide(web, "bob", at(time.Minute+skew+time.Second))), time.Minute, Known{}, verdict{code: access.CodeStale, why: "decision is dated more than 5m in the future"}},
 
-		"starts when asked":        {evidence(w.ask(on("free"), starting(0))), 0, Limits{}, ok},
-		"starts before it's asked": {evidence(w.ask(on("free"), starting(-time.Second))), 0, Limits{}, verdict{code: access.CodeMalformed, why: "start lies before the request itself"}},
-		"starts in 90 days":        {evidence(w.ask(on("free"), starting(90*day))), 0, Limits{}, ok},
-		"starts later":             {evidence(w.ask(on("free"), starting(90*day+time.Second))), 0, Limits{}, verdict{code: access.CodeMalformed, why: "start is more than 90d ahead"}},
+		"starts when asked":        {evidence(w.ask(on("free"), starting(0))), 0, Known{}, ok},
+		"starts before it's asked": {evidence(w.ask(on("free"), starting(-time.Second))), 0, Known{}, verdict{code: access.CodeMalformed, why: "start lies before the request itself"}},
+		"starts in 90 days":        {evidence(w.ask(on("free"), starting(90*day))), 0, Known{}, ok},
+		"starts later":             {evidence(w.ask(on("free"), starting(90*day+time.Second))), 0, Known{}, verdict{code: access.CodeMalformed, why: "start is more than 90d ahead"}},
 
-		"a lower minimum":       {evidence(w.ask(on("free"), lasting(2*time.Second))), 0, Limits{MinGrant: 2 * time.Second}, verdict{effect: access.EffectAllow, why: `allowed by rule "free"`, duration: 2 * time.Second}},
-		"below a lower minimum": {evidence(w.ask(on("free"), lasting(time.Second))), 0, Limits{MinGrant: 2 * time.Second}, verdict{code: access.CodeMalformed, why: "duration 1s is shorter than 2s, the shortest grant"}},
-		"a higher minimum":      {evidence(free), 0, Limits{MinGrant: time.Hour + time.Second}, verdict{code: access.CodeMalformed, why: "duration 1h is shorter than 1h1s, the shortest grant"}},
+		"a lower minimum":       {evidence(w.ask(on("free"), lasting(2*time.Second))), 0, Known{MinGrant: 2 * time.Second}, verdict{effect: access.EffectAllow, why: `allowed by rule "free"`, duration: 2 * time.Second}},
+		"below a lower minimum": {evidence(w.ask(on("free"), lasting(time.Second))), 0, Known{MinGrant: 2 * time.Second}, verdict{code: access.CodeMalformed, why: "duration 1s is shorter than 2s, the shortest grant"}},
+		"a higher minimum":      {evidence(free), 0, Known{MinGrant: time.Hour + time.Second}, verdict{code: access.CodeMalformed, why: "duration 1h is shorter than 1h1s, the shortest grant"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := w.book().Judge(c.ev, asked.Add(c.now), c.lim)
+			got, err := w.book().Judge(c.ev, asked.Add(c.now), c.known)
 			c.want.check(t, got, err)
 		})
 	}
@@ -560,18 +560,18 @@ func TestManyDecisions(t *testing.T) {
 		all = append(all, w.decide(many, fmt.Sprintf("u%02d", i)))
 	}
 	now := asked.Add(2 * time.Minute)
-	got, err := w.book().Judge(evidence(many, all[:9]...), now, Limits{})
+	got, err := w.book().Judge(evidence(many, all[:9]...), now, Known{})
 	verdict{effect: access.EffectAsk, why: "needs 1 approval from crowd", voices: "u00 u01 u02 u03 u04 u05 u06 u07 u08"}.check(t, got, err)
-	if got, err = w.book().Judge(evidence(many, all[:MaxDecisions]...), now, Limits{}); err != nil || got.Effect != access.EffectAllow || len(got.Voices) != MaxDecisions {
+	if got, err = w.book().Judge(evidence(many, all[:MaxDecisions]...), now, Known{}); err != nil || got.Effect != access.EffectAllow || len(got.Voices) != MaxDecisions {
 		t.Errorf("%d decisions: %s, %v", MaxDecisions, got.Why, err)
 	}
-	got, err = w.book().Judge(evidence(many, all...), now, Limits{})
+	got, err = w.book().Judge(evidence(many, all...), now, Known{})
 	verdict{code: access.CodeMalformed, why: "evidence has 65 decisions; at most 64 are heard"}.check(t, got, err)
-	_, _, err = w.book().Hear(evidence(many, all[:MaxDecisions]...), all[MaxDecisions], now, Limits{})
+	_, _, err = w.book().Hear(evidence(many, all[:MaxDecisions]...), all[MaxDecisions], now, Known{})
 	if access.CodeOf(err) != access.CodeMalformed {
 		t.Errorf("a 65th is heard: %v", err)
 	}
-	if _, _, err = w.book().Hear(evidence(many, all[:MaxDecisions-1]...), all[MaxDecisions-1], now, Limits{}); err != nil {
+	if _, _, err = w.book().Hear(evidence(many, all[:MaxDecisions-1]...), all[MaxDecisions-1], now, Known{}); err != nil {
 		t.Errorf("the 64th isn't heard: %v", err)
 	}
 }
@@ -634,7 +634,7 @@ func TestHear(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := access.Evidence{Request: c.ev.Request, Decisions: slices.Clone(c.ev.Decisions)}
 			now := asked.Add(2*time.Minute + c.after)
-			got, after, err := w.book().Hear(c.ev, c.decision, now, Limits{})
+			got, after, err := w.book().Hear(c.ev, c.decision, now, Known{})
 			c.want.check(t, got, err)
 			if diff := cmp.Diff(before, c.ev); diff != "" {
 				t.Errorf("the evidence given was changed: %s", diff)
@@ -649,7 +649,7 @@ func TestHear(t *testing.T) {
 			if diff := cmp.Diff(want, after); diff != "" {
 				t.Error(diff)
 			}
-			again, err := w.book().Judge(after, now, Limits{})
+			again, err := w.book().Judge(after, now, Known{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -699,15 +699,15 @@ func TestEscalation(t *testing.T) {
 			verdict{effect: access.EffectAsk, why: "needs 1 approval from dba or sre", voices: "bob", dropped: []string{fmt.Sprintf(early, "approve")}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var lim Limits
+			var known Known
 			if c.heard != 0 {
-				lim.Asked = asked.Add(c.heard)
+				known.Asked = asked.Add(c.heard)
 			}
-			got, err := w.book().Judge(evidence(slow, c.decisions...), asked.Add(c.now), lim)
+			got, err := w.book().Judge(evidence(slow, c.decisions...), asked.Add(c.now), known)
 			c.want.check(t, got, err)
 		})
 	}
-	_, _, err := w.book().Hear(evidence(slow), w.decide(slow, "dave"), asked.Add(time.Minute), Limits{})
+	_, _, err := w.book().Hear(evidence(slow), w.decide(slow, "dave"), asked.Add(time.Minute), Known{})
 	if want := fmt.Sprintf(early, "approve") + ", when it has waited for 10m"; err == nil || err.Error() != want {
 		t.Errorf("heard too early: %v, want %s", err, want)
 	}
@@ -726,11 +726,11 @@ func TestHearDoesNotShare(t *testing.T) {
 	two := w.ask(on("two"))
 	ev := access.Evidence{Request: two, Decisions: make([]access.Statement, 0, 8)}
 	now := asked.Add(2 * time.Minute)
-	_, a, err := w.book().Hear(ev, w.decide(two, "bob"), now, Limits{})
+	_, a, err := w.book().Hear(ev, w.decide(two, "bob"), now, Known{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err = w.book().Hear(ev, w.decide(two, "carol"), now, Limits{}); err != nil {
+	if _, _, err = w.book().Hear(ev, w.decide(two, "carol"), now, Known{}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(a.Decisions[0].Payload, `"signer":"bob"`) {
@@ -848,7 +848,7 @@ func TestMoreNeverWidens(t *testing.T) {
 			if backwards {
 				slices.Reverse(d)
 			}
-			s, err := w.book().Judge(evidence(request, d...), now, Limits{})
+			s, err := w.book().Judge(evidence(request, d...), now, Known{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -912,7 +912,7 @@ func FuzzJudge(f *testing.F) {
 		case 7:
 			slices.Reverse(ev.Decisions)
 		}
-		s, err := book.Judge(ev, asked.Add(2*time.Minute), Limits{})
+		s, err := book.Judge(ev, asked.Add(2*time.Minute), Known{})
 		if err != nil {
 			if access.CodeOf(err) == "" || strings.ContainsAny(err.Error(), "\n\x1b") {
 				t.Errorf("not a refusal in one line: %q", err)
@@ -952,7 +952,7 @@ func BenchmarkJudge(b *testing.B) {
 		b.Run(fmt.Sprintf("approvals=%d", c.n), func(b *testing.B) {
 			b.ReportAllocs()
 			measure.Loop(b, func() {
-				if s, err := book.Judge(ev, asked.Add(2*time.Minute), Limits{}); err != nil || s.Effect != access.EffectAllow {
+				if s, err := book.Judge(ev, asked.Add(2*time.Minute), Known{}); err != nil || s.Effect != access.EffectAllow {
 					b.Fatal(s.Why, err)
 				}
 			})
@@ -1003,7 +1003,7 @@ func TestUnneeded(t *testing.T) {
 		"where one is needed":     {evidence(web), w.decide(web, "dave"), false},
 		"where enough were given": {evidence(web, w.decide(web, "bob")), w.decide(web, "dave"), false},
 	} {
-		standing, ok := w.book().Unneeded(c.ev, c.decision, asked.Add(2*time.Minute), Limits{})
+		standing, ok := w.book().Unneeded(c.ev, c.decision, asked.Add(2*time.Minute), Known{})
 		if ok != c.want || ok != (standing.Effect == access.EffectAllow) {
 			t.Errorf("%s: %t with %q, want %t", name, ok, standing.Effect, c.want)
 		}

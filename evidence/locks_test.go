@@ -107,7 +107,7 @@ resources:
 		{"approver, before", held(t, lock(t, "user", "bob", until(90*time.Second))), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s, err := book.Under(tt.locks).Judge(approved, now, Limits{})
+			s, err := book.Under(tt.locks).Judge(approved, now, Known{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,17 +118,17 @@ resources:
 				t.Errorf("%s granted under a lock", s.Duration)
 			}
 			// The rulebook itself has no locks.
-			if s, err := book.Judge(approved, now, Limits{}); err != nil || s.Effect != access.EffectAllow {
+			if s, err := book.Judge(approved, now, Known{}); err != nil || s.Effect != access.EffectAllow {
 				t.Errorf("%v, %v", s.Effect, err)
 			}
 		})
 	}
-	if s, _ := book.Under(held(t, lock(t, "user", "bob"))).Judge(approved, now, Limits{}); len(s.Dropped) != 1 || s.Dropped[0] != "approve by bob doesn't count: user bob is locked by erin: stolen" {
+	if s, _ := book.Under(held(t, lock(t, "user", "bob"))).Judge(approved, now, Known{}); len(s.Dropped) != 1 || s.Dropped[0] != "approve by bob doesn't count: user bob is locked by erin: stolen" {
 		t.Error(s.Dropped)
 	}
-	_, _, err = book.Under(held(t, lock(t, "user", "bob"))).Hear(evidence(request), w.decide(request, "bob"), now, Limits{})
+	_, _, err = book.Under(held(t, lock(t, "user", "bob"))).Hear(evidence(request), w.decide(request, "bob"), now, Known{})
 	wantCode(t, err, access.CodeForbidden, "user bob is locked by erin: stolen, so his word doesn't count")
-	_, _, err = book.Under(held(t, user)).Hear(evidence(request), w.decide(request, "bob"), now, Limits{})
+	_, _, err = book.Under(held(t, user)).Hear(evidence(request), w.decide(request, "bob"), now, Known{})
 	wantCode(t, err, access.CodeDenied, "the request is denied already: user alice is locked by erin: stolen")
 }
 
@@ -237,7 +237,7 @@ func TestLockOutlivesItsSigner(t *testing.T) {
 	request := w.ask(on("free"))
 	gone := w.change(func(w *world) { delete(w.groups, "erin") })
 	book := gone.book().Under(held(t, l))
-	s, err := book.Judge(evidence(request), asked.Add(day), Limits{})
+	s, err := book.Judge(evidence(request), asked.Add(day), Known{})
 	if err != nil || s.Effect != access.EffectDeny || s.Why != "user alice is locked by erin: stolen" {
 		t.Errorf("%s %s, %v", s.Effect, s.Why, err)
 	}

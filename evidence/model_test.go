@@ -168,7 +168,7 @@ func TestSequencesAgainstModel(t *testing.T) {
 		request := w.ask(on("model"))
 		other := w.ask(on("model"), lasting(2*time.Hour))
 		heard := time.Duration(r.IntN(3)) * time.Minute // when the log first heard of it, after the time it names
-		lim := Limits{Asked: asked.Add(heard)}
+		known := Known{Asked: asked.Add(heard)}
 
 		var all, counted []word
 		var sent []access.Statement
@@ -195,7 +195,7 @@ func TestSequencesAgainstModel(t *testing.T) {
 			before := modelEffect(needs, counted, w.groups, heard)
 			want := len(counting(needs, append(slices.Clone(counted), d), w.groups, heard)) > len(counted) &&
 				(d.deny || before != access.EffectDeny)
-			standing, after, err := w.book().Hear(ev, st, asked.Add(now), lim)
+			standing, after, err := w.book().Hear(ev, st, asked.Add(now), known)
 			if (err == nil) != want {
 				t.Fatalf("%s: heard with the error %v, want it to count: %v", where, err, want)
 			}
@@ -209,7 +209,7 @@ func TestSequencesAgainstModel(t *testing.T) {
 			}
 			effects[effect]++
 			// The issuer judges later, and says the same.
-			last, err := w.book().Judge(ev, asked.Add(now+time.Hour), lim)
+			last, err := w.book().Judge(ev, asked.Add(now+time.Hour), known)
 			if err != nil || last.Effect != effect {
 				t.Fatalf("%s: the issuer says %s, %v; want %s", where, last.Effect, err, effect)
 			}
@@ -225,7 +225,7 @@ func TestSequencesAgainstModel(t *testing.T) {
 			for _, i := range order {
 				words, forged.Decisions = append(words, all[i]), append(forged.Decisions, sent[i])
 			}
-			standing, err := w.book().Judge(forged, end, lim)
+			standing, err := w.book().Judge(forged, end, known)
 			if err != nil {
 				continue
 			}
@@ -245,7 +245,7 @@ func TestSequencesAgainstModel(t *testing.T) {
 			}
 			w.groups = groups
 		})
-		standing, err := later.book().Judge(ev, end, lim)
+		standing, err := later.book().Judge(ev, end, known)
 		want := modelEffect(needs, counting(needs, counted, later.groups, heard), later.groups, heard)
 		if err != nil || standing.Effect != want {
 			t.Fatalf("seed %d, %s\n%v, then %v\n%+v: %s, %v; want %s", seed, policy, w.groups, later.groups, counted, standing.Effect, err, want)

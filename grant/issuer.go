@@ -31,7 +31,7 @@ type Issuer struct {
 	Kinds    map[string]Kind           // by the kind of resource
 	Rulebook func() *evidence.Rulebook // the one of this moment; nil while there is none
 	Ledger   Ledger
-	Limits   evidence.Limits
+	MinGrant time.Duration    // the shortest grant; zero is access.MinGrant
 	Lookups  evidence.Lookups // nil: there are none, so what policy wants to know of them fails
 	Grace    time.Duration    // how old a credential has to be for Sweep to miss its grant
 	Now      func() time.Time // nil: time.Now
@@ -112,24 +112,24 @@ func (i *Issuer) issueUnder(ctx context.Context, ev access.Evidence, locks audit
 // evidence has left out. One denial that ends a request has ended it in the
 // ledger; only where it takes several has the ledger no end of the first ones.
 func (i *Issuer) settle(ctx context.Context, book *evidence.Rulebook, ev access.Evidence, now time.Time) (access.Evidence, access.Standing, access.Evidence, error) {
-	limits := i.Limits
+	known := evidence.Known{MinGrant: i.MinGrant}
 	if request, perr := statement.ParseRequest([]byte(ev.Request.Payload)); perr == nil && request.Extends != "" {
 		x, found, err := i.Ledger.Extended(ctx, request.Extends)
 		if err != nil {
 			return ev, access.Standing{}, access.Evidence{}, access.Errorf(access.CodeUnavailable, "find out what it extends: %v", err)
 		}
 		if found {
-			limits.Extends = &x
+			known.Extends = &x
 		}
 	}
-	standing, counts, err := book.Settle(ev, now, limits)
+	standing, counts, err := book.Settle(ev, now, known)
 	waits := func(n access.Need) bool { return n.Denies > 1 || len(n.Escalate) > 0 }
 	if err != nil || !slices.ContainsFunc(standing.Ruling.Needs, waits) {
 		return ev, standing, counts, err
 	}
-	received, known, err := i.Ledger.Received(ctx, standing.Request.ID)
-	if limits.Asked = received; !known {
-		limits.Asked = now // it has waited for nobody
+	received, found, err := i.Ledger.Received(ctx, standing.Request.ID)
+	if known.Asked = received; !found {
+		known.Asked = now // it has waited for nobody
 	}
 	var denials []access.Statement
 	if err == nil {
@@ -147,7 +147,7 @@ func (i *Issuer) settle(ctx context.Context, book *evidence.Rulebook, ev access.
 		}
 	}
 	ev.Decisions = all
-	standing, counts, err = book.Settle(ev, now, limits)
+	standing, counts, err = book.Settle(ev, now, known)
 	return ev, standing, counts, err
 }
 

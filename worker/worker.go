@@ -112,7 +112,7 @@ func openWorkflows(_ context.Context, p *parts) (work, error) {
 		return work{}, err
 	}
 	acts := &activities.Activities{
-		Rulebook: p.book.Rulebook, Log: p.audit, Limits: p.limits(), Now: time.Now, Temporal: p, Grace: p.config.Sweep.Grace,
+		Rulebook: p.book.Rulebook, Log: p.audit, MinGrant: p.config.Limits.MinGrant, Now: time.Now, Temporal: p, Grace: p.config.Sweep.Grace,
 		Channels: channels, Lookups: lookups,
 	}
 	return work{arrange: p.schedule, register: func(r sdkworker.Registry) {
@@ -202,7 +202,7 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 		Kinds:    map[string]grant.Kind{catalog.KindSSH: &grant.SSH{CA: authority, NextSerial: p.audit.NextSerial, KRL: revoked}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
-		Limits:   p.limits(),
+		MinGrant: p.config.Limits.MinGrant,
 		Lookups:  lookups,
 		Grace:    p.config.Sweep.Grace,
 		Now:      time.Now,
@@ -249,7 +249,7 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 		}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
-		Limits:   p.limits(),
+		MinGrant: p.config.Limits.MinGrant,
 		Lookups:  lookups,
 		Grace:    p.config.Sweep.Grace,
 		Now:      time.Now,
@@ -333,10 +333,6 @@ type station struct {
 	role
 	work
 	polls atomic.Bool // its task queue
-}
-
-func (p *parts) limits() evidence.Limits {
-	return evidence.Limits{MinGrant: p.config.Limits.MinGrant}
 }
 
 // open opens all that the roles need and records the rulebook. The caller

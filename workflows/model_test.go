@@ -343,7 +343,7 @@ type play struct {
 	first  string           // the request that is extended
 	policy string           // the file
 	checks []func()         // after the run
-	lim    evidence.Limits
+	lim    evidence.Known
 	stats  *stats
 }
 

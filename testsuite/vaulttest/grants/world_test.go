@@ -175,7 +175,7 @@ func (w *world) issuer(kind grant.Kind, ledger grant.Ledger) *grant.Issuer {
 	}
 	return &grant.Issuer{
 		Kinds: map[string]grant.Kind{"vault": kind}, Rulebook: func() *evidence.Rulebook { return w.book }, Ledger: ledger,
-		Limits: evidence.Limits{MinGrant: time.Second},
+		MinGrant: time.Second,
 	}
 }
 
