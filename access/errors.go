@@ -63,6 +63,16 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 	return &c
 }
 
+// HintOf is what to do next by the first Error in err's chain, or "" if there is none,
+// or it doesn't say.
+func HintOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
+}
+
 // CodeOf is the code of the first Error in err's chain, or "" if there is
 // none.
 func CodeOf(err error) Code {

@@ -71,11 +71,7 @@ func hintOf(err error) string {
 	if errors.As(err, &f) && f.hint != "" {
 		return f.hint
 	}
-	var e *access.Error
-	if errors.As(err, &e) {
-		return e.Hint
-	}
-	return ""
+	return access.HintOf(err)
 }
 
 // report writes err as one line and its hint as a second. A service whose errors

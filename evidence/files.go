@@ -148,11 +148,7 @@ func (f *Files) breaks(err error, version string) {
 		return
 	}
 	f.bad = version
-	var hint string
-	if e := (*access.Error)(nil); errors.As(err, &e) {
-		hint = e.Hint
-	}
-	f.o.Log.Error("rulebook files are broken; the last good ones stay in force", "error", err, "hint", hint)
+	f.o.Log.Error("rulebook files are broken; the last good ones stay in force", "error", err, "hint", access.HintOf(err))
 	if f.o.OnBroken != nil {
 		f.o.OnBroken(err)
 	}

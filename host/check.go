@@ -4,7 +4,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -141,11 +140,7 @@ func (k *checkup) pam() {
 		return
 	}
 	if err := hasPAM(k.config.PAM); err != nil {
-		hint := ""
-		if e := (*access.Error)(nil); errors.As(err, &e) {
-			hint = e.Hint
-		}
-		k.add(Fail, hint, "%v", err)
+		k.add(Fail, access.HintOf(err), "%v", err)
 		return
 	}
 	switch where, err := pamSpoof(k.config.PAM); {

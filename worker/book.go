@@ -59,7 +59,7 @@ func (b *book) Rulebook() *evidence.Rulebook {
 	if d := r.Digests(); d != b.recorded {
 		if err := b.log.RecordRulebook(ctx, r); err != nil {
 			if why := wording.Line(err.Error()); why != b.unrecorded {
-				b.slog.Error("rulebook is not in the audit log; nothing can be decided by it until it is", "error", why, "hint", hintOf(err))
+				b.slog.Error("rulebook is not in the audit log; nothing can be decided by it until it is", "error", why, "hint", access.HintOf(err))
 				b.unrecorded = why
 			}
 		} else {

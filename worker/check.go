@@ -39,10 +39,7 @@ func finding(part, detail string, err error) Finding {
 	f := Finding{Part: part, OK: err == nil, Detail: detail, err: err}
 	if err != nil {
 		f.Detail = wording.Line(err.Error())
-		var e *access.Error
-		if errors.As(err, &e) {
-			f.Hint = e.Hint
-		}
+		f.Hint = access.HintOf(err)
 	}
 	return f
 }

@@ -379,7 +379,7 @@ func keepTrying(ctx context.Context, log *slog.Logger, what string, f func(conte
 		if err == nil || ctx.Err() != nil || access.CodeOf(err) != access.CodeUnavailable {
 			return err
 		}
-		log.Warn("waiting for "+what, "error", err.Error(), "hint", hintOf(err), "again_in", wait.String())
+		log.Warn("waiting for "+what, "error", err.Error(), "hint", access.HintOf(err), "again_in", wait.String())
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():

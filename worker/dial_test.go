@@ -144,8 +144,8 @@ func TestAPIKey(t *testing.T) {
 	} {
 		_, err := (&Config{env: environ(tt.env)}).Dial(t.Context())
 		want := "temporal at " + server + " refuses hallpass: Jwt is expired"
-		if err == nil || err.Error() != want || hintOf(err) != tt.hint || access.CodeOf(err) != access.CodeUnavailable {
-			t.Errorf("%s: %v\n%s\nwant %s\n%s", tt.name, err, hintOf(err), want, tt.hint)
+		if err == nil || err.Error() != want || access.HintOf(err) != tt.hint || access.CodeOf(err) != access.CodeUnavailable {
+			t.Errorf("%s: %v\n%s\nwant %s\n%s", tt.name, err, access.HintOf(err), want, tt.hint)
 		}
 	}
 	for name, env := range map[string]map[string]string{

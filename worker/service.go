@@ -143,7 +143,7 @@ func (p *parts) watchCertificate(ctx context.Context, renewed *certfile.Pair) {
 		case taken:
 			p.log.Info("shows a renewed certificate", "until", renewed.Ends())
 		case why != "" && why == last && why != said:
-			p.log.Error("the service's certificate can't be used; the last good one is shown", "error", why, "hint", hintOf(err), "until", renewed.Ends())
+			p.log.Error("the service's certificate can't be used; the last good one is shown", "error", why, "hint", access.HintOf(err), "until", renewed.Ends())
 		}
 		if why == last {
 			said = why

@@ -121,11 +121,3 @@ func scheduled(err error) error {
 	}
 	return refused(err, "schedule sweeps").WithHint("hallpass sweep sweeps once; without a schedule nobody does by himself")
 }
-
-func hintOf(err error) string {
-	var e *access.Error
-	if errors.As(err, &e) {
-		return e.Hint
-	}
-	return ""
-}

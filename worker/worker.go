@@ -372,7 +372,7 @@ func open(ctx context.Context, c *Config, names []string, h *health, log *slog.L
 	}
 	h.add("audit log", p.askAudit)
 	if err := p.audit.Writable(ctx); err != nil {
-		log.Error("the audit log takes no events", "error", err.Error(), "hint", hintOf(err))
+		log.Error("the audit log takes no events", "error", err.Error(), "hint", access.HintOf(err))
 	}
 	if p.book, err = openBook(c, p.audit, log); err != nil {
 		return nil, err
@@ -559,7 +559,7 @@ func (p *parts) queues(ctx context.Context, failed context.CancelCauseFunc, besi
 			return ctx.Err()
 		} else if err != nil {
 			// Requests can live without it.
-			p.log.Error("something is not arranged in temporal", "error", err, "hint", hintOf(err))
+			p.log.Error("something is not arranged in temporal", "error", err, "hint", access.HintOf(err))
 		}
 	}
 	var queues []string

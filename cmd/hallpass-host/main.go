@@ -121,9 +121,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if name == "run" {
 		apart = "; " // the last line of a service's log is the one that is read
 	}
-	var e *access.Error
-	if errors.As(err, &e) && e.Hint != "" {
-		text += apart + e.Hint
+	if hint := access.HintOf(err); hint != "" {
+		text += apart + hint
 	}
 	_, _ = fmt.Fprintln(errOut, text)
 	return access.CodeOf(err).ExitCode()

@@ -230,9 +230,8 @@ func (n Node) Wrap(err error) error {
 		return nil
 	}
 	wrapped := n.Errorf("%s", err.Error())
-	var e *access.Error
-	if errors.As(err, &e) && e.Hint != "" {
-		wrapped = wrapped.WithHint("%s", e.Hint)
+	if hint := access.HintOf(err); hint != "" {
+		wrapped = wrapped.WithHint("%s", hint)
 	}
 	return wrapped
 }
