@@ -129,10 +129,7 @@ func (a *app) say(b backend, s access.Status, req access.Request, d access.Decis
 	}
 	d.Header = a.header(access.TypeDecision, me)
 	d.Request, d.RequestHash = req.ID, s.Evidence.Request.Hash()
-	if err := parses(d, func(p []byte) error { _, err := statement.ParseDecision(p); return err }); err != nil {
-		return err
-	}
-	st, err := a.sign(me, d)
+	st, err := sign(a, me, d, statement.ParseDecision)
 	if err != nil {
 		return err
 	}
@@ -184,15 +181,6 @@ func underWay(s access.Status) bool {
 // header is the header of a new statement by me.
 func (a *app) header(typ access.Type, me *identity) access.Header {
 	return access.Header{Type: typ, ID: statement.NewID(), Signer: me.user.Name, Time: statement.Time(a.now())}
-}
-
-// parses checks a payload before it is signed, as the service will.
-func parses(payload any, parse func([]byte) error) error {
-	data, err := json.Marshal(payload)
-	if err != nil {
-		return err
-	}
-	return parse(data)
 }
 
 // refusal makes an error of the service's no: whatever is wrong with a

@@ -114,10 +114,7 @@ func (a *app) delegate(b backend, d access.Delegation, print bool) error {
 	}
 	defer func() { _ = me.signer.Close() }()
 	d.Header = a.header(access.TypeDelegation, me)
-	if err := parses(d, func(p []byte) error { _, err := statement.ParseDelegation(p); return err }); err != nil {
-		return err
-	}
-	st, err := a.sign(me, d)
+	st, err := sign(a, me, d, statement.ParseDelegation)
 	if err != nil {
 		return err
 	}

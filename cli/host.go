@@ -84,10 +84,7 @@ func (a *app) hostToken(c *cli.Context) error {
 		join.CAs = a.knownCA()
 	}
 	join.Until = join.Time.Add(good.Truncate(time.Second))
-	if err := parses(join, func(p []byte) error { _, err := statement.ParseJoin(p); return err }); err != nil {
-		return err
-	}
-	st, err := a.sign(me, join)
+	st, err := sign(a, me, join, statement.ParseJoin)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -123,8 +124,16 @@ func (a *app) knownAs(b backend, me access.User) access.User {
 	return me
 }
 
-// sign signs payload and says so where a key may be waiting for a touch.
-func (a *app) sign(me *identity, payload any) (access.Statement, error) {
+// sign signs payload, and says so where a key may be waiting for a touch. Whatever the
+// service would find wrong with the words is found before that, by parse.
+func sign[T any](a *app, me *identity, payload T, parse func([]byte) (T, error)) (access.Statement, error) {
+	data, err := json.Marshal(payload)
+	if err != nil {
+		return access.Statement{}, err
+	}
+	if _, err := parse(data); err != nil {
+		return access.Statement{}, err
+	}
 	if strings.HasPrefix(me.signer.PublicKey().Type(), "sk-") && a.err.tty {
 		a.err.Printf("Touch your security key to sign.\n")
 	}
@@ -133,6 +142,11 @@ func (a *app) sign(me *identity, payload any) (access.Statement, error) {
 		return access.Statement{}, fmt.Errorf("sign with %s: %w", me.signer.Source, err)
 	}
 	return st, nil
+}
+
+// signStop signs a release, revoke or cancel, as its type says.
+func signStop(a *app, me *identity, stop access.Stop) (access.Statement, error) {
+	return sign(a, me, stop, func(p []byte) (access.Stop, error) { return statement.ParseStop(p, stop.Type) })
 }
 
 // signRead signs what the service knows by whom it is asked. Nobody is asked for
@@ -147,7 +161,7 @@ func (a *app) signRead(r access.Read) (access.Statement, error) {
 		return access.Statement{}, errNoTerminal
 	}
 	r.Header = a.header(access.TypeRead, me)
-	return a.sign(me, r)
+	return sign(a, me, r, statement.ParseRead)
 }
 
 // console is the user's terminal, beside whatever stdin and stdout are.

@@ -154,10 +154,7 @@ func (a *app) lock(b backend, l access.Lock, print bool) error {
 	}
 	defer func() { _ = me.signer.Close() }()
 	l.Header = a.header(access.TypeLock, me)
-	if err := parses(l, func(p []byte) error { _, err := statement.ParseLock(p); return err }); err != nil {
-		return err
-	}
-	st, err := a.sign(me, l)
+	st, err := sign(a, me, l, statement.ParseLock)
 	if err != nil {
 		return err
 	}

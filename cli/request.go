@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -220,16 +219,7 @@ func (a *app) submitAs(b backend, me *identity, w wish) (kept, error) {
 		return kept{}, err
 	}
 
-	// Whatever the service would find wrong with the words is found here,
-	// before a security key has to be touched.
-	payload, err := json.Marshal(k.request)
-	if err != nil {
-		return kept{}, err
-	}
-	if _, err := statement.ParseRequest(payload); err != nil {
-		return kept{}, err
-	}
-	if k.Statement, err = a.sign(me, k.request); err != nil {
+	if k.Statement, err = sign(a, me, k.request, statement.ParseRequest); err != nil {
 		return kept{}, err
 	}
 	if err := f.keep(k); err != nil {

@@ -187,10 +187,7 @@ func (a *app) review(b backend, prefix, comment string) error {
 	}
 	defer func() { _ = me.signer.Close() }()
 	r := access.Review{Header: a.header(access.TypeReview, me), Request: t.Request, RequestHash: t.Statement.Hash(), Comment: comment}
-	if err := parses(r, func(p []byte) error { _, err := statement.ParseReview(p); return err }); err != nil {
-		return err
-	}
-	st, err := a.sign(me, r)
+	st, err := sign(a, me, r, statement.ParseReview)
 	if err != nil {
 		return err
 	}

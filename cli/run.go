@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hallpass/access"
-	"hallpass/statement"
 )
 
 // ForwardedSignals are the signals that run hands on to its command.
@@ -371,9 +370,6 @@ func (e *errand) giveBack(a *app, b backend, me *identity, k kept, granted bool,
 func (a *app) giveBack(b backend, me *identity, k kept, typ access.Type, reason string) (access.Status, error) {
 	id := k.request.ID
 	stop := access.Stop{Header: a.header(typ, me), Request: id, RequestHash: k.Statement.Hash(), Reason: reason}
-	if err := parses(stop, func(p []byte) error { _, err := statement.ParseStop(p, typ); return err }); err != nil {
-		return access.Status{}, err
-	}
 	// A security key may wait for a touch for ever, and an agent for its user.
 	type signed struct {
 		st  access.Statement
@@ -381,7 +377,7 @@ func (a *app) giveBack(b backend, me *identity, k kept, typ access.Type, reason 
 	}
 	signing := make(chan signed, 1)
 	go func() {
-		st, err := a.sign(me, stop)
+		st, err := signStop(a, me, stop)
 		signing <- signed{st, err}
 	}()
 	var st access.Statement

@@ -68,10 +68,7 @@ func (a *app) stop(b backend, id string, typ access.Type, message, said, reason 
 	}
 	defer func() { _ = me.signer.Close() }()
 	stop := access.Stop{Header: a.header(typ, me), Request: req.ID, RequestHash: s.Evidence.Request.Hash(), Reason: reason}
-	if err := parses(stop, func(p []byte) error { _, err := statement.ParseStop(p, typ); return err }); err != nil {
-		return err
-	}
-	st, err := a.sign(me, stop)
+	st, err := signStop(a, me, stop)
 	if err != nil {
 		return err
 	}
