@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,10 +41,11 @@ func TestEmbedded(t *testing.T) {
 	must(t, err)
 	s := &Stack{Login: sshdtest.User(t), Program: program, Namespace: "default"}
 	dir := t.TempDir()
-	if s.Disk, err = Mount(dir); err != nil {
+	if disk, err := Mount("disk", dir); err != nil {
 		t.Logf("no disk is filled: %v", err)
 	} else {
-		t.Cleanup(func() { _ = s.Disk.Unmount() })
+		t.Cleanup(func() { _ = disk.Unmount() })
+		s.Disks = []*Disk{disk}
 	}
 	s.People, err = devtest.Furnish(dir, map[string]string{
 		"hallpass.yaml": `temporal: {namespace: default}
@@ -79,7 +79,7 @@ sweep: {every: 20s, grace: 20s}
 	must(t, err)
 	t.Cleanup(func() { _ = log.Close() })
 	ready := filepath.Join(dir, "ready")
-	dev := &Part{Name: "dev", Pause: true, Start: func() (Running, error) {
+	dev := &Part{Name: "dev", Pause: true, Clock: CanMoveClocks, Start: func() (Running, error) {
 		p, err := process.Start(exec.Command(program, "dev", "--dir", dir, "--port", ports[0], "--ui-port", ports[1], "--service-port", ports[2], "--ready-file", ready),
 			func(line string) bool {
 				_, _ = fmt.Fprintln(log, line)
@@ -110,7 +110,7 @@ sweep: {every: 20s, grace: 20s}
 
 // A seed is a plan, and another seed another one.
 func TestSameSeedSamePlan(t *testing.T) {
-	scene := Scene{Parts: []string{"a", "b"}, Pause: []string{"a"}, Clocks: []string{"b"}, Links: []string{"c", "d"}, Disk: true}
+	scene := Scene{Parts: []string{"a", "b"}, Pause: []string{"a"}, Clocks: []string{"b"}, Links: []string{"c", "d"}, Disks: []string{"e"}}
 	one := Plan(7, time.Minute, scene)
 	if !slices.Equal(one, Plan(7, time.Minute, scene)) {
 		t.Error("the same seed gives two plans")
@@ -131,11 +131,33 @@ func TestSameSeedSamePlan(t *testing.T) {
 			t.Errorf("%d of %s", done[do], do)
 		}
 	}
-	// Where there is nothing to break, nothing is.
-	for _, s := range Plan(7, time.Minute, Scene{}) {
-		if s.On != "" || s.Do == full {
+	// The clock that all parts have isn't wrong for longer than a run can wait.
+	scene.Whole = true
+	for _, s := range Plan(7, time.Hour, scene) {
+		if s.Do == clock && (s.By > ahead || s.By < -time.Minute) {
 			t.Errorf("planned: %s", s)
 		}
+	}
+	// Where there is nothing to break, nothing is.
+	for _, s := range Plan(7, time.Minute, Scene{}) {
+		if s.On != "" {
+			t.Errorf("planned: %s", s)
+		}
+	}
+}
+
+// What there is to break is in one order, whatever order it was made in.
+func TestSceneHasAnOrder(t *testing.T) {
+	names := []string{"a", "b", "c"}
+	var one, other Stack
+	for i, name := range names {
+		last := names[len(names)-1-i]
+		one.Parts, other.Parts = append(one.Parts, &Part{Name: name, Pause: true, Clock: true}), append(other.Parts, &Part{Name: last, Pause: true, Clock: true})
+		one.Links, other.Links = append(one.Links, &Link{Name: name}), append(other.Links, &Link{Name: last})
+		one.Disks, other.Disks = append(one.Disks, &Disk{Name: name}), append(other.Disks, &Disk{Name: last})
+	}
+	if !slices.Equal(Plan(7, time.Minute, one.Scene()), Plan(7, time.Minute, other.Scene())) {
+		t.Error("the same seed gives two plans")
 	}
 }
 
@@ -202,7 +224,7 @@ func TestLink(t *testing.T) {
 // A full disk takes nothing, and afterwards takes it again.
 func TestDisk(t *testing.T) {
 	dir := t.TempDir()
-	d, err := Mount(dir)
+	d, err := Mount("disk", dir)
 	if err != nil {
 		t.Skip(err)
 	}
@@ -225,7 +247,7 @@ func TestMoveClock(t *testing.T) {
 		}
 		return
 	}
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+	if !CanMoveClocks {
 		t.Skip("only on linux/amd64")
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestMoveClock$")

@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// CanMoveClocks says whether MoveClock can work here.
+const CanMoveClocks = true
+
 // MoveClock moves what a running process takes for the time of the day, by so
 // much from what it is; 0 puts it right. Nobody else's clock changes, nor does
 // the process's monotonic one. It takes root, or the process's parent.

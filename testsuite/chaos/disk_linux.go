@@ -11,11 +11,11 @@ import (
 const roomy = 4 << 30
 
 // Disk is a small file system in memory, which can be full.
-type Disk struct{ dir string }
+type Disk struct{ Name, dir string }
 
 // Mount makes one at an empty folder, as root. It is gone after Unmount.
-func Mount(dir string) (*Disk, error) {
-	d := &Disk{dir}
+func Mount(name, dir string) (*Disk, error) {
+	d := &Disk{name, dir}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options(roomy)); err != nil {
 		return nil, fmt.Errorf("mount a disk to fill: %w", err)
 	}

@@ -5,10 +5,12 @@ package chaos
 import "errors"
 
 // Disk is a small file system in memory, which can be full: on Linux.
-type Disk struct{}
+type Disk struct{ Name string }
 
 // Mount fails.
-func Mount(string) (*Disk, error) { return nil, errors.New("disks can be filled on Linux only") }
+func Mount(string, string) (*Disk, error) {
+	return nil, errors.New("disks can be filled on Linux only")
+}
 
 // Fill does nothing.
 func (*Disk) Fill() error { return nil }

@@ -25,7 +25,8 @@ type Scene struct {
 	Pause  []string // of these, those that can be stopped and go on
 	Clocks []string // of these, those whose clock can be moved
 	Links  []string // connections to cut, hold up and slow down
-	Disk   bool     // there is a disk to fill
+	Disks  []string // to fill
+	Whole  bool     // all is one process
 	Vault  bool     // there is a database to ask for, by way of Vault
 }
 
@@ -93,6 +94,14 @@ const (
 	ahead   = 30 * time.Second // how far an issuer's clock goes ahead where it still issues
 )
 
+// By how much clocks are wrong: those of issuers, and the one that all parts have
+// where they are one process. Temporal's timers go by that one as well, and what
+// was begun by it while it was wrong comes late by as much once it is right.
+var (
+	issuers = []time.Duration{-26 * time.Hour, -30 * time.Minute, -3 * time.Minute, -10 * time.Second, 10 * time.Second, ahead, 26 * time.Hour}
+	whole   = []time.Duration{-time.Minute, -ahead, -10 * time.Second, 10 * time.Second, ahead}
+)
+
 // Plan makes the plan of a seed, in the order of its steps. Requests are made
 // and things broken for so long; what people say of the last requests comes up
 // to half a minute later.
@@ -107,7 +116,7 @@ func Plan(seed uint64, lasts time.Duration, s Scene) []Step {
 	// Two at a time: processes, and all else. Where all is one process, it gets
 	// the time to begin again.
 	rest := 7 * time.Second
-	if len(s.Parts) == 1 {
+	if s.Whole {
 		rest = 20 * time.Second
 	}
 	p.faults(p.processes(), rest)
@@ -294,13 +303,18 @@ func (p *planner) surroundings() (kinds []func() Step) {
 			})
 		}
 	}
-	if p.scene.Disk {
-		kinds = append(kinds, func() Step { return Step{Do: full, Lasts: p.between(time.Second, 6*time.Second)} })
+	if len(p.scene.Disks) > 0 {
+		kinds = append(kinds, func() Step {
+			return Step{Do: full, On: pick(p, p.scene.Disks), Lasts: p.between(time.Second, 6*time.Second)}
+		})
 	}
 	if len(p.scene.Clocks) > 0 {
+		wrong := issuers
+		if p.scene.Whole {
+			wrong = whole
+		}
 		kinds = append(kinds, func() Step {
-			by := pick(p, []time.Duration{-26 * time.Hour, -30 * time.Minute, -3 * time.Minute, -10 * time.Second, 10 * time.Second, ahead, 26 * time.Hour})
-			return Step{Do: clock, On: pick(p, p.scene.Clocks), By: by, Lasts: p.between(2*time.Second, 9*time.Second)}
+			return Step{Do: clock, On: pick(p, p.scene.Clocks), By: pick(p, wrong), Lasts: p.between(2*time.Second, 9*time.Second)}
 		})
 	}
 	return kinds

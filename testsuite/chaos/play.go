@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -154,15 +155,19 @@ func (p *player) step(ctx context.Context, s Step) {
 	}
 }
 
+// dying is how a process answers that was killed a moment ago, /proc/PID/mem included.
+var dying = []error{syscall.ESRCH, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF, syscall.EIO}
+
 // fault breaks something, and mends it after its time.
 func (p *player) fault(ctx context.Context, s Step) {
 	p.logf("%s %s for %s", s.Do, s.On, s.Lasts.Round(time.Millisecond))
 	failed := func(err error) {
-		if err != nil && !errors.Is(err, syscall.ESRCH) && !errors.Is(err, os.ErrNotExist) {
+		gone := slices.ContainsFunc(dying, func(e error) bool { return errors.Is(err, e) })
+		if err != nil && !gone {
 			p.t.Errorf("%s: %v", s, err)
 		}
 	}
-	part, link := p.stack.part(s.On), p.stack.link(s.On)
+	part, link, disk := p.stack.part(s.On), p.stack.link(s.On), p.stack.disk(s.On)
 	hold := func() { wait(ctx, s.Lasts) }
 	switch s.Do {
 	case kill:
@@ -187,9 +192,9 @@ func (p *player) fault(ctx context.Context, s Step) {
 			p.mu.Unlock()
 		}
 	case full:
-		failed(p.stack.Disk.Fill())
+		failed(disk.Fill())
 		hold()
-		failed(p.stack.Disk.Empty())
+		failed(disk.Empty())
 	case cut:
 		link.set(func() { link.cut = true })
 		hold()

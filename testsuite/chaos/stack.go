@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -32,7 +33,7 @@ type Stack struct {
 
 	Parts []*Part
 	Links []*Link
-	Disk  *Disk  // nil: there is none to fill
+	Disks []*Disk
 	Vault *Vault // nil: there is none to ask
 }
 
@@ -56,7 +57,7 @@ type Part struct {
 	Name  string
 	Start func() (Running, error)
 	Pause bool // it can be stopped and go on
-	Clock bool // its clock can be moved
+	Clock bool // its clock is moved, too
 
 	mu      sync.Mutex
 	running Running
@@ -64,9 +65,9 @@ type Part struct {
 	kept    chan struct{}
 }
 
-// Scene is what there is to break in a stack.
+// Scene is what there is to break in a stack, in an order that is always the same.
 func (s *Stack) Scene() Scene {
-	out := Scene{Disk: s.Disk != nil, Vault: s.Vault != nil}
+	out := Scene{Vault: s.Vault != nil, Whole: len(s.Parts) == 1}
 	for _, p := range s.Parts {
 		out.Parts = append(out.Parts, p.Name)
 		if p.Pause {
@@ -78,6 +79,12 @@ func (s *Stack) Scene() Scene {
 	}
 	for _, l := range s.Links {
 		out.Links = append(out.Links, l.Name)
+	}
+	for _, d := range s.Disks {
+		out.Disks = append(out.Disks, d.Name)
+	}
+	for _, names := range [][]string{out.Parts, out.Pause, out.Clocks, out.Links, out.Disks} {
+		slices.Sort(names)
 	}
 	return out
 }
@@ -104,6 +111,15 @@ func (s *Stack) link(name string) *Link {
 	for _, l := range s.Links {
 		if l.Name == name {
 			return l
+		}
+	}
+	return nil
+}
+
+func (s *Stack) disk(name string) *Disk {
+	for _, d := range s.Disks {
+		if d.Name == name {
+			return d
 		}
 	}
 	return nil

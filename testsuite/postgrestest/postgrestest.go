@@ -56,16 +56,20 @@ type Server struct {
 // no PostgreSQL; otherwise it fails.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s := &Server{Password: rand.Text(), bin: programs(t), settings: settings}
-
 	// Not t.TempDir, into which another user can't look.
 	dir, err := os.MkdirTemp("", "postgrestest")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s.dir = dir
+	return StartIn(t, dir, settings...)
+}
 
+// StartIn is Start in an empty folder that is there already, into which the
+// server's user can look.
+func StartIn(t testing.TB, dir string, settings ...string) *Server {
+	t.Helper()
+	s := &Server{Password: rand.Text(), bin: programs(t), dir: dir, settings: settings}
 	password := filepath.Join(dir, "password")
 	if err := os.WriteFile(password, []byte(s.Password+"\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -21,14 +20,30 @@ import (
 const catalogOfVault = "  " + chaos.Database + ": {labels: {env: prod}, path: database/creds, actions: {read: orders-ro}, exclusive: true}\n"
 
 // TestChaos plays a planned worst day on the topology: each process killed and
-// stopped, the database restarted, the ways between the parts cut, and the
-// issuers' clocks moved.
+// stopped, the database restarted, disks full, the ways between the parts cut, and
+// the issuers' clocks moved.
 func TestChaos(t *testing.T) {
 	if os.Getenv("HALLPASS_CHAOS_MINUTES") == "" {
 		t.Skip("HALLPASS_CHAOS_MINUTES is not set; make chaos sets it")
 	}
-	w := furnish(t)
-	s := &chaos.Stack{Login: sshdtest.User(t), Program: filepath.Join(w.bin, "hallpass"), Namespace: namespace, Folders: []string{w.dir}}
+	s := &chaos.Stack{Login: sshdtest.User(t), Namespace: namespace}
+	// A folder that is a disk of its own.
+	disk := func(name string) string {
+		dir, err := os.MkdirTemp("", "topology-"+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		if d, err := chaos.Mount(name, dir); err != nil {
+			t.Logf("no disk is filled: %v", err)
+		} else {
+			t.Cleanup(func() { _ = d.Unmount() })
+			s.Disks = append(s.Disks, d)
+		}
+		return dir
+	}
+	w := furnishIn(t, disk("hallpass"), disk("postgres"))
+	s.Program, s.Folders = filepath.Join(w.bin, "hallpass"), []string{w.dir}
 	people := t.TempDir()
 	var err error
 	if s.People, err = devtest.Furnish(people, map[string]string{"policy.yaml": chaos.Policy(), "catalog.yaml": chaos.Catalog(s.Login) + catalogOfVault}, chaos.Groups()); err != nil {
@@ -37,13 +52,6 @@ func TestChaos(t *testing.T) {
 	for _, name := range []string{"policy.yaml", "catalog.yaml", "directory.yaml"} {
 		w.copy(filepath.Join(people, name), filepath.Join(w.dir, "public", name))
 	}
-	w.furnishVault()
-	s.Vault = &chaos.Vault{
-		Config: w.vault.Client(t).CloneConfig(),
-		Login:  func(user, password string) error { return w.pg.Login(user, password, "orders") },
-		Left:   w.left,
-	}
-
 	link := func(name, to string) *chaos.Link {
 		l, err := chaos.NewLink(name, to)
 		if err != nil {
@@ -53,14 +61,31 @@ func TestChaos(t *testing.T) {
 		s.Links = append(s.Links, l)
 		return l
 	}
-	database := "127.0.0.1:" + strconv.Itoa(w.pg.Port)
-	// What each worker reaches Temporal and the audit log by.
+	w.furnishVault(link("vault to postgres", w.database()).Address())
+	vault, _ := strings.CutPrefix(w.vault.Address, "https://")
+	s.Vault = &chaos.Vault{
+		Config: w.vault.Client(t).CloneConfig(),
+		Login:  func(user, password string) error { return w.pg.Login(user, password, "orders") },
+		Left:   w.left,
+	}
+	s.Vault.Config.Address = "https://" + link("people to vault", vault).Address()
+
+	// What each process reaches the others by. Temporal's roles find each other
+	// through the database, by addresses that are their own.
 	w.beside = func(name string) []string {
-		if name == "service" {
-			return nil
+		log := link(name+" to postgres", w.database()).Address()
+		switch name {
+		case "history", "matching", "frontend", "worker":
+			return []string{"POSTGRES_ADDRESS=" + log}
 		}
-		temporal, log := link(name+" to temporal", w.frontend), link(name+" to postgres", database)
-		return []string{"TEMPORAL_ADDRESS=" + temporal.Address(), "HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], database, log.Address(), 1)}
+		env := []string{
+			"TEMPORAL_ADDRESS=" + link(name+" to temporal", w.frontend).Address(),
+			"HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], w.database(), log, 1),
+		}
+		if name == "issuer-vault" {
+			env = append(env, "HALLPASS_ISSUERS_VAULT_ADDRESS=https://"+link("issuer to vault", vault).Address())
+		}
+		return env
 	}
 	hosts, clients := link("hosts", w.service), link("people", w.frontend)
 	w.run()
@@ -68,7 +93,7 @@ func TestChaos(t *testing.T) {
 	for _, name := range []string{"history", "matching", "frontend", "workflows-1", "workflows-2", "issuer-1", "issuer-2", "issuer-vault", "service"} {
 		p := w.programs[name]
 		first := p.process
-		s.Parts = append(s.Parts, &chaos.Part{Name: name, Pause: true, Clock: strings.HasPrefix(name, "issuer"), Start: func() (chaos.Running, error) {
+		s.Parts = append(s.Parts, &chaos.Part{Name: name, Pause: true, Clock: chaos.CanMoveClocks && strings.HasPrefix(name, "issuer"), Start: func() (chaos.Running, error) {
 			if now := first; now != nil {
 				first = nil
 				return now, nil

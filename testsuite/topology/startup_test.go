@@ -42,7 +42,7 @@ import (
 // its log and /ready do.
 func TestStartUpSaysWhatIsWrong(t *testing.T) {
 	w := furnish(t)
-	w.furnishVault()
+	w.furnishVault(w.database())
 	w.temporal([]string{"history", "matching", "frontend", "worker"})
 	for _, role := range []string{"history", "matching", "frontend", "worker"} {
 		w.start(role)

@@ -41,7 +41,7 @@ const (
 // database with logins of Vault's.
 func TestEachPartKilled(t *testing.T) {
 	w := furnish(t)
-	w.furnishVault()
+	w.furnishVault(w.database())
 	w.furnishHosts()
 	w.run()
 	w.enroll()

@@ -24,8 +24,8 @@ const orders = "vault/orders-db"
 
 // furnishVault starts Vault and tells it what deploy/vault.sh does: of the
 // database behind orders, with the login that deploy/postgres.sh made for it,
-// and what hallpass vault setup says.
-func (w *world) furnishVault() {
+// and what hallpass vault setup says. It reaches the database at an address.
+func (w *world) furnishVault(database string) {
 	w.t.Helper()
 	s := vaulttest.Start(w.t, vaulttest.Config{TLS: true})
 	w.vault = s
@@ -36,7 +36,7 @@ func (w *world) furnishVault() {
 	s.Mount(w.t, "database", "database")
 	s.Write(w.t, "database/config/orders", map[string]any{
 		"plugin_name": "postgresql-database-plugin", "allowed_roles": "orders-ro", "username": "vault", "password": strings.TrimSpace(string(password)),
-		"connection_url": fmt.Sprintf("postgresql://{{username}}:{{password}}@127.0.0.1:%d/orders?sslmode=verify-full&sslrootcert=%s/tls/ca.pem", w.pg.Port, w.dir),
+		"connection_url": fmt.Sprintf("postgresql://{{username}}:{{password}}@%s/orders?sslmode=verify-full&sslrootcert=%s/tls/ca.pem", database, w.dir),
 	})
 	s.Write(w.t, "database/roles/orders-ro", map[string]any{
 		"db_name": "orders", "default_ttl": "8h", "max_ttl": "24h",

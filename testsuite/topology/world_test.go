@@ -58,7 +58,7 @@ type world struct {
 	frontend string // address
 	service  string // address
 	env      map[string]string
-	beside   func(name string) []string // environment of one process of hallpass; nil: nothing of its own
+	beside   func(name string) []string // environment of one process; nil: nothing of its own
 	programs map[string]*program
 	vault    *vaulttest.Server         // nil: there is none
 	hosts    map[string]*hosttest.Host // by name
@@ -79,6 +79,13 @@ type program struct {
 // furnish makes the world, without any process but PostgreSQL.
 func furnish(t testing.TB) *world {
 	t.Helper()
+	return furnishIn(t, t.TempDir(), "")
+}
+
+// furnishIn does that in folders that are there: that of the containers'
+// /etc/hallpass, and PostgreSQL's, where that isn't "".
+func furnishIn(t testing.TB, dir, database string) *world {
+	t.Helper()
 	bin := os.Getenv("HALLPASS_BIN")
 	if bin == "" {
 		t.Skip("HALLPASS_BIN is not set; make topology builds what is needed and sets it")
@@ -87,7 +94,7 @@ func furnish(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, bin: filepath.Dir(bin), dir: t.TempDir(), programs: map[string]*program{}, hosts: map[string]*hosttest.Host{}}
+	w := &world{t: t, bin: filepath.Dir(bin), dir: dir, programs: map[string]*program{}, hosts: map[string]*hosttest.Host{}}
 	if err := os.Chmod(w.dir, 0o755); err != nil { // whatever the umask
 		t.Fatal(err)
 	}
@@ -107,7 +114,12 @@ func furnish(t testing.TB) *world {
 		w.copy(filepath.Join(w.dir, "postgres", name), filepath.Join(secrets, name))
 	}
 	postgrestest.Give(t, secrets)
-	w.pg = postgrestest.Start(t, "ssl=on", "ssl_cert_file="+secrets+"/server.pem", "ssl_key_file="+secrets+"/server.key", "max_connections=300")
+	settings := []string{"ssl=on", "ssl_cert_file=" + secrets + "/server.pem", "ssl_key_file=" + secrets + "/server.key", "max_connections=300"}
+	if database == "" {
+		w.pg = postgrestest.Start(t, settings...)
+	} else {
+		w.pg = postgrestest.StartIn(t, database, settings...)
+	}
 	port := strconv.Itoa(w.pg.Port)
 	w.script("postgres.sh", "PATH="+filepath.Dir(w.pg.Program("psql"))+":"+os.Getenv("PATH"), "SECRETS="+w.dir+"/postgres",
 		"PGHOST=127.0.0.1", "PGPORT="+port, "POSTGRES_USER="+postgrestest.Admin, "PGPASSWORD="+w.pg.Password)
@@ -130,6 +142,9 @@ func furnish(t testing.TB) *world {
 	}
 	return w
 }
+
+// database is PostgreSQL's address.
+func (w *world) database() string { return "127.0.0.1:" + strconv.Itoa(w.pg.Port) }
 
 // run starts all of it in a world that is furnished, or of hallpass these
 // processes alone, and waits until it is ready.
@@ -169,7 +184,7 @@ func (w *world) temporal(roles []string) {
 	env := append(os.Environ(),
 		"TEMPORAL_SERVER_CONFIG_FILE_PATH="+abs(w.t, deploy+"/temporal.yaml"), "DYNAMIC_CONFIG_FILE_PATH="+w.dir+"/temporal-dynamic.yaml",
 		"LOG_LEVEL=info", "BIND_ON_IP=127.0.0.1", "TEMPORAL_SECRETS="+w.dir+"/temporal",
-		"POSTGRES_ADDRESS=127.0.0.1:"+strconv.Itoa(w.pg.Port), "PUBLIC_FRONTEND_ADDRESS="+w.frontend,
+		"POSTGRES_ADDRESS="+w.database(), "PUBLIC_FRONTEND_ADDRESS="+w.frontend,
 	)
 	listens := map[string]string{}
 	for _, role := range roles {
@@ -182,9 +197,13 @@ func (w *world) temporal(roles []string) {
 		env = append(env, strings.ToUpper(role)+"_GRPC_PORT="+grpc, strings.ToUpper(role)+"_MEMBERSHIP_PORT="+membership)
 	}
 	for _, role := range roles {
+		own := append(slices.Clone(env), "TEMPORAL_SERVICES="+role)
+		if w.beside != nil {
+			own = append(own, w.beside(role)...)
+		}
 		w.programs[role] = &program{name: role, began: "Build info", listens: listens[role], command: func() *exec.Cmd {
 			cmd := exec.Command(filepath.Join(w.bin, "temporal-server"), "start")
-			cmd.Env = append(env, "TEMPORAL_SERVICES="+role)
+			cmd.Env = own
 			return cmd
 		}}
 	}
