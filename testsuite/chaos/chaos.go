@@ -79,8 +79,8 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 			in++
 		}
 	}
-	t.Logf("seed %d: %d requests, %d certificates, %d logins of which %d worked, %d checkpoints: %d violations",
-		seed, len(seen.Asked), len(seen.Held), len(seen.Logins), in, len(seen.Checkpoints), len(found))
+	t.Logf("seed %d: %d requests, %d certificates, %d logins of which %d worked, %d locks, %d checkpoints: %d violations",
+		seed, len(seen.Asked), len(seen.Held), len(seen.Logins), in, len(seen.Locked), len(seen.Checkpoints), len(found))
 	if s.Vault != nil {
 		worked := 0
 		for _, l := range seen.Database {
@@ -97,7 +97,7 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 		t.Errorf("seed %d: %s", seed, v)
 	}
 	// What shows nothing proves nothing.
-	if len(seen.Asked) == 0 || len(seen.Held) == 0 || in == 0 || in == len(seen.Logins) || len(seen.Checkpoints) == 0 {
+	if len(seen.Asked) == 0 || len(seen.Held) == 0 || in == 0 || in == len(seen.Logins) || len(seen.Checkpoints) == 0 || lasts >= time.Minute && len(seen.Locked) == 0 {
 		t.Error("too little happened to show anything")
 	}
 }

@@ -43,6 +43,7 @@ type Step struct {
 	Resource string `json:"resource,omitempty"` // of ask and lock
 	User     string `json:"user,omitempty"`     // of lock
 	Seconds  int    `json:"seconds,omitempty"`  // of the grant that is asked for or left; of the lock
+	Starts   int    `json:"starts,omitempty"`   // of ask: so many seconds later, and not before
 	Extends  int    `json:"extends,omitempty"`  // the request whose grant it extends
 	Signal   bool   `json:"signal,omitempty"`   // said by a signal, which hears no answer
 
@@ -162,10 +163,13 @@ func (p *planner) add(s Step) { p.steps = append(p.steps, s) }
 func (p *planner) request(at time.Duration) {
 	p.requests++
 	n, who, resource := p.requests, pick(p, requesters), pick(p, p.names())
-	seconds := 3 + p.rand.IntN(longest-2)
-	p.add(Step{At: at, Do: ask, Request: n, Who: who, Resource: resource, Seconds: seconds})
+	seconds, starts := 3+p.rand.IntN(longest-2), 0
+	if p.chance(20) {
+		starts = 3 + p.rand.IntN(12)
+	}
+	p.add(Step{At: at, Do: ask, Request: n, Who: who, Resource: resource, Seconds: seconds, Starts: starts})
 	granted := p.decisions(at, n, who, resource)
-	p.after(granted, n, who, seconds)
+	p.after(granted, n, who, starts+seconds)
 	if !p.chance(20) || resource == Database { // Vault's logins aren't extended, but asked for anew
 		return
 	}
@@ -225,7 +229,8 @@ func (p *planner) decisions(at time.Duration, n int, who, resource string) time.
 	return at
 }
 
-// after plans what comes after the grant.
+// after plans what comes after the grant, or after the last word on it, where
+// that starts later.
 func (p *planner) after(at time.Duration, n int, who string, seconds int) {
 	lives := time.Duration(seconds) * time.Second
 	for range 2 + p.rand.IntN(2) {

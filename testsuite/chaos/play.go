@@ -188,7 +188,7 @@ func (p *player) fault(ctx context.Context, s Step) {
 		}
 		if s.By > 0 { // behind, an issuer only gives less
 			p.mu.Lock()
-			p.seen.Ahead = append(p.seen.Ahead, check.Span{From: from, To: time.Now()})
+			p.seen.Ahead = append(p.seen.Ahead, check.Ahead{From: from, To: time.Now(), Whole: len(p.stack.Parts) == 1})
 			p.mu.Unlock()
 		}
 	case full:
@@ -256,6 +256,10 @@ func (p *player) ask(ctx context.Context, a *asked) {
 		}
 	} else {
 		r.Login, r.PublicKey = p.stack.Login, statement.MarshalKey(a.key.PublicKey())
+	}
+	if a.step.Starts != 0 {
+		start := r.Time.Add(time.Duration(a.step.Starts) * time.Second)
+		r.Start = &start
 	}
 	if a.step.Extends != 0 {
 		<-p.asked[a.step.Extends].taken
@@ -345,6 +349,13 @@ func (p *player) hold(a *asked, line string) {
 		return
 	}
 	a.cert = cert
+}
+
+// certified says whether there is a certificate that hasn't run out.
+func (a *asked) certified() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cert != nil && time.Now().Unix() < int64(a.cert.ValidBefore)
 }
 
 // say signs a decision or the end of a request, and delivers it.
@@ -438,7 +449,7 @@ func (p *player) lock(ctx context.Context, s Step) {
 		p.t.Error(err)
 		return
 	}
-	p.insist(ctx, func(ctx context.Context) error {
+	taken := p.insist(ctx, func(ctx context.Context) error {
 		_, err := p.stack.Temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: access.LockWorkflowID(l.ID), TaskQueue: access.TaskQueue},
 			access.WorkflowLock, access.Locking{Statement: st})
 		var started *serviceerror.WorkflowExecutionAlreadyStarted
@@ -447,6 +458,28 @@ func (p *player) lock(ctx context.Context, s Step) {
 		}
 		return err
 	})
+	if !taken || s.Do == unlock {
+		return
+	}
+	var out access.Locked
+	err = poll(ctx, "a lock to have done its work", func() error {
+		ctx, cancel := context.WithTimeout(ctx, 6*time.Second)
+		defer cancel()
+		return p.stack.Temporal.GetWorkflow(ctx, access.LockWorkflowID(l.ID), "").Get(ctx, &out)
+	})
+	if err != nil || out.Refused != nil {
+		p.logf("lock %s: %v %v", l.ID, err, out.Refused)
+		return
+	}
+	p.mu.Lock()
+	p.seen.Locked = append(p.seen.Locked, check.Locked{Lock: l.ID, At: time.Now()})
+	p.mu.Unlock()
+	wait(ctx, look) // until the host has another list
+	for _, a := range p.asked {
+		if (a.step.Who == s.User || a.step.Resource == s.Resource) && a.certified() {
+			p.login(ctx, a)
+		}
+	}
 }
 
 // open takes a login to the database of Vault. What breaks down meanwhile is lost,

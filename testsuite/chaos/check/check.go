@@ -31,6 +31,7 @@ type Rule string
 // The rules.
 const (
 	Approved Rule = "no access without enough approvals"
+	Begun    Rule = "no access before its start"
 	InTime   Rule = "no access after its end"
 	Recorded Rule = "no access without its record"
 	Ends     Rule = "every request ends"
@@ -39,7 +40,7 @@ const (
 )
 
 // Rules lists all of them.
-func Rules() []Rule { return []Rule{Approved, InTime, Recorded, Ends, OneLog, Behind} }
+func Rules() []Rule { return []Rule{Approved, Begun, InTime, Recorded, Ends, OneLog, Behind} }
 
 // Violation is a rule that didn't hold, and where.
 type Violation struct {
@@ -73,7 +74,7 @@ type World struct {
 	Login     string          // the only one there is
 	CA        ssh.PublicKey
 	Lag       time.Duration // for which a database may take a login after its end, since Vault or the database was away
-	Skew      time.Duration // by how far the clock of an issuer that issues was ahead at most, in a Span of Seen.Ahead
+	Skew      time.Duration // by how far the clock of an issuer that issues was ahead at most, in Seen.Ahead
 }
 
 // Held is a certificate that somebody has received.
@@ -104,8 +105,17 @@ type Over struct {
 	At      time.Time
 }
 
-// Span is a time, by the machine's clock.
-type Span struct{ From, To time.Time }
+// Locked is a lock of which somebody was told that nothing lives under it any more.
+type Locked struct {
+	Lock string // its id
+	At   time.Time
+}
+
+// Ahead is a time in which an issuer's clock was ahead.
+type Ahead struct {
+	From, To time.Time
+	Whole    bool // so were the clocks of all parts, and what waits for a start didn't wait for it
+}
 
 // Seen is all that is judged.
 type Seen struct {
@@ -121,7 +131,8 @@ type Seen struct {
 	Database    []Login // attempts to log in to the database with what was opened, which knows no list
 	Over        []Over
 	Stopped     []string // requests whose denial or early end was accepted
-	Ahead       []Span   // when an issuer's clock was ahead
+	Locked      []Locked
+	Ahead       []Ahead
 	Left        []string // what is there that shouldn't be
 }
 
@@ -141,8 +152,9 @@ type event struct {
 	Credential *struct {
 		Certificate string `json:"certificate"`
 		Handle      struct {
-			Accessor string    `json:"accessor"`
-			NotAfter time.Time `json:"not_after"`
+			Accessor  string    `json:"accessor"`
+			NotBefore time.Time `json:"not_before"`
+			NotAfter  time.Time `json:"not_after"`
 		} `json:"handle"`
 	} `json:"credential"`
 	Ruling *struct {
@@ -173,6 +185,7 @@ type word struct {
 	Resource    string     `json:"resource"`
 	Login       string     `json:"login"`
 	Duration    int64      `json:"duration"`
+	Start       *time.Time `json:"start"`
 	PublicKey   string     `json:"public_key"`
 	Extends     string     `json:"extends"`
 	Request     string     `json:"request"`
@@ -199,8 +212,16 @@ type checker struct {
 	violations []Violation
 
 	events []event
-	issued map[string]*issued // by request
-	ended  map[string]int     // by request: the event that ended it
+	locks  map[string]set       // by id: all that there were
+	had    map[string]time.Time // by request: when somebody first had what it gave
+	issued map[string]*issued   // by request
+	ended  map[string]int       // by request: the event that ended it
+}
+
+// set is a lock on record.
+type set struct {
+	at int // its event
+	word
 }
 
 // issued is a credential on record: a certificate, or the accessor of a token of
@@ -209,15 +230,24 @@ type issued struct {
 	at       int // its event
 	line     string
 	cert     *ssh.Certificate // nil: Vault's
+	who      string
+	resource string
 	ends     time.Time
 	asked    time.Time
+	starts   time.Time     // not before; zero: at once
 	duration time.Duration // that was asked for, and left by approvers
 	extends  string
 }
 
 // Check judges what was seen. An error means that it couldn't.
 func Check(ctx context.Context, s Seen) (_ []Violation, err error) {
-	c := &checker{Seen: s, ctx: ctx, issued: map[string]*issued{}, ended: map[string]int{}}
+	c := &checker{Seen: s, ctx: ctx, locks: map[string]set{}, had: map[string]time.Time{}, issued: map[string]*issued{}, ended: map[string]int{}}
+	for _, h := range s.Held {
+		first(c.had, h.Request, h.At)
+	}
+	for _, o := range s.Opened {
+		first(c.had, o.Request, o.At)
+	}
 	if c.keys, err = newKeyring(s.World.People); err != nil {
 		return nil, err
 	}
@@ -233,6 +263,13 @@ func Check(ctx context.Context, s Seen) (_ []Violation, err error) {
 		c.violated(Behind, "%s", what)
 	}
 	return c.violations, c.keys.broken
+}
+
+// first keeps the earliest time of each request.
+func first(times map[string]time.Time, request string, at time.Time) {
+	if was, known := times[request]; !known || at.Before(was) {
+		times[request] = at
+	}
 }
 
 func (c *checker) violated(r Rule, format string, args ...any) {
@@ -293,7 +330,7 @@ func (c *checker) log() bool {
 // record goes through the log in its order: what was locked when, which
 // credentials were issued on what, and what ended.
 func (c *checker) record() {
-	locks := map[string]word{} // in force, by id
+	locks := map[string]word{} // that nobody has lifted, by id
 	denied := map[string]bool{}
 	taken := map[string]string{} // by serial or accessor
 	for i, e := range c.events {
@@ -304,7 +341,7 @@ func (c *checker) record() {
 			} else if w.Action == "unlock" {
 				delete(locks, w.Lock)
 			} else {
-				locks[w.ID] = w
+				locks[w.ID], c.locks[w.ID] = w, set{i, w}
 			}
 		case e.Type == "decision.accepted":
 			if w, ok := c.said(e.Statement, "decision"); ok && w.Verdict == "deny" {
@@ -334,6 +371,11 @@ func (c *checker) record() {
 				c.violated(InTime, "event %d: request %s was granted, and had ended by event %d", i, e.Request, end)
 			}
 			taken[is.name(e)], c.issued[e.Request] = e.Request, is
+		}
+	}
+	for _, l := range c.Locked {
+		if _, known := c.locks[l.Lock]; !known {
+			c.violated(Recorded, "lock %s was said to be in force, and isn't on record", l.Lock)
 		}
 	}
 }
@@ -366,7 +408,23 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 	if !known {
 		return bad("%s isn't there to be had", asked.Resource)
 	}
-	is := &issued{at: i, line: e.Credential.Certificate, asked: asked.Time, duration: time.Duration(asked.Duration) * time.Second, extends: asked.Extends}
+	is := &issued{
+		at: i, line: e.Credential.Certificate, who: asked.Signer, resource: asked.Resource,
+		asked: asked.Time, duration: time.Duration(asked.Duration) * time.Second, extends: asked.Extends,
+	}
+	if asked.Start != nil {
+		is.starts = *asked.Start
+	}
+	if begins := e.Credential.Handle.NotBefore; begins.Before(is.starts) {
+		c.violated(Begun, "event %d: request %s was granted from %s before its start on", i, e.Request, is.starts.Sub(begins))
+	}
+	// The issuer judged by its own clock, and no later than somebody had it.
+	judged := e.judged()
+	if had, known := c.had[e.Request]; known {
+		if latest := had.Add(c.ahead(asked.Time, had)); latest.Before(judged) {
+			judged = latest
+		}
+	}
 	sum := sha256.Sum256([]byte(e.Evidence.Request.Payload))
 	hash := hex.EncodeToString(sum[:])
 	voices := map[string]bool{}
@@ -377,7 +435,7 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 			continue // counts for nothing, so it can't be what was missing
 		case w.Verdict == "deny":
 			return bad("%s has denied it", w.Signer)
-		case w.Verdict == "approve" && !c.locked(locks, "user", w.Signer, e.judged()):
+		case w.Verdict == "approve" && !c.locked(locks, "user", w.Signer, judged):
 			voices[w.Signer] = true
 			if w.Duration > 0 {
 				is.duration = min(is.duration, time.Duration(w.Duration)*time.Second)
@@ -387,7 +445,7 @@ func (c *checker) issue(i int, e event, locks map[string]word) (*issued, bool) {
 	if !c.enough(need, slices.Sorted(maps.Keys(voices))) {
 		return bad("%s for %s takes %v, and there are %v", asked.Resource, asked.Signer, need, slices.Sorted(maps.Keys(voices)))
 	}
-	if c.locked(locks, "user", asked.Signer, e.judged()) || c.locked(locks, "resource", asked.Resource, e.judged()) {
+	if c.locked(locks, "user", asked.Signer, judged) || c.locked(locks, "resource", asked.Resource, judged) {
 		return bad("%s or %s was locked", asked.Signer, asked.Resource)
 	}
 	if strings.HasPrefix(asked.Resource, "vault/") {
@@ -497,6 +555,19 @@ func (c *checker) ahead(from, to time.Time) time.Duration {
 	return 0
 }
 
+// early sees that nobody had access before its start.
+func (c *checker) early(is *issued, request, what string, at time.Time) {
+	most := time.Duration(0)
+	for _, a := range c.Ahead {
+		if a.Whole && a.From.Before(at) && a.To.After(is.asked) {
+			most = c.World.Skew
+		}
+	}
+	if early := is.starts.Sub(at); early > most {
+		c.violated(Begun, "%s request %s, %s before its start", what, request, early)
+	}
+}
+
 // certificates holds those that people have against those on record.
 func (c *checker) certificates() {
 	for _, h := range c.Held {
@@ -505,6 +576,7 @@ func (c *checker) certificates() {
 			c.violated(Recorded, "the certificate of request %s isn't on record", h.Request)
 			continue
 		}
+		c.early(is, h.Request, "somebody had the certificate of", h.At)
 		// It began no later than it was received.
 		latest := h.At.Add(is.duration + c.ahead(is.asked, h.At))
 		if extended := c.issued[is.extends]; is.extends != "" {
@@ -526,12 +598,21 @@ var (
 	accepted = regexp.MustCompile(`\bAccepted publickey for (\S+) from .* ID (\S+) \(serial (\d+)\) CA `)
 )
 
-// over says since when somebody knew of each early end.
+// over says since when somebody knew of each early end, be it by a lock that it
+// lived under.
 func (c *checker) over() map[string]time.Time {
 	over := map[string]time.Time{}
 	for _, o := range c.Over {
-		if at, known := over[o.Request]; !known || o.At.Before(at) {
-			over[o.Request] = o.At
+		first(over, o.Request, o.At)
+	}
+	for _, l := range c.Locked {
+		lock := c.locks[l.Lock]
+		for id, is := range c.issued {
+			end, ended := c.ended[id]
+			lived := is.at < lock.at && (!ended || end > lock.at && c.events[end].Type != "grant.expired")
+			if lived && (lock.Kind == "user" && lock.Name == is.who || lock.Kind == "resource" && lock.Name == is.resource) {
+				first(over, id, l.At)
+			}
 		}
 	}
 	return over
@@ -545,6 +626,7 @@ func (c *checker) database() {
 			c.violated(Recorded, "a login to the database was given on request %s, which has no token on record", o.Request)
 			continue
 		}
+		c.early(is, o.Request, "somebody had the login of", o.At)
 		if latest := o.At.Add(is.duration + c.ahead(is.asked, o.At)); is.ends.After(latest) {
 			c.violated(InTime, "the token of request %s ends %s later than was approved", o.Request, is.ends.Sub(latest))
 		}
@@ -559,6 +641,7 @@ func (c *checker) database() {
 		if at, early := over[l.Request]; early && at.Before(ended) {
 			ended = at
 		}
+		c.early(is, l.Request, "somebody logged in to the database on", l.Began)
 		if late := l.Began.Sub(ended); late > c.World.Lag {
 			c.violated(InTime, "somebody logged in to the database on request %s, %s after its end", l.Request, late)
 		}
@@ -570,6 +653,9 @@ func (c *checker) logins() {
 	over := c.over()
 	for _, l := range c.Logins {
 		is := c.issued[l.Request]
+		if l.Worked && is != nil {
+			c.early(is, l.Request, "somebody logged in on", l.Began)
+		}
 		switch {
 		case !l.Worked:
 		case is == nil:

@@ -230,6 +230,41 @@ func (s *story) inVault() {
 	s.seen.Over = []check.Over{{Request: mine.ID, At: s.noon.Add(7 * time.Second)}}
 }
 
+// scheduled makes it a request that starts so long after noon.
+func (s *story) scheduled(after time.Duration) {
+	start := s.noon.Add(after)
+	s.request.Start = &start
+	s.signed = s.sign("alice", s.request)
+	s.events[received]["statement"], s.events[decided]["statement"] = s.signed, s.decide("bob", "bob", access.Approve)
+	s.evidence(s.signed, s.events[decided]["statement"].(access.Statement))
+	s.from(start)
+}
+
+// from is when the record says that the grant begins.
+func (s *story) from(begin time.Time) {
+	s.events[issued]["credential"].(map[string]any)["handle"] = map[string]any{"not_before": begin, "not_after": s.noon.Add(time.Minute), "accessor": "acc"}
+}
+
+// lock is one of dave's.
+func (s *story) lock(kind, name string, left time.Duration) (access.Lock, map[string]any) {
+	l := access.Lock{Header: s.header("dave", access.TypeLock), Action: access.ActionLock, Kind: kind, Name: name, Reason: "x"}
+	if left != 0 {
+		until := s.noon.Add(left)
+		l.Until = &until
+	}
+	return l, s.event("lock.set", map[string]any{"statement": s.sign("dave", l), "request": ""})
+}
+
+// locked makes it a story of a lock that took the grant back instead of alice's
+// giving it back, of which somebody was told.
+func (s *story) locked(kind, name string) {
+	l, e := s.lock(kind, name, 0)
+	s.events[released]["type"] = "grant.revoked"
+	s.events = slices.Insert(s.events, released, e)
+	s.seen.Stopped, s.seen.Over = nil, nil
+	s.seen.Locked = []check.Locked{{Lock: l.ID, At: s.noon.Add(7 * time.Second)}}
+}
+
 // token is the credential of Vault's that the issuer recorded.
 func (s *story) token(accessor string, until time.Time) {
 	s.events[issued]["credential"] = map[string]any{"handle": map[string]any{"accessor": accessor, "not_after": until}}
@@ -253,14 +288,9 @@ func TestNothingWrong(t *testing.T) {
 // Each rule is broken, in each way that it can be, and is named.
 func TestViolationsAreFound(t *testing.T) {
 	swap := func(s *story, i, k int) { s.events[i], s.events[k] = s.events[k], s.events[i] }
-	brief := func(s *story, left time.Duration) map[string]any {
-		until := s.noon.Add(left)
-		l := access.Lock{Header: s.header("dave", access.TypeLock), Action: access.ActionLock, Kind: "user", Name: "alice", Reason: "x", Until: &until}
-		return s.event("lock.set", map[string]any{"statement": s.sign("dave", l), "request": ""})
-	}
-	lock := func(s *story, who, kind, name string) map[string]any {
-		l := access.Lock{Header: s.header(who, access.TypeLock), Action: access.ActionLock, Kind: kind, Name: name, Reason: "x"}
-		return s.event("lock.set", map[string]any{"statement": s.sign(who, l), "request": ""})
+	lock := func(s *story, kind, name string, left time.Duration) {
+		_, e := s.lock(kind, name, left)
+		s.events = slices.Insert(s.events, issued, e)
 	}
 	for name, c := range map[string]struct {
 		rule   check.Rule
@@ -301,10 +331,56 @@ func TestViolationsAreFound(t *testing.T) {
 		}},
 		"another's request":        {check.Approved, "alice asked for ssh/web-1", func(s *story) { s.events[issued]["requester"] = "erin" }},
 		"what there isn't":         {check.Approved, "isn't there to be had", func(s *story) { delete(s.seen.World.Resources, "ssh/web-1") }},
-		"under a lock on her":      {check.Approved, "was locked", func(s *story) { s.events = slices.Insert(s.events, issued, lock(s, "dave", "user", "alice")) }},
-		"under a lock on the host": {check.Approved, "was locked", func(s *story) { s.events = slices.Insert(s.events, issued, lock(s, "dave", "resource", "ssh/web-1")) }},
-		"an approver under a lock": {check.Approved, "there are []", func(s *story) { s.events = slices.Insert(s.events, issued, lock(s, "dave", "user", "bob")) }},
-		"a lock by anybody":        {check.Approved, "nobody entitled", func(s *story) { s.events = append(s.events, lock(s, "erin", "user", "bob")) }},
+		"under a lock on her":      {check.Approved, "was locked", func(s *story) { lock(s, "user", "alice", 0) }},
+		"under a lock on the host": {check.Approved, "was locked", func(s *story) { lock(s, "resource", "ssh/web-1", 0) }},
+		"an approver under a lock": {check.Approved, "there are []", func(s *story) { lock(s, "user", "bob", 0) }},
+		"a lock by anybody": {check.Approved, "nobody entitled", func(s *story) {
+			l, e := s.lock("user", "bob", 0)
+			l.Signer = "erin"
+			e["statement"] = s.sign("erin", l)
+			s.events = append(s.events, e)
+		}},
+		"under a lock that ends soon": {check.Approved, "was locked", func(s *story) { lock(s, "user", "alice", 10*time.Second) }},
+		"under a lock that was over by the issuer's clock alone": {check.Approved, "was locked", func(s *story) {
+			s.events[issued]["time"] = s.noon.Add(20 * time.Second)
+			lock(s, "resource", "ssh/web-1", 10*time.Second)
+		}},
+		"under a lock that was over by no clock that may be ahead so far": {check.Approved, "was locked", func(s *story) {
+			s.events[issued]["time"] = s.noon.Add(26 * time.Hour)
+			s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second)}}
+			lock(s, "user", "alice", time.Hour)
+		}},
+		"an approver under a lock that was over by the issuer's clock alone": {check.Approved, "there are []", func(s *story) {
+			s.events[issued]["ruling"] = map[string]any{"at": s.noon.Add(20 * time.Second)}
+			lock(s, "user", "bob", 10*time.Second)
+		}},
+		"a login of Vault's under a lock that was over by the issuer's clock alone": {check.Approved, "was locked", func(s *story) {
+			s.inVault()
+			s.events[issued]["time"] = s.noon.Add(20 * time.Second)
+			lock(s, "user", "alice", 10*time.Second)
+		}},
+
+		"granted before its start": {check.Begun, "was granted from 1s before its start on", func(s *story) { s.scheduled(0); s.from(s.noon.Add(-time.Second)) }},
+		"given before its start":   {check.Begun, "had the certificate of request", func(s *story) { s.scheduled(time.Second) }},
+		"given before its start, where an issuer's clock was ahead": {check.Begun, "1s before its start", func(s *story) {
+			s.scheduled(time.Second)
+			s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second)}}
+		}},
+		"given before its start by more than all clocks were ahead": {check.Begun, "31s before its start", func(s *story) {
+			s.scheduled(31 * time.Second)
+			s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second), Whole: true}}
+		}},
+		"given before its start, when all clocks were right again": {check.Begun, "1s before its start", func(s *story) {
+			s.scheduled(time.Second)
+			s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-2 * time.Second), To: s.noon.Add(-time.Second), Whole: true}}
+		}},
+		"a login before its start":            {check.Begun, "logged in on request", func(s *story) { s.scheduled(2 * time.Second); s.seen.Held[0].At = s.noon.Add(2 * time.Second) }},
+		"a login of Vault's before its start": {check.Begun, "had the login of request", func(s *story) { s.inVault(); s.scheduled(time.Second) }},
+		"a login to the database before its start": {check.Begun, "logged in to the database on request", func(s *story) {
+			s.inVault()
+			s.scheduled(2 * time.Second)
+			s.seen.Opened[0].At = s.noon.Add(2 * time.Second)
+		}},
 		"another key": {check.Approved, "for another key", func(s *story) {
 			s.certificate(s.certify(1, func(c *ssh.Certificate) { c.Key = s.signers["erin"].PublicKey() }))
 		}},
@@ -320,16 +396,30 @@ func TestViolationsAreFound(t *testing.T) {
 
 		"longer than asked, by an issuer whose clock was ahead at another time": {check.InTime, "20s later than was approved", func(s *story) {
 			s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 20 }))
-			s.seen.Ahead = []check.Span{{From: s.noon.Add(-2 * time.Hour), To: s.noon.Add(-time.Hour)}}
+			s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-2 * time.Hour), To: s.noon.Add(-time.Hour)}}
 		}},
-		"under a lock that ends soon":    {check.Approved, "was locked", func(s *story) { s.events = slices.Insert(s.events, issued, brief(s, 10*time.Second)) }},
 		"stopped, and it ran to its end": {check.InTime, "was stopped, and ended as grant.expired", func(s *story) { s.events[released]["type"] = "grant.expired" }},
 		"longer than asked":              {check.InTime, "later than was approved", func(s *story) { s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 3600 })) }},
 		"longer than approved": {check.InTime, "later than was approved", func(s *story) {
 			d := access.Decision{Header: s.header("bob", access.TypeDecision), Request: s.request.ID, RequestHash: s.signed.Hash(), Verdict: access.Approve, Duration: 5}
 			s.evidence(s.signed, s.sign("bob", d))
 		}},
-		"login after the end":           {check.InTime, "after its end", func(s *story) { s.seen.Logins[2].Worked = true }},
+		"login after the end":       {check.InTime, "after its end", func(s *story) { s.seen.Logins[2].Worked = true }},
+		"login after a lock on her": {check.InTime, "before the host fetched its list", func(s *story) { s.locked("user", "alice"); s.seen.Logins[1].Worked = true }},
+		"login after a lock on the host": {check.InTime, "before the host fetched its list", func(s *story) {
+			s.locked("resource", "ssh/web-1")
+			s.seen.Logins[1].Worked = true
+		}},
+		"login after a lock that took nothing back": {check.InTime, "before the host fetched its list", func(s *story) {
+			s.locked("user", "alice")
+			s.events = slices.Delete(s.events, released+1, released+2)
+			s.seen.Logins[1].Worked = true
+		}},
+		"login to the database after a lock": {check.InTime, "1m23s after its end", func(s *story) {
+			s.inVault()
+			s.locked("user", "alice")
+			s.seen.Database[1] = check.Login{Request: s.request.ID, Began: s.noon.Add(90 * time.Second), Worked: true}
+		}},
 		"login after it was given back": {check.InTime, "before the host fetched its list", func(s *story) { s.seen.Logins[1].Worked = true }},
 		"granted after its end":         {check.InTime, "had ended by event 2", func(s *story) { swap(s, issued, released) }},
 
@@ -339,6 +429,7 @@ func TestViolationsAreFound(t *testing.T) {
 		"a login that nobody tried":          {check.Recorded, "serial 2", func(s *story) { s.seen.HostLog += s.accepted(2) }},
 		"a login as somebody else":           {check.Recorded, "let nobody in", func(s *story) { s.seen.HostLog = strings.Replace(s.accepted(1), "for root", "for nobody", 1) }},
 		"a login by password":                {check.Recorded, "without a certificate", func(s *story) { s.seen.HostLog += "Accepted password for root from 127.0.0.1 port 5 ssh2\n" }},
+		"a lock that isn't on record":        {check.Recorded, "lock another was said to be in force", func(s *story) { s.seen.Locked = []check.Locked{{Lock: "another", At: s.noon}} }},
 		"issued twice":                       {check.Recorded, "issued twice", func(s *story) { s.events = slices.Insert(s.events, issued, s.events[issued]) }},
 
 		"a login of Vault's without approval": {check.Approved, "takes [{1 sre}], and there are []", func(s *story) { s.inVault(); s.evidence(s.signed) }},
@@ -432,13 +523,66 @@ func TestRefusedRequest(t *testing.T) {
 func TestClocksThatAreWrong(t *testing.T) {
 	s := newStory(t)
 	s.certificate(s.certify(1, func(c *ssh.Certificate) { c.ValidBefore += 20 }))
-	s.seen.Ahead = []check.Span{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second)}}
+	s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second)}}
 	until := s.noon.Add(10 * time.Second)
 	l := access.Lock{Header: s.header("dave", access.TypeLock), Action: access.ActionLock, Kind: "user", Name: "alice", Reason: "x", Until: &until}
 	s.events[issued]["ruling"] = map[string]any{"at": until}
 	s.events = slices.Insert(s.events, issued, s.event("lock.set", map[string]any{"statement": s.sign("dave", l), "request": ""}))
 	if found := s.check(); len(found) != 0 {
 		t.Errorf("%v", found)
+	}
+}
+
+// Where all clocks were ahead, what waits for its start doesn't wait as long.
+func TestAllClocksAhead(t *testing.T) {
+	s := newStory(t)
+	s.scheduled(30 * time.Second)
+	s.seen.Ahead = []check.Ahead{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second), Whole: true}}
+	if found := s.check(); len(found) != 0 {
+		t.Errorf("%v", found)
+	}
+}
+
+// What starts when it was asked to is in order, in Vault too.
+func TestScheduled(t *testing.T) {
+	s := newStory(t)
+	s.scheduled(0)
+	if found := s.check(); len(found) != 0 {
+		t.Error(found)
+	}
+	s = newStory(t)
+	s.inVault()
+	s.scheduled(0)
+	if found := s.check(); len(found) != 0 {
+		t.Error(found)
+	}
+}
+
+// A lock that somebody was told of has taken back what lived under it, and
+// nothing else.
+func TestLockTakesBack(t *testing.T) {
+	for name, doctor := range map[string]func(*story){
+		"what lived":     func(s *story) { s.locked("user", "alice") },
+		"of another":     func(s *story) { s.locked("user", "erin"); s.seen.Logins[1].Worked = true },
+		"somewhere else": func(s *story) { s.locked("resource", "ssh/web-2"); s.seen.Logins[1].Worked = true },
+		"what had ended, and was being taken back": func(s *story) {
+			s.locked("user", "alice")
+			s.events[released], s.events[released+1] = s.events[released+1], s.events[released]
+			s.seen.Logins[1].Worked = true
+		},
+		"what ran to its end meanwhile": func(s *story) {
+			s.locked("user", "alice")
+			s.events[released+1]["type"] = "grant.expired"
+			s.seen.Logins[1].Worked = true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			doctor(s)
+			if found := s.check(); len(found) != 0 {
+				t.Error(found)
+			}
+		})
 	}
 }
 
