@@ -80,6 +80,7 @@ rules:
   ssh/closed-1: {labels: {env: closed}, logins: [deploy]}
   ssh/lost-1: {labels: {env: dev}, logins: [deploy]}
   ssh/lost-2: {labels: {env: prod}, logins: [deploy]}
+  ssh/lost-3: {labels: {env: dev}, logins: [deploy]}
 `
 )
 
@@ -154,6 +155,11 @@ var plays = []play{
 		r.ask("alice", "ssh/lost-1", time.Hour, nil)
 		r.await(access.StateActive)
 		r.lock("trent", "ssh/lost-1")
+	}},
+	{"locked-taken-back", func(r *request) {
+		r.ask("alice", "ssh/lost-3", time.Hour, nil)
+		r.await(access.StateActive)
+		r.lock("trent", "ssh/lost-3")
 	}},
 	{"pending-locked", func(r *request) {
 		r.ask("alice", "ssh/lost-2", time.Hour, nil)
