@@ -76,22 +76,23 @@ func (a *app) rotationText(p *printer, r Rotation, file string) {
 		switch {
 		case !t.Signed:
 			fields = append(fields, "next", t.Fingerprint)
-			said = append(said, "When all hosts have the next one (hallpass-host check says so): make it issuers.ssh.key, put the\n"+
-				"one that signs now into "+safe(file)+", and start the issuers anew.\n")
+			said = append(said, "When all hosts have the next one (hallpass-host check says so): make it issuers.ssh.key, with the one\n"+
+				"that signs now in "+safe(file)+" as well, and start the issuers anew, one after the other.\n")
 		case t.Until != nil:
 			fields = append(fields, "last", t.Fingerprint+"  "+wording.Count(int(t.Live), "certificate")+" until "+p.at(*t.Until, a.now()))
 			said = append(said, "Leave the last one until its certificates have ended: hosts refuse them without it.\n")
 		default:
 			fields = append(fields, "last", t.Fingerprint+"  no certificates left")
-			said = append(said, "Take the last one out of "+safe(file)+", and start the issuers anew. Hosts forget it within a day.\n")
+			said = append(said, "Take the last one out of "+safe(file)+", and start the issuers anew. Hosts forget it within a day,\n"+
+				"or at once: systemctl reload hallpass-host\n")
 		}
 	}
 	p.fields(fields...)
 	p.Printf("\n")
 	if len(r.Trusted) == 0 {
 		p.Printf("To put another key in its place:\n")
-		p.Printf("  hallpass ca init FILE, and its FILE.pub as a line into the file of issuers.ssh.trusted%s\n", parenthesis(file))
-		p.Printf("  then start the issuers anew. Hosts take it within a day, or at once: systemctl reload hallpass-host\n")
+		p.Printf("  hallpass ca init FILE, and the lines of FILE.pub and of the key that signs now into the file of issuers.ssh.trusted%s\n", parenthesis(file))
+		p.Printf("  then start all issuers anew. From then on hosts take it within a day, or at once: systemctl reload hallpass-host\n")
 		return
 	}
 	for i, s := range said {

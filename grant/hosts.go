@@ -48,7 +48,7 @@ type HostLedger interface {
 // It is safe for concurrent use.
 type Hosts struct {
 	Users      *ca.CA          // whose certificates hosts shall let in; it signs what they are told
-	Trusted    []ssh.PublicKey // the CAs that they shall let in beside it
+	Trusted    []ssh.PublicKey // the CAs that they shall let in beside it; Users may be among them
 	CA         *ca.CA          // of hosts; nil: hosts get no certificates
 	Rulebook   func() *evidence.Rulebook
 	Ledger     HostLedger
@@ -126,7 +126,10 @@ func (h *Hosts) certify(ctx context.Context, book *evidence.Rulebook, in access.
 
 // users are the CAs that hosts shall let in, the one that signs first.
 func (h *Hosts) users() []ssh.PublicKey {
-	return append([]ssh.PublicKey{h.Users.PublicKey()}, h.Trusted...)
+	signs := h.Users.PublicKey()
+	return append([]ssh.PublicKey{signs}, slices.DeleteFunc(slices.Clone(h.Trusted), func(k ssh.PublicKey) bool {
+		return bytes.Equal(k.Marshal(), signs.Marshal())
+	})...)
 }
 
 // enrol finds out which host it is, and takes it in if it comes with a token.

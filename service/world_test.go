@@ -39,6 +39,7 @@ type world struct {
 	book    *evidence.Rulebook
 	users   *ca.CA
 	hostCA  *ca.CA
+	next    ssh.PublicKey // of the CA that is to take the place of users
 	krl     *grant.KRL
 	issuer  *grant.Issuer
 	client  *http.Client
@@ -78,6 +79,7 @@ rules:
 	w.check(err)
 	w.hostCA, err = ca.New(newKey(t), nil)
 	w.check(err)
+	w.next = newKey(t).PublicKey()
 	w.krl = &grant.KRL{CA: w.users, Store: w.log}
 	w.check(w.krl.Publish(context.Background())) // as an issuer does when it starts
 	book := func() *evidence.Rulebook { return w.book }
@@ -85,7 +87,7 @@ rules:
 		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, NextSerial: w.log.NextSerial, KRL: w.krl}},
 		Rulebook: book, Ledger: w.log,
 	}
-	hosts := &grant.Hosts{Users: w.users, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
+	hosts := &grant.Hosts{Users: w.users, Trusted: []ssh.PublicKey{w.users.PublicKey(), w.next}, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
 	w.client, w.address = start(t, New(Options{
 		KRL: w.log, Hosts: w.log, Rulebook: book, Log: quiet,
 		Certify: func(ctx context.Context, _ string, in access.Enrolment) (access.Statement, error) {
@@ -247,7 +249,7 @@ func TestEnrol(t *testing.T) {
 				t.Error("the certificate is good for web-2")
 			}
 			cert := key.(*ssh.Certificate)
-			if statement.MarshalKey(cert.Key) != public(host) || out.Host != "web-1" || out.UserCAs[0] != statement.MarshalKey(w.users.PublicKey()) ||
+			if statement.MarshalKey(cert.Key) != public(host) || out.Host != "web-1" || !slices.Equal(out.UserCAs, []string{statement.MarshalKey(w.users.PublicKey()), statement.MarshalKey(w.next)}) ||
 				out.Principals["deploy"][0] != "web-1/deploy" {
 				t.Errorf("%+v", out)
 			}
