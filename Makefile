@@ -171,7 +171,7 @@ attack-stack: ## the attacks that take a whole running hallpass
 
 .PHONY: topology
 topology: temporal vault ## Temporal's roles, PostgreSQL, Vault, hallpass's roles and two hosts as processes, each killed -9 in turn under REQUESTS (500) requests; as root
-	$(call say,topology: each process killed and started again under $(REQUESTS) requests; rolling and versioned upgrades)
+	$(call say,topology: each process killed and started again under $(REQUESTS) requests; rolling and versioned upgrades; another key for the SSH CA)
 	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
 	@GOOS=linux $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '

@@ -83,6 +83,7 @@ func (w *world) enroll() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		w.agents[name] = agent
 		w.t.Cleanup(func() {
 			agent.Kill()
 			if w.t.Failed() {
@@ -97,7 +98,7 @@ func (w *world) enroll() {
 // heard of it. The certificate itself would be good for longer.
 func (w *world) visit(ctx context.Context, name string) error {
 	id, err := w.ask(ctx, "ssh/"+name, visit)
-	w.visits.Store(id, true)
+	w.visits.Store(id, visit)
 	if err == nil && name == "web-1" {
 		err = w.approve(ctx, id)
 	}
@@ -113,39 +114,11 @@ func (w *world) visit(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	me := sshdtest.User(w.t)
-	kept, err := os.MkdirTemp(w.t.TempDir(), "visit")
+	p, err := w.keep(name, filepath.Join(w.dir, "people/alice/.hallpass"))
 	if err != nil {
 		return err
 	}
-	for from, to := range map[string]string{me + "@" + name: "key", me + "@" + name + "-cert.pub": "key-cert.pub"} {
-		data, err := os.ReadFile(filepath.Join(w.dir, "people/alice/.hallpass/certs", from))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(kept, to), data, 0o600)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	line, err := os.ReadFile(filepath.Join(kept, "key-cert.pub"))
-	if err != nil {
-		return err
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey(line)
-	if err != nil {
-		return err
-	}
-	end := time.Unix(int64(key.(*ssh.Certificate).ValidBefore), 0)
-	login := func() (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, "ssh", "-F", "none", "-p", w.hosts[name].Port, "-i", filepath.Join(kept, "key"),
-			"-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-o", "HostKeyAlias="+name,
-			"-o", "UserKnownHostsFile="+filepath.Join(w.dir, "public/known_hosts"), "-o", "GlobalKnownHostsFile=none",
-			me+"@127.0.0.1", "echo in").CombinedOutput()
-		return string(out), err
-	}
-	if out, err := login(); err != nil || !strings.HasSuffix(out, "in\n") {
+	if out, err := p.login(ctx); err != nil {
 		return fmt.Errorf("%s lets nobody in with the certificate of %s: %w: %s", name, id, err, out)
 	}
 	err = wait("the grant to be given back", func() error {
@@ -158,16 +131,76 @@ func (w *world) visit(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = wait(name+" to hear of it", func() error {
-		out, err := login()
+	if err := p.refused(ctx); err != nil {
+		return err
+	}
+	if end := time.Unix(int64(p.certificate.ValidBefore), 0); !time.Now().Before(end) {
+		return fmt.Errorf("%s let people in until the certificate of %s ended by itself", name, id)
+	}
+	return nil
+}
+
+// pass is a certificate for a host with its key, in files of its own.
+type pass struct {
+	certificate *ssh.Certificate
+	ssh         []string // the command that logs in with it
+}
+
+// keep makes copies of what hallpass has put into somebody's folder for a host.
+func (w *world) keep(host, folder string) (*pass, error) {
+	name := sshdtest.User(w.t) + "@" + host
+	var parts [2][]byte
+	for i, file := range []string{name, name + "-cert.pub"} {
+		var err error
+		if parts[i], err = os.ReadFile(filepath.Join(folder, "certs", file)); err != nil {
+			return nil, err
+		}
+	}
+	return w.pass(host, parts[0], parts[1])
+}
+
+// pass is one of a private key and a certificate, as in their files.
+func (w *world) pass(host string, private, line []byte) (*pass, error) {
+	dir, err := os.MkdirTemp(w.t.TempDir(), "pass")
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range map[string][]byte{"key": private, "key-cert.pub": line} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(line)
+	if err != nil {
+		return nil, err
+	}
+	return &pass{key.(*ssh.Certificate), []string{
+		"ssh", "-F", "none", "-p", w.hosts[host].Port, "-i", filepath.Join(dir, "key"),
+		"-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-o", "HostKeyAlias=" + host,
+		"-o", "UserKnownHostsFile=" + filepath.Join(w.dir, "public/known_hosts"), "-o", "GlobalKnownHostsFile=none",
+		sshdtest.User(w.t) + "@127.0.0.1", "echo in",
+	}}, nil
+}
+
+// login is one login with it. What ssh says is returned with an error.
+func (p *pass) login(ctx context.Context) (said string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, p.ssh[0], p.ssh[1:]...).CombinedOutput()
+	if err == nil && !strings.HasSuffix(string(out), "in\n") {
+		err = errors.New("the command wasn't run")
+	}
+	return string(out), err
+}
+
+// refused waits until the host lets it in no more.
+func (p *pass) refused(ctx context.Context) error {
+	return wait("the host to refuse a certificate", func() error {
+		out, err := p.login(ctx)
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && exit.ExitCode() == 255 && strings.Contains(out, "Permission denied") {
 			return nil
 		}
 		return fmt.Errorf("it says %w, %s", err, out)
 	})
-	if err == nil && !time.Now().Before(end) {
-		return fmt.Errorf("%s let people in until the certificate of %s ended by itself", name, id)
-	}
-	return err
 }

@@ -243,7 +243,11 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 
 	// Every request that was received has ended, and each was issued once.
 	received, issued := map[string]bool{}, map[string]int{}
-	serials := map[uint64]string{}
+	type identity struct {
+		ca     string
+		serial uint64
+	}
+	serials := map[identity]string{}
 	for rec, err := range log.Events(t.Context(), audit.Query{}) {
 		if err != nil {
 			t.Fatal(err)
@@ -274,8 +278,8 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 		}
 		h := entry.Handle
 		longest := long
-		if _, is := w.visits.Load(id); is {
-			longest = visit
+		if d, is := w.visits.Load(id); is {
+			longest = d.(time.Duration)
 		}
 		if h.NotAfter.Sub(h.NotBefore) > longest {
 			t.Errorf("the grant of %s went from %s to %s", id, h.NotBefore, h.NotAfter)
@@ -283,10 +287,11 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 		if h.Kind == catalog.KindVault {
 			continue
 		}
-		if other, twice := serials[h.Serial]; twice {
-			t.Errorf("requests %s and %s have one serial, %d", id, other, h.Serial)
+		is := identity{h.CA, h.Serial}
+		if other, twice := serials[is]; twice {
+			t.Errorf("requests %s and %s have one serial, %d of %s", id, other, h.Serial, h.CA)
 		}
-		serials[h.Serial] = id
+		serials[is] = id
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(entry.Credential.Certificate))
 		if err != nil {
 			t.Fatal(err)
@@ -332,13 +337,7 @@ func (w *world) rollingRestart(t *testing.T) {
 		{resource: "ssh/web-2"}, {resource: "ssh/web-2"}, {resource: "ssh/web-2", service: "https://" + w.service}, {resource: "ssh/web-1", approved: true},
 	} {
 		people.Go(func() {
-			ok := func(person string, args ...string) (out string, ok bool) {
-				code, out, errs := w.by(t.Context(), how.service, person, args...)
-				if code != cli.ExitOK {
-					t.Errorf("%s failed with exit code %d: %s%s", strings.Join(args, " "), code, out, errs)
-				}
-				return out, code == cli.ExitOK
-			}
+			alice, bob := caller{person: "alice", service: how.service}, caller{person: "bob", service: how.service}
 			for ctx.Err() == nil {
 				began := time.Now()
 				args := []string{"request", how.resource, "--for", access.ShortDuration(long), "--reason", "topology", "--output", "json"}
@@ -347,8 +346,8 @@ func (w *world) rollingRestart(t *testing.T) {
 				} else {
 					args = append(args, "--timeout", "1m")
 				}
-				out, is := ok("alice", args...)
-				if !is {
+				out, ok := w.does(t, alice, args...)
+				if !ok {
 					return
 				}
 				asked.Add(1)
@@ -357,10 +356,10 @@ func (w *world) rollingRestart(t *testing.T) {
 					t.Error(err)
 				}
 				if how.approved {
-					if _, is := ok("bob", "approve", a.ID); !is {
+					if _, ok := w.does(t, bob, "approve", a.ID); !ok {
 						return
 					}
-					if _, is := ok("alice", "wait", a.ID, "--timeout", "1m"); !is {
+					if _, ok := w.does(t, alice, "wait", a.ID, "--timeout", "1m"); !ok {
 						return
 					}
 				}
@@ -383,12 +382,7 @@ func (w *world) rollingRestart(t *testing.T) {
 	for _, name := range []string{"issuer-1", "workflows-1", "issuer-2", "workflows-2", "issuer-1", "workflows-1", "issuer-2", "workflows-2"} {
 		before := asked.Load()
 		stopped[fmt.Sprintf("hallpass@%s:%d", host, w.programs[name].process.Pid())] = time.Now()
-		w.drain(name)
-		if out := w.programs[name].process.Output(); !strings.Contains(out, `"msg":"stopped"`) {
-			t.Errorf("%s didn't stop in good order: %s", name, tail(out, 5))
-		}
-		w.start(name)
-		w.ready(name)
+		w.replace(t, name)
 		w.poll("more requests", func() error {
 			if n := asked.Load(); n < before+10 {
 				return fmt.Errorf("%d since %s was replaced", n-before, name)

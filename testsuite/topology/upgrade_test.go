@@ -19,11 +19,14 @@ import (
 
 const deployment = "hallpass"
 
-// TestUpgrades replaces workers by others, in both ways that there are.
+// TestUpgrades replaces workers by others, in both ways that there are, and the
+// SSH CA's key by another.
 func TestUpgrades(t *testing.T) {
 	w := furnish(t)
+	w.furnishHosts()
 	w.run("workflows-1", "workflows-2", "issuer-1", "issuer-2", "service")
 	t.Run("rolling", w.rollingRestart)
+	t.Run("rotation", w.rotation)
 	t.Run("versioned", w.versionedUpgrade)
 }
 

@@ -81,7 +81,7 @@ func (w *world) furnishVault(database string) {
 func (w *world) open(ctx context.Context) error {
 	return wait("a login of Vault's that works", func() error {
 		id, err := w.ask(ctx, orders, visit)
-		w.visits.Store(id, true)
+		w.visits.Store(id, visit)
 		began := time.Now()
 		if err == nil {
 			err = w.approve(ctx, id)

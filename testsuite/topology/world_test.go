@@ -60,10 +60,11 @@ type world struct {
 	env      map[string]string
 	beside   func(name string) []string // environment of one process; nil: nothing of its own
 	programs map[string]*program
-	vault    *vaulttest.Server         // nil: there is none
-	hosts    map[string]*hosttest.Host // by name
-	visits   sync.Map                  // ids of requests for them
-	logins   sync.Map                  // what Vault gave, by name in the database
+	vault    *vaulttest.Server           // nil: there is none
+	hosts    map[string]*hosttest.Host   // by name
+	agents   map[string]*process.Process // hallpass-host on them
+	visits   sync.Map                    // how long those have whose requests aren\'t for long, by id
+	logins   sync.Map                    // what Vault gave, by name in the database
 }
 
 // program is one process of it, which may be killed and started again.
@@ -94,7 +95,7 @@ func furnishIn(t testing.TB, dir, database string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, bin: filepath.Dir(bin), dir: dir, programs: map[string]*program{}, hosts: map[string]*hosttest.Host{}}
+	w := &world{t: t, bin: filepath.Dir(bin), dir: dir, programs: map[string]*program{}, hosts: map[string]*hosttest.Host{}, agents: map[string]*process.Process{}}
 	if err := os.Chmod(w.dir, 0o755); err != nil { // whatever the umask
 		t.Fatal(err)
 	}
@@ -231,14 +232,33 @@ func (w *world) hallpass(name, role string, beside ...string) {
 	p := &program{name: name, health: w.address(), began: "says how it is"}
 	p.command = func() *exec.Cmd {
 		cmd := exec.Command(filepath.Join(w.bin, "hallpass"), "worker", "--role", role)
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "HALLPASS_HEALTH_ADDRESS=" + p.health}
-		for name, value := range w.env {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
+		cmd.Env = append(w.environment(), "HALLPASS_HEALTH_ADDRESS="+p.health)
 		cmd.Env = append(cmd.Env, beside...)
 		return cmd
 	}
 	w.programs[name] = p
+}
+
+// environment is that of all of hallpass.
+func (w *world) environment() []string {
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir}
+	for name, value := range w.env {
+		env = append(env, name+"="+value)
+	}
+	return env
+}
+
+// operator runs hallpass as somebody does who is where its workers are, and
+// returns what it says.
+func (w *world) operator(args ...string) string {
+	w.t.Helper()
+	cmd := exec.Command(filepath.Join(w.bin, "hallpass"), args...)
+	cmd.Dir, cmd.Env = w.dir, w.environment()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("hallpass %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 func (w *world) start(name string) {
@@ -375,21 +395,30 @@ func (w *world) pool(name string) *x509.CertPool {
 
 // as runs hallpass for a person, in this process.
 func (w *world) as(ctx context.Context, person string, args ...string) (code int, stdout, stderr string) {
-	return w.by(ctx, w.env["HALLPASS_SERVICE"], person, args...)
+	return w.by(ctx, caller{person: person, service: w.env["HALLPASS_SERVICE"]}, args...)
 }
 
-// by does that through the service at an address, "" for none.
-func (w *world) by(ctx context.Context, service, person string, args ...string) (code int, stdout, stderr string) {
+// caller is a person at a terminal.
+type caller struct {
+	person  string
+	service string // the address by which he reaches hallpass; "": by Temporal
+	folder  string // of his own for this terminal; "": the person's
+}
+
+// by does that for one who is told apart from others.
+func (w *world) by(ctx context.Context, who caller, args ...string) (code int, stdout, stderr string) {
 	env := func(name string) string {
 		switch name {
 		case "HALLPASS_SERVICE":
-			return service
+			return who.service
 		case "HALLPASS_USER":
-			return person
+			return who.person
 		case "HALLPASS_KEY":
-			return filepath.Join(w.dir, "people", person, "id")
+			return filepath.Join(w.dir, "people", who.person, "id")
+		case "HALLPASS_HOME":
+			return who.folder
 		case "HOME":
-			return filepath.Join(w.dir, "people", person)
+			return filepath.Join(w.dir, "people", who.person)
 		case "PGPASSFILE": // it is pgx that reads it
 			return ""
 		}
@@ -490,6 +519,27 @@ func wait(what string, ask func() error) error {
 
 // drain is SIGTERM, and waits for the end of the process.
 func (w *world) drain(name string) { w.programs[name].process.Signal(syscall.SIGTERM) }
+
+// replace does that and starts it anew, as an upgrade does.
+func (w *world) replace(t *testing.T, name string) {
+	t.Helper()
+	w.drain(name)
+	if out := w.programs[name].process.Output(); !strings.Contains(out, `"msg":"stopped"`) {
+		t.Errorf("%s didn't stop in good order: %s", name, tail(out, 5))
+	}
+	w.start(name)
+	w.ready(name)
+}
+
+// does runs hallpass for somebody, for whom it has to work at the first try.
+func (w *world) does(t *testing.T, who caller, args ...string) (stdout string, ok bool) {
+	t.Helper()
+	code, out, errs := w.by(t.Context(), who, args...)
+	if code != cli.ExitOK {
+		t.Errorf("%s failed with exit code %d: %s%s", strings.Join(args, " "), code, out, errs)
+	}
+	return out, code == cli.ExitOK
+}
 
 func abs(t testing.TB, path string) string {
 	t.Helper()
