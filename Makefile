@@ -19,6 +19,7 @@ BUILDFLAGS := -tags $(TAGS) -ldflags '$(LDFLAGS)'
 BIN        := bin/hallpass
 KMS_BIN    := bin/hallpass-kms
 VAULT_BIN  := bin/vault-for-tests
+S3_BIN     := bin/s3-for-tests
 TOOLS      := bin/tools
 PROGRAMS   ?= hallpass hallpass-dev hallpass-host hallpass-kms
 PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
@@ -35,7 +36,7 @@ LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if
 # Packages whose tests need a Vault server.
 VAULTED = ./vault ./testsuite/vaulttest/... ./testsuite/issuers
 # Of the light ones, those whose tests have no step of their own below.
-UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/testsuite/issuers hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
+UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/testsuite/s3test hallpass/testsuite/issuers hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
 
 comma := ,
 # A step's heading, on a terminal in bold.
@@ -65,6 +66,12 @@ vault: ## build a Vault server for tests, from HashiCorp's source; nothing of it
 	@$(GO) -C testsuite/vault build -ldflags '-s -w' -o $(CURDIR)/$(VAULT_BIN) .
 	@ls -lh $(VAULT_BIN) | awk '{print $$NF ", " $$5}'
 
+.PHONY: s3
+s3: ## build an S3 server for tests, Versity's S3 Gateway, from its Go module; nothing of it gets into hallpass
+	$(call say,$(S3_BIN) (the first time this takes a minute))
+	@$(GO) -C testsuite/s3 build -ldflags '-s -w' -o $(CURDIR)/$(S3_BIN) github.com/versity/versitygw/cmd/versitygw
+	@ls -lh $(S3_BIN) | awk '{print $$NF ", " $$5}'
+
 .PHONY: kms
 kms: ## build bin/hallpass-kms, the agent for CA keys in a KMS, from a module of its own
 	$(call say,$(KMS_BIN) (the first time this takes some minutes))
@@ -90,7 +97,7 @@ demo: deps build $(if $(VAULT),vault) ## tell the story of one access request, o
 
 # The steps of `make test`, in order: what is quick and what is wrong most
 # often comes first.
-STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests e2e attack-stack topology chaos fuzz vuln
+STEPS := fmt vet lint workflowcheck floors unit hosts histories-replay build kms-tests licences vault-tests s3-tests e2e attack-stack topology chaos fuzz vuln
 
 .PHONY: test
 test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzing
@@ -151,13 +158,18 @@ vault-tests: vault ## the tests that need a real Vault, with the race detector
 	$(call say,tests with a real Vault and a real PostgreSQL)
 	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
 
+.PHONY: s3-tests
+s3-tests: s3 ## checkpoints on a real S3 server, with the race detector
+	$(call say,checkpoints on a real S3 server)
+	@HALLPASS_S3_BIN=$(CURDIR)/$(S3_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on ./testsuite/s3test
+
 .PHONY: kms-tests
 kms-tests: ## the agent for keys in a KMS, with SoftHSM, and with AWS, Google and Azure as their SDKs see them
 	$(call say,the agent for CA keys in a KMS)
 	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else $(FOR_KMS) $(GO) -C kms test -race -count=1 -shuffle=on ./...; fi
 
 .PHONY: e2e
-e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault once make vault has built it, hallpass-kms once make kms has; E2E=name runs one
+e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault, S3 server and hallpass-kms once make vault, s3 and kms have built them; E2E=name runs one
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
 	@ls testsuite/testdata/scripts | grep -qE '$(E2E)' || { echo "no script is named like $(E2E)"; exit 1; }
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m $(if $(HALLPASS_FIGURES),-v) -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite

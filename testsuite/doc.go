@@ -1,9 +1,9 @@
 // Package testsuite holds what is tested from outside: hallpass as people
 // meet it, end to end, and the shape of the code as a whole. Nothing imports
 // it; tests of other packages may use what is in the folders below: sshdtest,
-// postgrestest and vaulttest run real servers, histories has recorded
-// workflows. The folder vault is a module of its own, the server that
-// vaulttest runs.
+// postgrestest, vaulttest and s3test run real servers, histories has recorded
+// workflows. The folders vault and s3 are modules of their own, the servers that
+// vaulttest and s3test run.
 //
 // The scripts in testdata/scripts are the end-to-end tests. They run
 // bin/hallpass itself, with a Temporal server of its own for each script, and

@@ -43,6 +43,7 @@ import (
 	"hallpass/codec"
 	"hallpass/testsuite/hosttest"
 	"hallpass/testsuite/postgrestest"
+	"hallpass/testsuite/s3test"
 	"hallpass/testsuite/sshdtest"
 )
 
@@ -134,6 +135,8 @@ type house struct {
 //	postgres [stop|kill|start]
 //	                        make an empty database, $DATABASE, whose password is $PGSECRET; stop its
 //	                        server, kill -9 it, start it again
+//	bucket FILE             start an S3 server with an empty bucket; $S3PLACE is that of an object in it, FILE
+//	                        the key that may publish there, and $S3OBJECT the object on the server's disk
 //	namespace NAME          make a Temporal namespace that no worker serves yet
 //	nowhere [-file FILE | TEXT]
 //	                        TEXT, or the first line of FILE, is in nothing that hallpass dev, Temporal, the
@@ -234,6 +237,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"flip":       cmdFlip,
 			"checkpoint": cmdCheckpoint,
 			"postgres":   h.cmdPostgres,
+			"bucket":     cmdBucket,
 			"namespace":  cmdNamespace,
 			"rogue":      cmdRogue,
 			"nowhere":    cmdNowhere,
@@ -646,6 +650,19 @@ func (h *house) cmdPostgres(ts *testscript.TestScript, neg bool, args []string) 
 	ts.Check(os.WriteFile(passwords, fmt.Appendf(nil, "127.0.0.1:%d:*:%s:%s\n", s.Port, postgrestest.Admin, s.Password), 0o600))
 	ts.Setenv("PGSECRET", s.Password)
 	ts.Setenv("DATABASE", fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?passfile=%s", postgrestest.Admin, s.Port, s.NewDatabase(h.t), passwords))
+}
+
+func cmdBucket(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "bucket FILE")
+	tb, ok := worldOf(ts).env.T().(testing.TB)
+	if !ok {
+		ts.Fatalf("a script isn't a test any more")
+	}
+	s := s3test.Start(tb)
+	s.Bucket(tb, "checkpoints")
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(s.User.String()+"\n"), 0o600))
+	ts.Setenv("S3PLACE", s.Place("checkpoints", "hallpass"))
+	ts.Setenv("S3OBJECT", s.File("checkpoints", "hallpass"))
 }
 
 // dial connects as anybody can: no code of hallpass, no key.

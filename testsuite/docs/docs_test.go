@@ -50,8 +50,8 @@ func pages(t *testing.T) map[string]string {
 // model names exists, in the package it says.
 func TestThreatModelNamesWhatIsThere(t *testing.T) {
 	text := pages(t)["docs/design/threat-model.md"]
-	tests := regexp.MustCompile("`([a-z][a-z/]*)\\.((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(text, -1)
-	scripts := regexp.MustCompile("`([a-z-]+)\\.txtar`").FindAllStringSubmatch(text, -1)
+	tests := regexp.MustCompile("`([a-z][a-z0-9/]*)\\.((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(text, -1)
+	scripts := regexp.MustCompile("`([a-z0-9-]+)\\.txtar`").FindAllStringSubmatch(text, -1)
 	if len(tests) < 40 || len(scripts) < 8 {
 		t.Fatalf("found %d tests and %d scripts, which can't be all", len(tests), len(scripts))
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -106,6 +107,44 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.written.String()
+}
+
+// Built finds the server that make TARGET builds for tests: bin/TARGET-for-tests, or
+// where an environment variable says. Where it is missing the test is skipped,
+// unless that or CI is set.
+func Built(t testing.TB, variable, target string) string {
+	t.Helper()
+	bin, required := os.LookupEnv(variable)
+	if !required {
+		_, required = os.LookupEnv("CI")
+		bin = filepath.Join(root(t), "bin", target+"-for-tests")
+	}
+	if _, err := os.Stat(bin); err != nil {
+		if required {
+			t.Fatalf("a server for tests is missing; build it with make %s: %v", target, err)
+		}
+		t.Skipf("there is no %s; build it with make %s", filepath.Base(bin), target)
+	}
+	return bin
+}
+
+// root is the folder of hallpass's source.
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			t.Fatal("this test runs outside of hallpass's source")
+		}
+		dir = up
+	}
 }
 
 // FreePort finds a port of 127.0.0.1 that nobody listens on. It is below

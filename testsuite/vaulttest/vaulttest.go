@@ -71,7 +71,7 @@ type Server struct {
 // log.
 func Start(t testing.TB, c Config) *Server {
 	t.Helper()
-	s := &Server{config: c, bin: program(t), dir: t.TempDir()}
+	s := &Server{config: c, bin: process.Built(t, "HALLPASS_VAULT_BIN", "vault"), dir: t.TempDir()}
 	if c.TLS {
 		s.CACert = filepath.Join(s.dir, "cert.pem")
 		writeCert(t, s.CACert, s.keyFile())
@@ -300,42 +300,6 @@ func (s *Server) Pid() int { return s.process.Pid() }
 func (s *Server) auditFile() string { return filepath.Join(s.dir, "audit.log") }
 
 func (s *Server) keyFile() string { return filepath.Join(s.dir, "key.pem") }
-
-// program finds the Vault server.
-func program(t testing.TB) string {
-	t.Helper()
-	bin, required := os.LookupEnv("HALLPASS_VAULT_BIN")
-	if !required {
-		_, required = os.LookupEnv("CI")
-		bin = filepath.Join(root(t), "bin", "vault-for-tests")
-	}
-	if _, err := os.Stat(bin); err != nil {
-		if required {
-			t.Fatalf("the Vault server for tests is missing; build it with make vault: %v", err)
-		}
-		t.Skip("there is no Vault server for tests; build it with make vault")
-	}
-	return bin
-}
-
-// root is the folder with go.mod above the one that the test runs in.
-func root(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			t.Fatal("this test runs outside of hallpass's source")
-		}
-		dir = up
-	}
-}
 
 // writeCert makes a certificate for 127.0.0.1 that signs itself; tests log in
 // with it, too.
