@@ -248,10 +248,17 @@ func (e *Event) encode() ([]byte, error) {
 // unknown and repeated fields, another order, white space and trailing data
 // are refused.
 func ParseEvent(leaf []byte) (Event, error) {
-	var e Event
 	if len(leaf) > MaxEvent {
-		return e, access.Errorf(access.CodeMalformed, "event of %d bytes is longer than %d", len(leaf), MaxEvent)
+		return Event{}, access.Errorf(access.CodeMalformed, "event of %d bytes is longer than %d", len(leaf), MaxEvent)
 	}
+	if e, ok := parseText(leaf); ok {
+		return e, nil
+	}
+	return parseJSON(leaf)
+}
+
+// parseJSON reads a leaf whatever is in it.
+func parseJSON(leaf []byte) (e Event, err error) {
 	if err := json.Unmarshal(leaf, &e); err != nil {
 		return Event{}, access.Errorf(access.CodeMalformed, "event is not the JSON it should be: %v", err)
 	}
@@ -268,6 +275,52 @@ func ParseEvent(leaf []byte) (Event, error) {
 	}
 	return e, nil
 }
+
+// parseText is a short way for leaves that have nothing in them but text, which
+// is written as it is. What it takes, parseJSON takes as well, and reads the same;
+// of what it doesn't take it says nothing.
+func parseText(leaf []byte) (e Event, ok bool) {
+	rest, ok := bytes.CutPrefix(leaf, []byte(`{"v":1`))
+	if !ok {
+		return e, false
+	}
+	e.Version = version
+	var at string
+	for _, field := range [...]struct {
+		name string
+		to   *string
+	}{
+		{`,"time":"`, &at}, {`,"type":"`, &e.Type}, {`,"request":"`, &e.Request}, {`,"request_hash":"`, &e.RequestHash}, {`,"step":"`, &e.Step},
+		{`,"actor":"`, &e.Actor}, {`,"requester":"`, &e.Requester}, {`,"resource":"`, &e.Resource}, {`,"state":"`, (*string)(&e.State)},
+		{`,"code":"`, (*string)(&e.Code)}, {`,"why":"`, &e.Why},
+	} {
+		value, has := bytes.CutPrefix(rest, []byte(field.name))
+		if !has {
+			continue
+		}
+		n := 0
+		for n < len(value) && asItIs[value[n]] {
+			n++
+		}
+		if n == 0 || n == len(value) || value[n] != '"' {
+			return e, false
+		}
+		*field.to, rest = string(value[:n]), value[n+1:]
+	}
+	var err error
+	if e.Time, err = time.Parse(time.RFC3339Nano, at); err != nil || e.Time.Location() != time.UTC || e.Time.Format(time.RFC3339Nano) != at {
+		return e, false
+	}
+	return e, string(rest) == "}" && e.check() == nil
+}
+
+// asItIs are the bytes that stand for themselves in what encoding/json writes.
+var asItIs = func() (is [256]bool) {
+	for c := byte(' '); c <= '~'; c++ {
+		is[c] = !strings.ContainsRune(`"\<>&`, rune(c))
+	}
+	return is
+}()
 
 // clip keeps an unchecked string short enough to quote in an error.
 func clip(s string) string { return wording.Short(s) }

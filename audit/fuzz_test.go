@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -22,8 +23,12 @@ func FuzzParseEvent(f *testing.F) {
 		f.Add(rec.Leaf)
 	}
 	f.Add([]byte(`{"v":1,"time":"2031-05-06T07:08:09Z","type":"request.ruled","Type":"request.ruled"}`))
+	f.Add([]byte(allText))
 	f.Fuzz(func(t *testing.T, leaf []byte) {
 		e, err := ParseEvent(leaf)
+		if same, no := parseJSON(leaf); !reflect.DeepEqual(e, same) || fmt.Sprint(err) != fmt.Sprint(no) {
+			t.Errorf("%q is read as %+v (%v), and as %+v (%v)", leaf, e, err, same, no)
+		}
 		if err != nil {
 			return
 		}

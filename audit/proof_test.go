@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -252,6 +253,73 @@ func TestOddTextsAreRecordedAndVerify(t *testing.T) {
 	if r := w.verify(VerifyOptions{}); !r.OK || r.Size != 3+int64(len(odd))-3 {
 		// What isn't UTF-8 becomes U+FFFD, and so does NUL, so four of them are one event.
 		t.Errorf("%d events, %v", r.Size, r.Problems)
+	}
+}
+
+const allText = `{"v":1,"time":"2031-05-06T07:08:09.12Z","type":"request.denied","request":"r1","request_hash":"00","step":"ended","actor":"bob",` +
+	`"requester":"alice","resource":"ssh/web-1","state":"denied","code":"forbidden","why":"[{'no, it isn't'}]: 1 / 2 = 0.5 ~!"}`
+
+// What is read the short way, is what is read the long way too. These are on each
+// side of what is; FuzzParseEvent looks for others.
+func TestParseText(t *testing.T) {
+	for _, row := range []struct {
+		old, new string // in allText
+		short    bool
+		ok       bool
+	}{
+		{"", "", true, true},
+		{`"state":"denied","code":"forbidden",`, "", true, true},
+		{`,"request":"r1","request_hash":"00","step":"ended","actor":"bob","requester":"alice","resource":"ssh/web-1"`, "", true, true},
+		{":09.12Z", ":09Z", true, true},
+		{":09.12Z", ":09.123456Z", true, true},
+		{":09.12Z", ":09.120Z", false, false},
+		{":09.12Z", ":09,12Z", false, false},
+		{"T07:", "T7:", false, false},
+		{":09.12Z", ":09.12+00:00", false, false},
+		{":09.12Z", ":09.12+02:00", false, true},
+		{":09.12Z", ":09.12", false, false},
+		{`"time":"2031-05-06T07:08:09.12Z",`, "", false, false},
+		{"2031-", "1031-", false, false},
+		{`"v":1`, `"v":2`, false, false},
+		{`"v":1`, `"v":10`, false, false},
+		{"request.denied", "request.unknown", false, false},
+		{"request.denied", RequestEscalated, false, false},
+		{`"actor":"bob",`, `"actor":"",`, false, false},
+		{`"actor":"bob",`, `"actor":"bob","actor":"bob",`, false, false},
+		{`"actor":"bob",`, `"actor":"bob", `, false, false},
+		{`"actor":"bob",`, `"actor":7,`, false, false},
+		{`"actor":"bob",`, `"Actor":"bob",`, false, false},
+		{`"actor":"bob","requester":"alice"`, `"requester":"alice","actor":"bob"`, false, false},
+		{"bob", `b\u006fb`, false, false},
+		{"bob", `b\"b`, false, true},
+		{"bob", `b\\b`, false, true},
+		{"bob", "böb", false, true},
+		{"bob", "b\u007fb", false, true},
+		{"bob", "b\tb", false, false},
+		{"bob", "b\x00b", false, false},
+		{"bob", "b\xffb", false, false},
+		{"bob", "b<b", false, false},
+		{"bob", `b\u003cb`, false, true},
+		{"bob", "b&b", false, false},
+		{"bob", "b>b", false, false},
+		{`"why":`, `"locks":1,"why":`, false, false},
+		{`~!"}`, `~!","locks":1}`, false, true},
+		{`~!"}`, `~!","oversized":"00"}`, false, true},
+		{`~!"}`, `~!"} `, false, false},
+		{`~!"}`, `~!"`, false, false},
+		{`~!"}`, `~!`, false, false},
+		{`~!"}`, `~!"}}`, false, false},
+		{"ended", strings.Repeat("s", maxStep), true, true},
+		{"ended", strings.Repeat("s", maxStep+1), false, false},
+	} {
+		leaf := []byte(strings.Replace(allText, row.old, row.new, 1))
+		want, err := parseJSON(leaf)
+		if (err == nil) != row.ok {
+			t.Errorf("%s: %v", leaf, err)
+		}
+		if got, ok := parseText(leaf); ok != row.short || ok && (err != nil || !reflect.DeepEqual(got, want)) {
+			t.Errorf("%s: %v, %+v; the long way: %+v (%v)", leaf, ok, got, want, err)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,57 @@ func TestTampering(t *testing.T) {
 				t.Errorf("open: %v, want %q", err, row.open)
 			}
 		})
+	}
+}
+
+// Events are read and parsed ahead of what is judged: what is wrong with them comes in
+// their order all the same, on each side of where a page ends.
+func TestProblemsComeInOrder(t *testing.T) {
+	l, path, public := newLog(t)
+	if err := hammer(l, 1, 64, 10); err != nil {
+		t.Fatal(err)
+	}
+	want := []int64{0, maxPage - 1, maxPage, maxPage + 1, 2*maxPage - 1, 2 * maxPage, 639}
+	w := &world{t: t, path: path, log: l, public: public}
+	w.edit("UPDATE events SET actor = 'carol' WHERE idx IN (" + strings.Trim(strings.ReplaceAll(fmt.Sprint(want), " ", ","), "[]") + ")")
+	for range 20 {
+		var got []int64
+		report := w.verify(VerifyOptions{})
+		for _, p := range report.Problems {
+			if strings.Contains(p.What, "column actor says") {
+				got = append(got, p.Index)
+			}
+		}
+		if !slices.Equal(got, want) || report.Events != 640 {
+			t.Fatalf("%d events, problems with %d, want %d", report.Events, got, want)
+		}
+	}
+}
+
+// Who gives up in the middle hears that, and not that something is wrong.
+func TestVerifyIsCancelled(t *testing.T) {
+	l, _, _ := newLog(t)
+	if err := hammer(l, 1, 64, 30); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []int64{0, maxPage - 1, 3 * maxPage} {
+		ctx, cancel := context.WithCancel(context.Background())
+		conn, beside, end, err := l.snapshots(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		report := Report{}
+		v := &verification{ctx: ctx, db: l.Reader.db, conn: conn, beside: beside, report: &report, verifier: l.verifier, replay: newReplay(&report)}
+		v.watch = func(index int64, _ *Event) {
+			if index == after {
+				cancel()
+			}
+		}
+		if err := v.run(); !errors.Is(err, context.Canceled) || len(report.Problems) > 0 {
+			t.Errorf("cancelled after event %d: %v, %v", after, err, report.Problems)
+		}
+		end()
+		cancel()
 	}
 }
 

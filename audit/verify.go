@@ -349,13 +349,14 @@ func (v *verification) page(after int64) (page []row, err error) {
 	defer func() { _ = rows.Close() }()
 	page = make([]row, 0, maxPage)
 	for rows.Next() {
-		var got row
+		n := len(page)
+		page = append(page, row{})
+		got := &page[n]
 		if err := rows.Scan(&got.index, &got.time, &got.Type, &got.Request, &got.Step, &got.Actor, &got.Requester, &got.Resource,
 			&got.hashes, &got.leaf); err != nil {
-			return page, err
+			return page[:n], err
 		}
 		got.note = notes[got.index+1]
-		page = append(page, got)
 	}
 	return page, rows.Err()
 }
