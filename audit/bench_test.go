@@ -15,7 +15,7 @@ import (
 
 // BenchmarkAppend compares group commit with what it is to beat: the same rows
 // in the same database, each with a transaction and a flush of its own and
-// with neither tree nor checkpoint.
+// with neither tree nor checkpoint; and with what it can't beat: rows.
 func BenchmarkAppend(b *testing.B) {
 	b.Run("sqlite", benchAppend)
 	b.Run("postgres", func(b *testing.B) {
@@ -50,6 +50,7 @@ func benchAppend(b *testing.B) {
 			return err
 		})
 	})
+	b.Run("rows", benchRows)
 	for _, writers := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("group/writers=%d", writers), func(b *testing.B) {
 			l, _, _ := newLog(b)
@@ -59,6 +60,41 @@ func benchAppend(b *testing.B) {
 			})
 		})
 	}
+}
+
+// benchRows is all that the database itself has to do for group commit, by one who
+// has everything at hand: finished rows, 64 of them in each transaction.
+func benchRows(b *testing.B) {
+	const together = 64
+	_, name, _ := newLog(b)
+	db, err := openDatabase(name, false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	s, err := db.session(context.Background(), db.DB)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	made := &tx{log: &Log{now: func() time.Time { return t0 }}, slots: map[slot]content{}}
+	for i := range b.N {
+		e := newer(1, i)
+		made.slots[slot{e.Request, e.Step}] = content{} // nobody has to be asked
+		if _, err := made.append(e); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var times measure.Times
+	b.ResetTimer()
+	for rows := range slices.Chunk(made.writes, together) {
+		start := time.Now()
+		if _, err := s.send(context.Background(), slices.Concat(db.lock(), rows, []stmt{{query: commitWork}})...); err != nil {
+			b.Fatal(err)
+		}
+		times = append(times, slices.Repeat(measure.Times{time.Since(start)}, len(rows))...)
+	}
+	measure.Report(b, times)
 }
 
 func benchWriters(b *testing.B, writers int, write func(Event) error) {

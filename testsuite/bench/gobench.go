@@ -196,9 +196,15 @@ func (b *bench) audit() error {
 	for _, db := range []struct{ key, name string }{{"sqlite", "SQLite"}, {"postgres", "PostgreSQL"}} {
 		base := db.name + ", a transaction each"
 		b.add(micro(base, got["Append/"+db.key+"/one-row"]))
+		floor := micro(db.name+", rows alone, 64 in a transaction", got["Append/"+db.key+"/rows"])
+		floor.Base = base
+		b.add(floor)
 		for _, n := range []int{1, 16, 64} {
 			r := micro(fmt.Sprintf("%s, writers: %d", db.name, n), got[fmt.Sprintf("Append/%s/group/writers=%d", db.key, n)])
 			r.Line, r.X, r.Base = db.name, float64(n), base
+			if n == 64 {
+				r.Also["% of rows alone"] = 100 * r.PerSecond / floor.PerSecond
+			}
 			b.add(r)
 		}
 	}
