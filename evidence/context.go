@@ -50,6 +50,9 @@ func (r *Rulebook) Silent(req access.Request, facts access.Facts) string {
 // request, now: whoever judges asks for himself. Nothing is looked up for a
 // request that doesn't verify. Without look-ups each fails.
 func (r *Rulebook) Informed(ctx context.Context, l Lookups, request access.Statement, now time.Time) *Rulebook {
+	if !r.Policy.HasLookups() {
+		return r
+	}
 	req, requester, err := statement.OpenRequest(request, r.Directory)
 	if err != nil {
 		return r // whoever judges it will say so

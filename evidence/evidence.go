@@ -100,32 +100,46 @@ func (r *Rulebook) Judge(ev access.Evidence, now time.Time, known Known) (access
 // that some of them rest on. What was dropped isn't in it. Anybody can make a decision that is dropped, in anybody's name, so a
 // record of who approved must not be made of ev.
 func (r *Rulebook) Settle(ev access.Evidence, now time.Time, known Known) (access.Standing, access.Evidence, error) {
-	fail := func(err error) (access.Standing, access.Evidence, error) {
+	c, counts, err := r.weigh(ev, now, known)
+	if err != nil {
 		return access.Standing{}, access.Evidence{}, err
 	}
+	standing, err := c.close()
+	if err != nil {
+		return access.Standing{}, access.Evidence{}, err
+	}
+	counts.Delegations = c.given
+	return standing, counts, nil
+}
+
+// weigh opens the request and hears the decisions on it, and says which of them count.
+func (r *Rulebook) weigh(ev access.Evidence, now time.Time, known Known) (*check, access.Evidence, error) {
 	if len(ev.Decisions) > MaxDecisions {
-		return fail(access.Errorf(access.CodeMalformed, "evidence has %d decisions; at most %d are heard", len(ev.Decisions), MaxDecisions))
+		return nil, access.Evidence{}, crowded(len(ev.Decisions))
 	}
 	c, err := r.open(ev.Request, now, known)
 	if err != nil {
-		return fail(err)
+		return nil, access.Evidence{}, err
 	}
 	counts := access.Evidence{Request: ev.Request}
 	for _, st := range ev.Decisions {
 		before := len(c.standing.Voices)
-		if err := c.hear(st); err != nil {
-			return fail(err)
+		v, err := statement.Verify(st, access.TypeDecision)
+		if err == nil {
+			err = c.hear(v)
+		}
+		if err != nil {
+			return nil, access.Evidence{}, err
 		}
 		if len(c.standing.Voices) > before {
 			counts.Decisions = append(counts.Decisions, st)
 		}
 	}
-	standing, err := c.close()
-	if err != nil {
-		return fail(err)
-	}
-	counts.Delegations = c.given
-	return standing, counts, nil
+	return c, counts, nil
+}
+
+func crowded(decisions int) error {
+	return access.Errorf(access.CodeMalformed, "evidence has %d decisions; at most %d are heard", decisions, MaxDecisions)
 }
 
 // Hear judges one more decision, strictly: what Judge would drop is refused
@@ -135,11 +149,19 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 	fail := func(err error) (access.Standing, access.Evidence, error) {
 		return access.Standing{}, access.Evidence{}, err
 	}
-	before, err := r.Judge(ev, now, known)
+	c, _, err := r.weigh(ev, now, known)
 	if err != nil {
 		return fail(err)
 	}
-	d, _, err := statement.OpenDecision(decision, r.Directory)
+	before, err := c.close()
+	if err != nil {
+		return fail(err)
+	}
+	v, err := statement.Verify(decision, access.TypeDecision)
+	if err != nil {
+		return fail(err)
+	}
+	d, _, err := statement.ReadDecision(v, r.Directory)
 	if err != nil {
 		return fail(err)
 	}
@@ -147,7 +169,13 @@ func (r *Rulebook) Hear(ev access.Evidence, decision access.Statement, now time.
 		return fail(access.Errorf(access.CodeDenied, "the request is denied already: %s", before.Why))
 	}
 	after := access.Evidence{Request: ev.Request, Decisions: append(slices.Clone(ev.Decisions), decision)}
-	standing, err := r.Judge(after, now, known)
+	if n := len(after.Decisions); n > MaxDecisions {
+		return fail(crowded(n))
+	}
+	if err := c.hear(v); err != nil {
+		return fail(err)
+	}
+	standing, err := c.close()
 	if err != nil {
 		return fail(err)
 	}
@@ -438,12 +466,9 @@ func checkVault(req access.Request, resource access.Resource) error {
 	return sealed.CheckRecipient(req.Recipient)
 }
 
-// hear weighs one decision. An error means that it never was valid.
-func (c *check) hear(st access.Statement) error {
-	v, err := statement.Verify(st, access.TypeDecision)
-	if err != nil {
-		return err
-	}
+// hear weighs one decision, whose signature is good. An error means that it never
+// was valid.
+func (c *check) hear(v statement.Verified) error {
 	owner, err := c.owner(v.Key)
 	if err != nil {
 		return err
@@ -637,7 +662,7 @@ func (c *check) drop(d access.Decision, why string) error {
 	return nil
 }
 
-// close sums up.
+// close sums up what was heard so far, and may do so again.
 func (c *check) close() (access.Standing, error) {
 	s, ruling := c.standing, c.standing.Ruling
 	if c.now.After(c.last.Add(access.EvidenceAge)) {

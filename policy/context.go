@@ -86,6 +86,9 @@ func (p *Policy) Lookups(in Input) []string {
 	return sorted(out)
 }
 
+// HasLookups says whether Lookups names any, for whatever request.
+func (p *Policy) HasLookups() bool { return p.lookups }
+
 // Unsure says whether the approvals of the rule of a name might not have been
 // needed if none of these look-ups had failed.
 func (p *Policy) Unsure(name string, failed []string) bool {

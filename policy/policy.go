@@ -85,6 +85,7 @@ type Policy struct {
 	hosts  hosts
 
 	limited bool // some rule has limits
+	lookups bool // some condition speaks of them
 	windows map[string]window
 }
 
@@ -196,6 +197,7 @@ func Parse(name string, data []byte) (*Policy, error) {
 		p.rules = r.rules(rules, compiler)
 		for _, rl := range p.rules {
 			p.limited = p.limited || rl.Limits != (access.Limits{})
+			p.lookups = p.lookups || len(rl.when.asks)+len(rl.auto.asks) > 0
 		}
 	}
 	if len(p.rules) == 0 && len(r.problems) == 0 {

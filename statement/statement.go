@@ -206,6 +206,14 @@ func OpenDecision(st access.Statement, keys Keys) (access.Decision, access.User,
 	return open(st, access.TypeDecision, keys, ParseDecision)
 }
 
+// ReadDecision is the rest of OpenDecision, for who has called Verify for that type.
+func ReadDecision(v Verified, keys Keys) (access.Decision, access.User, error) {
+	if v.Type != access.TypeDecision {
+		return access.Decision{}, access.User{}, access.Errorf(access.CodeMalformed, "a %s is no decision", v.Type)
+	}
+	return verified(v, keys, ParseDecision)
+}
+
 // OpenStop verifies and parses a release, revoke or cancel statement and finds
 // its signer.
 func OpenStop(st access.Statement, typ access.Type, keys Keys) (access.Stop, access.User, error) {
@@ -230,19 +238,30 @@ func OpenDelegation(st access.Statement, keys Keys) (access.Delegation, access.U
 
 // open goes from the outside in: signature, owner, payload, name. Bytes that
 // nobody of the directory has signed are never parsed.
-func open[T access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Delegation | access.Join | access.Read](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (payload T, signer access.User, err error) {
-	var none T
+func open[T content](st access.Statement, typ access.Type, keys Keys, parse func([]byte) (T, error)) (T, access.User, error) {
 	v, err := Verify(st, typ)
 	if err != nil {
+		var none T
 		return none, access.User{}, err
 	}
+	return verified(v, keys, parse)
+}
+
+// content is what a statement says, once it is opened.
+type content interface {
+	access.Request | access.Decision | access.Stop | access.Review | access.Lock | access.Delegation | access.Join | access.Read
+}
+
+// verified is open from the owner on.
+func verified[T content](v Verified, keys Keys, parse func([]byte) (T, error)) (p T, signer access.User, err error) {
+	var none T
+	typ := v.Type
 	owner, ok := keys.Owner(v.Key)
 	if !ok {
 		return none, access.User{}, access.Errorf(access.CodeUnverified, "%s is signed by %s, which is nobody's key in the directory",
 			typ, ssh.FingerprintSHA256(v.Key)).WithHint("the directory needs this line: %s", MarshalKey(v.Key))
 	}
-	p, err := parse(v.Payload)
-	if err != nil {
+	if p, err = parse(v.Payload); err != nil {
 		return none, access.User{}, err
 	}
 	if h, _ := header(p); h.Signer != owner.Name {
