@@ -25,24 +25,29 @@ import (
 // steps then as one that can be read, so that a worker that has the key by then
 // can replay it.
 func (r *Ring) Converter() converter.DataConverter {
-	return converting{converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), r)}
+	dc := converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), r)
+	return &converting{dc, &patient{dc}}
 }
 
-// converting is what activities and clients convert with.
-type converting struct{ converter.DataConverter }
+// converting is what activities and clients convert with. It is asked for what a workflow
+// converts with for each of its channels, which keep it as long as they are there.
+type converting struct {
+	converter.DataConverter
+	workflows *patient
+}
 
-var _ workflow.ContextAware = converting{}
+var _ workflow.ContextAware = (*converting)(nil)
 
-func (c converting) WithContext(context.Context) converter.DataConverter { return c }
+func (c *converting) WithContext(context.Context) converter.DataConverter { return c }
 
-func (c converting) WithWorkflowContext(workflow.Context) converter.DataConverter {
-	return patient(c)
+func (c *converting) WithWorkflowContext(workflow.Context) converter.DataConverter {
+	return c.workflows
 }
 
 // patient is what workflows convert with.
 type patient struct{ converter.DataConverter }
 
-func (p patient) FromPayloads(payloads *commonpb.Payloads, to ...any) error {
+func (p *patient) FromPayloads(payloads *commonpb.Payloads, to ...any) error {
 	err := p.DataConverter.FromPayloads(payloads, to...)
 	if err == nil {
 		return nil

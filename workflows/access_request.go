@@ -122,7 +122,8 @@ func (r *request) run(ctx workflow.Context) access.Outcome {
 func (r *request) decide(ctx workflow.Context) {
 	in := access.Submission{Request: r.status.Evidence.Request}
 	var standing activities.DecideOutput
-	err := local(ctx, "decide by policy", hallpass.Decide, in, &standing)
+	var err error
+	r.aside(ctx, func(ctx workflow.Context) { err = local(ctx, "decide by policy", hallpass.Decide, in, &standing) })
 	if err != nil {
 		r.stop(audit.End{State: access.StateDenied, Why: activities.Refusal(err).Message})
 	} else {
@@ -234,8 +235,8 @@ func (r *request) issue(ctx workflow.Context) {
 		r.stop(audit.End{State: access.StateDenied, Why: "refused by the issuer: " + activities.Refusal(refused).Message})
 		return
 	}
-	handle := credential.Handle
-	r.status.Credential, r.status.Handle = &credential, &handle
+	handle := &credential.Handle
+	r.status.Credential, r.status.Handle = &credential, handle
 	r.status.Granted, r.status.Ends = &handle.NotBefore, &handle.NotAfter
 	if r.status.Standing.Ruling.Emergency != nil {
 		r.openReview(ctx)
@@ -351,6 +352,17 @@ func (r *request) wait(ctx workflow.Context, done func() bool) {
 		}
 		r.see(ctx)
 	}
+}
+
+// aside has f done by a coroutine of its own, and waits for it. What is read in f takes
+// a lot of stack, and the request's own coroutine would keep that until its end.
+func (r *request) aside(ctx workflow.Context, f func(workflow.Context)) {
+	done := false
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		f(ctx)
+		done = true
+	})
+	r.wait(ctx, func() bool { return done })
 }
 
 func never() bool { return false }

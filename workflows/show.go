@@ -1,8 +1,8 @@
 package workflows
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -65,59 +65,56 @@ func (r *request) show(ctx workflow.Context) {
 // attributes it holds names and times only: no reason, ticket or comment, and
 // no line that could quote one.
 func (r *request) details() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "**%s**", r.status.State)
 	if !r.verified {
-		b.WriteString(" · the request could not be verified\n")
-		return b.String()
+		return "**" + string(r.status.State) + "** · the request could not be verified\n"
 	}
-	fmt.Fprintf(&b, " · %s\n\n", r.what())
-	line := func(format string, args ...any) { fmt.Fprintf(&b, "- "+format+"\n", args...) }
-
-	if rules := r.status.Standing.Ruling.Rules; len(rules) > 0 {
-		line("rules: %s", strings.Join(rules, ", "))
+	lines := []string{"**" + string(r.status.State) + "** · " + r.what() + "\n"}
+	standing := &r.status.Standing
+	if rules := standing.Ruling.Rules; len(rules) > 0 {
+		lines = append(lines, "- rules: "+strings.Join(rules, ", "))
 	}
-	for _, voice := range r.status.Standing.Voices {
-		said := "approved"
+	for i := range standing.Voices {
+		voice, said := &standing.Voices[i], "approved"
 		if voice.Verdict == access.Deny {
 			said = "denied"
 		}
-		line("%s by %s at %s", said, voice.Who(), clock(voice.Time))
+		lines = append(lines, "- "+said+" by "+access.Who(voice.Signer, voice.For)+" at "+clock(voice.Time))
 	}
 	switch r.status.State {
 	case access.StatePending:
-		for _, asked := range r.status.Escalated {
-			line("after %s asked: %s", asked.After, strings.Join(slices.Concat(asked.Ask, asked.Notify), ", "))
+		for i := range r.status.Escalated {
+			asked := &r.status.Escalated[i]
+			lines = append(lines, "- after "+asked.After.String()+" asked: "+strings.Join(slices.Concat(asked.Ask, asked.Notify), ", "))
 		}
-		for _, set := range r.status.Standing.Missing {
-			line("missing: %d from %s", set.Count, strings.Join(set.Groups, " or "))
+		for _, set := range standing.Missing {
+			lines = append(lines, "- missing: "+strconv.Itoa(set.Count)+" from "+strings.Join(set.Groups, " or "))
 		}
 		if r.status.Deadline != nil {
-			line("times out at %s", clock(*r.status.Deadline))
+			lines = append(lines, "- times out at "+clock(*r.status.Deadline))
 		}
 	case access.StateScheduled:
-		line("starts at %s", clock(*r.status.Starts))
+		lines = append(lines, "- starts at "+clock(*r.status.Starts))
 	case access.StateIssuing:
-		line("waits for an issuer on queue `%s`", access.IssueQueue(r.status.Standing.Resource.Kind))
+		lines = append(lines, "- waits for an issuer on queue `"+access.IssueQueue(standing.Resource.Kind)+"`")
 	case access.StateActive:
-		line("ends at %s", clock(*r.status.Ends))
+		lines = append(lines, "- ends at "+clock(*r.status.Ends))
 		if over := r.status.Handle.Over(); over.After(*r.status.Ends) {
-			line("open sessions may stay until %s", clock(over))
+			lines = append(lines, "- open sessions may stay until "+clock(over))
 		}
 	}
 	if handle := r.status.Handle; handle != nil && handle.Serial > 0 {
-		line("serial %d of CA %s", handle.Serial, handle.CA)
+		lines = append(lines, "- serial "+strconv.FormatUint(handle.Serial, 10)+" of CA "+handle.CA)
 	}
 	if r.status.By != "" {
-		line("ended by %s", r.status.By)
+		lines = append(lines, "- ended by "+r.status.By)
 	}
-	return b.String()
+	return strings.Join(append(lines, ""), "\n")
 }
 
 // what is the request in a few words.
 func (r *request) what() string {
-	request := r.status.Standing.Request
-	return fmt.Sprintf("%s%s for %s, %s", request.Resource, access.AsWhat(request.Login, request.Actions), request.Signer, request.Duration)
+	request := &r.status.Standing.Request
+	return request.Resource + access.AsWhat(request.Login, request.Actions) + " for " + request.Signer + ", " + request.Duration.String()
 }
 
 // approvers are the people whose approvals count, in the order they gave them,
@@ -132,4 +129,8 @@ func (r *request) approvers(name func(access.Voice) string) []string {
 	return names
 }
 
+// clock is not a part of those that call it, several of which do so often that it would
+// double the stack that a request's coroutine keeps.
+//
+//go:noinline
 func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
