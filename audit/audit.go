@@ -189,6 +189,7 @@ type Reader struct {
 	verifier    note.Verifier
 	locks       lockCache
 	delegations delegationCache
+	past        pastCache
 }
 
 // OpenReader opens the log for reading: the SQLite file at a path, or the

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -94,6 +95,52 @@ func TestPastIsBounded(t *testing.T) {
 	w.open()
 	if diff := cmp.Diff(past, look()); diff != "" {
 		t.Errorf("after the ledger was changed (-want +got):\n%s", diff)
+	}
+}
+
+// Who has looked before is told the same as who looks for the first time, whatever has
+// been asked, granted and ended in between, and remembers of no more people than it may.
+func TestPastReadsOn(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	const every = 7
+	for i := range maxPast + 3*every {
+		w.now = w.now.Add(time.Minute)
+		r, st := w.ask("alice")
+		if i%3 > 0 {
+			yes := w.decision("bob", access.Approve, r, st)
+			w.accept("bob", r, yes)
+			w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{yes}})
+		}
+		if i%every > 0 {
+			continue
+		}
+		for _, turn := range []string{"running", "ended"} {
+			first, err := OpenReader(ctx, w.path, w.public)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := first.Past(ctx, "alice", r.Resource, r.ID)
+			if err := errors.Join(err, first.Close()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := w.log.Past(ctx, "alice", r.Resource, r.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("after %d requests, the last of them %s (-want +got):\n%s", i+1, turn, diff)
+			}
+			w.end(End{Request: r.ID, State: access.StateRevoked})
+		}
+	}
+	for i := range maxPasts + 1 {
+		if _, err := w.log.Past(ctx, fmt.Sprint("user", i), "ssh/web-1", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(w.log.past.known); n == 0 || n > maxPasts {
+		t.Errorf("remembers %d", n)
 	}
 }
 
