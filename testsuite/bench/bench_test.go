@@ -11,8 +11,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/api/enums/v1"
 )
 
 func TestParseBench(t *testing.T) {
@@ -205,6 +207,35 @@ func TestBadArguments(t *testing.T) {
 		if err := measureAll(t.Context(), "x", "ca", scale, t.TempDir(), false); err == nil || !strings.Contains(err.Error(), "-scale") {
 			t.Errorf("scale %v: %v", scale, err)
 		}
+	}
+}
+
+// Each step is from the stage before it to the next event of its kind.
+func TestAlong(t *testing.T) {
+	begin := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	after := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	const started, signalled = enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+	seen := []sighting{
+		{started, after(2), after(3)},
+		{enums.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, after(2), after(3)},
+		{ruled, after(10), after(12)},
+		{signalled, after(15), after(30)},
+		{ruled, after(22), after(30)},
+	}
+	way := []stage{{"start", started, false}, {"ruling", ruled, false}, {"look", ruled, true}, {"signal", signalled, false}, {"check", ruled, false}}
+	took, err := along(way, begin, seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ms []int64
+	for _, d := range took {
+		ms = append(ms, d.Milliseconds())
+	}
+	if diff := cmp.Diff([]int64{2, 8, 2, 3, 7, 22}, ms); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := along(way, begin, seen[:3]); err == nil || !strings.Contains(err.Error(), "for: signal") {
+		t.Error(err)
 	}
 }
 

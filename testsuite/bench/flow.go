@@ -95,23 +95,32 @@ func bareRevoke(context.Context) error          { return nil }
 // bare workflows.
 type flow struct {
 	name           string
-	hallpass, bare func(context.Context) error
+	hallpass, bare op
 }
 
-func (w *world) automatic(ctx context.Context) error {
+// op does one thing once, and returns the history that it has followed.
+type op func(context.Context) (*watch, error)
+
+// run does it for those who need no history.
+func (o op) run(ctx context.Context) error {
+	_, err := o(ctx)
+	return err
+}
+
+func (w *world) automatic(ctx context.Context) (*watch, error) {
 	a, err := w.ask(ctx, "ssh/dev-1", long)
 	if err == nil {
 		_, err = a.history.until(issued)
 	}
-	return err
+	return a.history, err
 }
 
-func (w *world) approved(ctx context.Context) error {
+func (w *world) approved(ctx context.Context) (*watch, error) {
 	a, err := w.askAndApprove(ctx)
 	if err == nil {
 		_, err = a.history.until(issued)
 	}
-	return err
+	return a.history, err
 }
 
 // askAndApprove approves a request once it is known what it needs: nobody
@@ -127,50 +136,53 @@ func (w *world) askAndApprove(ctx context.Context) (asked, error) {
 	return a, w.approve(ctx, a)
 }
 
-func (w *world) life(ctx context.Context) error {
+func (w *world) life(ctx context.Context) (*watch, error) {
 	a, err := w.askAndApprove(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := a.history.until(issued); err != nil {
-		return err
+		return nil, err
 	}
 	if err := w.release(ctx, a); err != nil {
-		return err
+		return nil, err
 	}
 	_, err = a.history.until(over)
-	return err
+	return a.history, err
 }
 
-func (w *world) bare(ctx context.Context, in bareInput) error {
-	id := "bare-" + statement.NewID()
-	history, err := start(ctx, w.Client, id, bareQueue, bare, in)
-	if err != nil {
-		return err
-	}
-	if in.Approvals > 0 {
-		if _, err := history.until(ruled); err != nil {
-			return err
+// bare does what a request does, by a bare workflow.
+func (w *world) bare(in bareInput) op {
+	return func(ctx context.Context) (*watch, error) {
+		id := "bare-" + statement.NewID()
+		history, err := start(ctx, w.Client, id, bareQueue, bare, in)
+		if err != nil {
+			return nil, err
 		}
-		if err := w.Client.SignalWorkflow(ctx, id, "", "message", "approved"); err != nil {
-			return err
+		if in.Approvals > 0 {
+			if _, err := history.until(ruled); err != nil {
+				return nil, err
+			}
+			if err := w.Client.SignalWorkflow(ctx, id, "", "message", "approved"); err != nil {
+				return nil, err
+			}
 		}
+		if _, err := history.until(issued); err != nil || !in.Release {
+			return history, err
+		}
+		if err := w.Client.SignalWorkflow(ctx, id, "", "message", "released"); err != nil {
+			return nil, err
+		}
+		_, err = history.until(over)
+		return history, err
 	}
-	if _, err := history.until(issued); err != nil || !in.Release {
-		return err
-	}
-	if err := w.Client.SignalWorkflow(ctx, id, "", "message", "released"); err != nil {
-		return err
-	}
-	_, err = history.until(over)
-	return err
 }
 
 func (b *bench) request() error {
 	return b.world(func(w *world) error {
 		return b.flows([]flow{
-			{"automatic", w.automatic, func(ctx context.Context) error { return w.bare(ctx, bareInput{}) }},
-			{"with an approval", w.approved, func(ctx context.Context) error { return w.bare(ctx, bareInput{Approvals: 1}) }},
+			{"automatic", w.automatic, w.bare(bareInput{})},
+			{"with an approval", w.approved, w.bare(bareInput{Approvals: 1})},
 		})
 	})
 }
@@ -178,7 +190,7 @@ func (b *bench) request() error {
 func (b *bench) life() error {
 	return b.world(func(w *world) error {
 		return b.flows([]flow{
-			{"whole life", w.life, func(ctx context.Context) error { return w.bare(ctx, bareInput{Approvals: 1, Release: true}) }},
+			{"whole life", w.life, w.bare(bareInput{Approvals: 1, Release: true})},
 		})
 	})
 }
@@ -199,8 +211,8 @@ func (b *bench) flows(flows []flow) error {
 				times = min(times, 2*flight) // to get warm
 			}
 			for i, f := range flows {
-				for k, op := range []func(context.Context) error{f.bare, f.hallpass} {
-					each, all, err := inFlight(b.ctx, flight, times, op)
+				for k, op := range []op{f.bare, f.hallpass} {
+					each, all, err := inFlight(b.ctx, flight, times, op.run)
 					if err != nil {
 						return fmt.Errorf("%s, %d in flight: %w", f.name, flight, err)
 					}

@@ -71,17 +71,17 @@ func (b *bench) parts() error {
 		parts = append(parts, part{name: "clients", pid: os.Getpid()})
 		for _, f := range []struct {
 			name     string
-			hallpass func(context.Context) error
+			hallpass op
 			bare     bareInput
 		}{{"automatic", w.automatic, bareInput{}}, {"with an approval", w.approved, bareInput{Approvals: 1}}} {
 			shown := f.bare
 			shown.Shown = true
 			whose := []struct {
 				name string
-				op   func(context.Context) error
+				op   op
 			}{
-				{"bare workflow", func(ctx context.Context) error { return w.bare(ctx, f.bare) }},
-				{"bare workflow that shows its state", func(ctx context.Context) error { return w.bare(ctx, shown) }},
+				{"bare workflow", w.bare(f.bare)},
+				{"bare workflow that shows its state", w.bare(shown)},
 				{"hallpass", f.hallpass},
 			}
 			const flight, turns = 16, 4
@@ -99,7 +99,7 @@ func (b *bench) parts() error {
 					if err != nil {
 						return err
 					}
-					_, took, err := inFlight(b.ctx, flight, times, who.op)
+					_, took, err := inFlight(b.ctx, flight, times, who.op.run)
 					if err != nil {
 						return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
 					}

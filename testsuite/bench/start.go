@@ -38,7 +38,7 @@ func (b *bench) start() error {
 			}
 			took := time.Since(began)
 			w := &world{Server: s, people: people, folder: dir}
-			err = w.automatic(b.ctx)
+			_, err = w.automatic(b.ctx)
 			if k == 0 {
 				fresh, first = append(fresh, took), append(first, time.Since(began))
 			} else {

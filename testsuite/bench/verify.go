@@ -70,7 +70,7 @@ func (b *bench) verifySmall(n int) error {
 // released and revoked.
 func (b *bench) verifyReal(requests int) error {
 	return b.world(func(w *world) error {
-		if _, _, err := inFlight(b.ctx, 16, requests-1, w.life); err != nil {
+		if _, _, err := inFlight(b.ctx, 16, requests-1, op(w.life).run); err != nil {
 			return err
 		}
 		a, err := w.askAndApprove(b.ctx)

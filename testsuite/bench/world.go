@@ -166,6 +166,14 @@ func (w *world) release(ctx context.Context, a asked) error {
 // watch follows the history of a workflow as it grows.
 type watch struct {
 	events client.HistoryEventIterator
+	seen   []sighting // so far
+}
+
+// sighting is an event, when it happened by Temporal's clock, and when it was seen
+// here.
+type sighting struct {
+	event    enums.EventType
+	at, seen time.Time
 }
 
 // start starts a workflow and follows it.
@@ -178,7 +186,7 @@ func start(ctx context.Context, c client.Client, id, queue string, workflow any,
 }
 
 func follow(ctx context.Context, c client.Client, id, run string) *watch {
-	return &watch{c.GetWorkflowHistory(ctx, id, run, true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}
+	return &watch{events: c.GetWorkflowHistory(ctx, id, run, true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}
 }
 
 // until waits for the next event of a type.
@@ -188,6 +196,7 @@ func (w *watch) until(typ enums.EventType) (*history.HistoryEvent, error) {
 		if err != nil {
 			return nil, err
 		}
+		w.seen = append(w.seen, sighting{event.EventType, event.EventTime.AsTime(), time.Now()})
 		switch event.EventType {
 		case typ:
 			return event, nil
