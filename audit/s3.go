@@ -141,5 +141,9 @@ func reasonS3(place string, body []byte) string {
 	if !isS3(place) || xml.Unmarshal(body, &said) != nil || !s3Code.MatchString(said.Code) {
 		return ""
 	}
+	switch said.Code {
+	case "AuthorizationHeaderMalformed", "PermanentRedirect": // signed for another region, or sent to another one's endpoint
+		return ": " + said.Code + "; is its region right?"
+	}
 	return ": " + said.Code
 }

@@ -216,7 +216,7 @@ func TestPublishFails(t *testing.T) {
 		{"wrong secret", good, Key{s.User.ID, s.Root.Secret}.String(), "403 Forbidden: SignatureDoesNotMatch"},
 		{"unknown key", good, Key{"AKID", s.User.Secret}.String(), "403 Forbidden: InvalidAccessKeyId"},
 		{"a token that isn't one", good, s.User.String() + " s3cr3t", "400 Bad Request: InvalidToken"},
-		{"another region", region("eu-test-2"), s.User.String(), "400 Bad Request: AuthorizationHeaderMalformed"},
+		{"another region", region("eu-test-2"), s.User.String(), "400 Bad Request: AuthorizationHeaderMalformed; is its region right?"},
 		{"no such bucket", s.Place("nowhere", "hallpass"), s.User.String(), "404 Not Found: NoSuchBucket"},
 		{"another's bucket", s.Place("others", "hallpass"), s.User.String(), "403 Forbidden: AccessDenied"},
 	} {
