@@ -36,9 +36,9 @@ import (
 
 // Recorder is the part of audit.Log that the workflow's activities need.
 type Recorder interface {
-	// Receive records that a request was received, once, and whether policy's
-	// limits leave room for it.
-	Receive(ctx context.Context, e audit.Event, ruling access.Ruling, later bool) error
+	// Receive records that a request was received and what is ruled on it, once, and
+	// whether policy's limits leave room for it.
+	Receive(ctx context.Context, in audit.Reception) error
 	// Review judges a review statement and records it, once.
 	Review(ctx context.Context, book *evidence.Rulebook, st access.Statement, now time.Time) (access.ReviewTask, error)
 	// Reviewed says how a review stands.
@@ -111,9 +111,13 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	if err != nil {
 		return DecideOutput{}, err
 	}
+	locks, err := a.Log.Locks(ctx)
+	if err != nil {
+		return DecideOutput{}, again(err)
+	}
 	now := a.Now()
-	informed := a.Rulebook().Informed(ctx, a.Lookups, in.Request, now)
-	standing, err := informed.Judge(access.Evidence{Request: in.Request}, now, known)
+	book := a.Rulebook().Under(locks.Held).Informed(ctx, a.Lookups, in.Request, now)
+	standing, err := book.Judge(access.Evidence{Request: in.Request}, now, known)
 	if err != nil {
 		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
@@ -132,35 +136,24 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
 	}
 
+	standing, code := evidence.Bar(standing, nil, now)
 	event := audit.Event{Request: request.ID, RequestHash: in.Request.Hash(), Requester: request.Signer, Resource: request.Resource}
-	received := event
+	received, ruled := event, event
 	received.Actor, received.Statement, received.Digests = request.Signer, &in.Request, &standing.Ruling.Digests
-	later := request.Start != nil && request.Start.After(a.Now())
-	limited := a.Log.Receive(ctx, received, standing.Ruling, later)
+	ruled.Ruling, ruled.Code, ruled.Why = &standing.Ruling, code, standing.Why
+	limited := a.Log.Receive(ctx, audit.Reception{
+		Event: received, Ruling: standing.Ruling, Later: request.Start != nil && request.Start.After(a.Now()),
+		Ruled: &ruled, Denied: standing.Effect == access.EffectDeny, Locks: locks.Words,
+	})
 	switch access.CodeOf(limited) {
 	case access.CodeLimited:
+		standing, _ = evidence.Bar(standing, limited, now)
 	case access.CodeMismatch:
 		return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, limited)
 	default:
 		if limited != nil {
 			return DecideOutput{}, again(limited)
 		}
-	}
-	// Not before the request is on record: whatever is locked from here on
-	// finds it there, and tells its workflow.
-	if book, locked, err := a.locked(ctx); err != nil {
-		return DecideOutput{}, err
-	} else if locked {
-		if standing, err = book.With(informed.Facts()).Judge(access.Evidence{Request: in.Request}, now, known); err != nil {
-			return DecideOutput{}, a.refuse(ctx, string(access.TypeRequest), in.Request, err)
-		}
-	}
-	standing, code := evidence.Bar(standing, limited, a.Now())
-	ruled := event
-	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
-	ruled.Ruling, ruled.Code, ruled.Why = &standing.Ruling, code, standing.Why
-	if _, err := a.Log.Append(ctx, ruled); err != nil {
-		return DecideOutput{}, again(err)
 	}
 	out := DecideOutput{Standing: standing, Notify: a.Channels != nil}
 	if standing.Effect == access.EffectAsk {
@@ -291,24 +284,15 @@ func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error)
 	return out, nil
 }
 
-// locked is the rulebook of this moment under the locks of this moment, and
-// whether there are any.
-func (a *Activities) locked(ctx context.Context) (*evidence.Rulebook, bool, error) {
+// delegated is the rulebook of this moment, under the locks and with the delegations of
+// this moment.
+func (a *Activities) delegated(ctx context.Context) (*evidence.Rulebook, error) {
 	locks, err := a.Log.Locks(ctx)
 	if err != nil {
-		return nil, false, again(err)
-	}
-	return a.Rulebook().Under(locks.Held), len(locks.Held) > 0, nil
-}
-
-// delegated is locked, with the delegations of this moment.
-func (a *Activities) delegated(ctx context.Context) (*evidence.Rulebook, error) {
-	book, _, err := a.locked(ctx)
-	if err != nil {
-		return nil, err
+		return nil, again(err)
 	}
 	given, err := a.Log.Delegations(ctx)
-	return book.Through(given), again(err)
+	return a.Rulebook().Under(locks.Held).Through(given), again(err)
 }
 
 // waiting is what is known of a request that may have waited.

@@ -63,9 +63,14 @@ func (n *notes) End(_ context.Context, e audit.End) (audit.Entry, error) {
 	return audit.Entry{Request: e.Request, Ended: n.ended[e.Request]}, n.err
 }
 
-func (n *notes) Receive(ctx context.Context, e audit.Event, _ access.Ruling, _ bool) error {
-	e.Type, e.Step = audit.RequestReceived, "received"
-	_, err := n.Append(ctx, e)
+func (n *notes) Receive(ctx context.Context, in audit.Reception) error {
+	received, ruled := in.Event, *in.Ruled
+	received.Type, received.Step = audit.RequestReceived, "received"
+	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
+	if _, err := n.Append(ctx, received); err != nil {
+		return err
+	}
+	_, err := n.Append(ctx, ruled)
 	return err
 }
 

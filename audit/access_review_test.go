@@ -191,7 +191,7 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		if standing.Effect == access.EffectDeny {
 			ruling.Limits, ruling.Emergency = access.Limits{}, nil
 		}
-		over := w.log.Receive(ctx, Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()}, ruling, false)
+		over := w.log.Receive(ctx, Reception{Event: Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()}, Ruling: ruling})
 		if over != nil && access.CodeOf(over) != access.CodeLimited {
 			t.Fatal(over)
 		}

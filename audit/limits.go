@@ -246,58 +246,100 @@ func (t *tx) place(request, requester, resource string) (asking, error) {
 const (
 	receivedStep = "received"
 	limitedStep  = "limited"
+	ruledStep    = "ruled"
 )
+
+// Reception is a request that was received, and what is ruled on it.
+type Reception struct {
+	Event
+	Ruling access.Ruling // whose limits are counted; one that denies leaves nothing to count
+	Later  bool          // the grant begins later, so it doesn't count as running yet
+
+	// Ruled is the event of the ruling (request.ruled), nil while there is none. Its Why
+	// becomes that of the limit which leaves no room, unless Denied.
+	Ruled  *Event
+	Denied bool
+	Locks  int64 // the lock statements that it was ruled under
+}
 
 // Receive records that a request was received (request.received), unless it
 // was before, and counts whether policy's limits leave room for it: CodeLimited
 // says that they don't, and is on record (request.limited). Saying it again
-// says the same. A ruling that denies leaves nothing to count. A grant that begins later doesn't count as running yet.
+// says the same. In the same transaction goes the ruling on record, if there is one:
+// CodeUnavailable says that something was locked or unlocked since, and that nothing is on
+// record. So whatever is locked from here on finds the request there.
 //
 // Whether there is room when it is issued is counted again, by Reserve.
-func (l *Log) Receive(ctx context.Context, e Event, ruling access.Ruling, later bool) error {
+func (l *Log) Receive(ctx context.Context, in Reception) error {
+	e := in.Event
 	e.Type, e.Step = RequestReceived, receivedStep
+	asks := []slot{{plain(e.Request), receivedStep}, {plain(e.Request), limitedStep}}
+	if in.Ruled != nil {
+		asks = append(asks, slot{plain(e.Request), ruledStep})
+	}
 	refusal, err := update(ctx, l, func(t *tx) (*access.Error, error) {
-		p := slot{plain(e.Request), receivedStep}
-		was, err := t.at(p)
+		if in.Ruled == nil {
+			return t.receive(e, in.Ruling, in.Later)
+		}
+		if err := t.underLocks(in.Locks); err != nil {
+			return nil, err
+		}
+		refusal, err := t.receive(e, in.Ruling, in.Later)
 		if err != nil {
 			return nil, err
 		}
-		if e.Time.IsZero() {
-			e.Time = l.now()
+		ruled := *in.Ruled
+		ruled.Type, ruled.Step = RequestRuled, ruledStep
+		if refusal != nil && !in.Denied {
+			ruled.Why = refusal.Error()
 		}
-		if _, err := t.append(e); err != nil {
-			return nil, err
-		}
-		if was.found {
-			return t.wasLimited(p.request)
-		}
-		if ruling.Effect == access.EffectDeny || unbounded(ruling) {
-			return nil, nil
-		}
-		who, err := t.place(p.request, plain(e.Requester), plain(e.Resource))
-		if err != nil {
-			return nil, err
-		}
-		if e.Statement != nil {
-			if request, err := statement.ParseRequest([]byte(e.Statement.Payload)); err == nil {
-				who.extends = request.Extends
-			}
-		}
-		refusal, err := exhausted(counting{t}, ruling, who, who.at, later)
-		if err != nil || refusal == nil {
-			return nil, err
-		}
-		limited := Event{
-			Type: RequestLimited, Time: e.Time, Request: e.Request, RequestHash: e.RequestHash, Step: limitedStep,
-			Requester: e.Requester, Resource: e.Resource, Code: refusal.Code, Why: refusal.Message, Digests: e.Digests,
-		}
-		_, err = t.append(limited)
+		_, err = t.append(ruled)
 		return refusal, err
-	}, slot{plain(e.Request), receivedStep}, slot{plain(e.Request), limitedStep})
+	}, asks...)
 	if err == nil && refusal != nil {
 		return refusal
 	}
 	return err
+}
+
+// receive is what Receive does but for the ruling.
+func (t *tx) receive(e Event, ruling access.Ruling, later bool) (*access.Error, error) {
+	p := slot{plain(e.Request), receivedStep}
+	was, err := t.at(p)
+	if err != nil {
+		return nil, err
+	}
+	if e.Time.IsZero() {
+		e.Time = t.log.now()
+	}
+	if _, err := t.append(e); err != nil {
+		return nil, err
+	}
+	if was.found {
+		return t.wasLimited(p.request)
+	}
+	if ruling.Effect == access.EffectDeny || unbounded(ruling) {
+		return nil, nil
+	}
+	who, err := t.place(p.request, plain(e.Requester), plain(e.Resource))
+	if err != nil {
+		return nil, err
+	}
+	if e.Statement != nil {
+		if request, err := statement.ParseRequest([]byte(e.Statement.Payload)); err == nil {
+			who.extends = request.Extends
+		}
+	}
+	refusal, err := exhausted(counting{t}, ruling, who, who.at, later)
+	if err != nil || refusal == nil {
+		return nil, err
+	}
+	limited := Event{
+		Type: RequestLimited, Time: e.Time, Request: e.Request, RequestHash: e.RequestHash, Step: limitedStep,
+		Requester: e.Requester, Resource: e.Resource, Code: refusal.Code, Why: refusal.Message, Digests: e.Digests,
+	}
+	_, err = t.append(limited)
+	return refusal, err
 }
 
 // wasLimited is the refusal that is on record of a request, nil if there is

@@ -71,8 +71,8 @@ func TestReceiveCounts(t *testing.T) {
 	}
 	for _, e := range events {
 		all.Go(func() {
-			first := w.log.Receive(context.Background(), e, limits, false)
-			if again := w.log.Receive(context.Background(), e, limits, false); (first == nil) != (again == nil) {
+			first := w.log.Receive(context.Background(), Reception{Event: e, Ruling: limits})
+			if again := w.log.Receive(context.Background(), Reception{Event: e, Ruling: limits}); (first == nil) != (again == nil) {
 				t.Errorf("said again, it is %v after %v", again, first)
 			}
 			if first == nil {
@@ -87,7 +87,7 @@ func TestReceiveCounts(t *testing.T) {
 	w.now = w.now.Add(time.Hour + time.Second)
 	r, st := w.request("alice")
 	late := Event{Request: r.ID, RequestHash: st.Hash(), Actor: "alice", Requester: "alice", Resource: r.Resource, Statement: &st, Digests: w.digests()}
-	if err := w.log.Receive(context.Background(), late, limits, false); err != nil {
+	if err := w.log.Receive(context.Background(), Reception{Event: late, Ruling: limits}); err != nil {
 		t.Errorf("an hour later: %v", err)
 	}
 	if report := w.verify(VerifyOptions{}); !report.OK {

@@ -365,3 +365,57 @@ func TestLockCancelsNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A request goes on record with the ruling on it, and only under the locks that it was
+// ruled under: what is locked later finds the request.
+func TestRulingUnderLocks(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(lockPolicy)
+	r, st := w.request("alice")
+	ruling := access.Ruling{Effect: access.EffectAsk, Why: "needs somebody", Digests: *w.digests()}
+	event := Event{Request: r.ID, RequestHash: st.Hash(), Requester: "alice", Resource: r.Resource}
+	received, ruled := event, event
+	received.Actor, received.Statement, received.Digests = "alice", &st, w.digests()
+	ruled.Ruling, ruled.Why = &ruling, ruling.Why
+	in := Reception{Event: received, Ruling: ruling, Ruled: &ruled}
+	lock, lockSt := w.lock("carol", access.LockUser, "alice")
+	w.mustSay(lockSt)
+	wantRefusal(t, w.log.Receive(context.Background(), in), access.CodeUnavailable, "locked or unlocked meanwhile")
+	if on := w.events(Query{Request: r.ID}); len(on) > 0 {
+		t.Fatalf("on record: %+v", on)
+	}
+	in.Locks = 1
+	for range 2 {
+		if err := w.log.Receive(context.Background(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	on := w.events(Query{Request: r.ID})
+	if len(on) != 2 || on[0].Event.Type != RequestReceived || on[1].Event.Type != RequestRuled || on[1].Event.Why != ruling.Why {
+		t.Errorf("on record: %+v", on)
+	}
+	_, open := w.unlock("carol", lock)
+	w.mustSay(open)
+	wantRefusal(t, w.log.Receive(context.Background(), in), access.CodeUnavailable, "locked or unlocked meanwhile")
+}
+
+// A limit that leaves no room is why the request isn't granted, unless it is denied as it is.
+func TestRulingOfALimit(t *testing.T) {
+	w := newWorld(t)
+	ruling := access.Ruling{Limits: access.Limits{User: access.Limit{PerHour: 1}}, Why: "allowed", Digests: *w.digests()}
+	for i, want := range []string{"allowed", "has had 1 request", "allowed"} {
+		r, st := w.request("alice")
+		event := Event{Request: r.ID, RequestHash: st.Hash(), Requester: "alice", Resource: r.Resource}
+		received, ruled := event, event
+		received.Actor, received.Statement, received.Digests = "alice", &st, w.digests()
+		ruled.Ruling, ruled.Why = &ruling, ruling.Why
+		err := w.log.Receive(context.Background(), Reception{Event: received, Ruling: ruling, Ruled: &ruled, Denied: i == 2})
+		if limited := access.CodeOf(err) == access.CodeLimited; limited != (i > 0) {
+			t.Errorf("request %d: %v", i, err)
+		}
+		on := w.events(Query{Request: r.ID, Type: RequestRuled})
+		if len(on) != 1 || !strings.Contains(on[0].Event.Why, want) {
+			t.Errorf("request %d: %+v, want %q", i, on, want)
+		}
+	}
+}

@@ -38,9 +38,9 @@ func (w *world) lab(who string) access.Evidence {
 // says of limits, and returns what comes of it.
 func (w *world) receive(r access.Request, st access.Statement) error {
 	digests := w.book.Load().Digests()
-	return w.log.Receive(context.Background(), audit.Event{
+	return w.log.Receive(context.Background(), audit.Reception{Event: audit.Event{
 		Request: r.ID, RequestHash: st.Hash(), Actor: r.Signer, Requester: r.Signer, Resource: r.Resource, Statement: &st, Digests: &digests,
-	}, w.book.Load().Decide(r, nil, w.now()), false)
+	}, Ruling: w.book.Load().Decide(r, nil, w.now())})
 }
 
 // Requests at the same moment, by several issuers with ledgers of their own on

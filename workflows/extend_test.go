@@ -44,10 +44,10 @@ func (w *world) granted() access.Request {
 func (w *world) onRecord() {
 	w.t.Helper()
 	digests := w.book.Load().Digests()
-	err := w.log.Receive(context.Background(), audit.Event{
+	err := w.log.Receive(context.Background(), audit.Reception{Event: audit.Event{
 		Request: w.req.ID, RequestHash: w.request.Hash(), Actor: w.req.Signer, Requester: w.req.Signer, Resource: w.req.Resource,
 		Statement: &w.request, Digests: &digests,
-	}, access.Ruling{}, false)
+	}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -484,6 +484,13 @@ func (f *flaky) Append(ctx context.Context, e audit.Event) (int64, error) {
 	return index, err
 }
 
+func (f *flaky) Receive(ctx context.Context, in audit.Reception) error {
+	if f.broken.Load() {
+		return errDown
+	}
+	return f.Recorder.Receive(ctx, in)
+}
+
 func (f *flaky) End(ctx context.Context, e audit.End) (audit.Entry, error) {
 	if f.broken.Load() {
 		return audit.Entry{}, errDown
