@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,13 +38,17 @@ func TestTreeIsTheOneOfTlog(t *testing.T) {
 		if own.root() != want {
 			t.Fatalf("root of %d leaves: %v, want %v", n, own.root(), want)
 		}
-		levels, rows := peakPlaces(n)
-		for i := range levels {
+		last := len(own.peaks) - 1
+		for upto := n; upto > 0; upto &= upto - 1 {
 			// A peak is stored with the last leaf it covers.
-			x := tlog.StoredHashIndex(levels[i], (rows[i]+1)>>levels[i]-1)
-			if stored[x] != own.peaks[i] {
-				t.Fatalf("peak %d of %d leaves is not where it should be", i, n)
+			level := bits.TrailingZeros64(uint64(upto))
+			if last < 0 || stored[tlog.StoredHashIndex(level, upto>>level-1)] != own.peaks[last] {
+				t.Fatalf("peak %d of %d leaves is not where it should be", last, n)
 			}
+			last--
+		}
+		if last >= 0 {
+			t.Fatalf("%d leaves have %d peaks more", n, last+1)
 		}
 		leaf := fmt.Appendf(nil, "leaf %d", n)
 		hashes, err := tlog.StoredHashes(n, leaf, reader)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/bits"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -148,33 +149,34 @@ type head struct {
 }
 
 // query reads it all at once: a row for each subtree that a tree of the
-// checkpoint's size is made of (peakPlaces), or one row for the empty tree.
+// checkpoint's size is made of, the largest first, or one row for the empty tree.
+// One after the other goes from the end (upto & (upto - 1)), and each has its hash
+// stored with its last event.
 func (h *head) query(d dialect) stmt {
 	return stmt{
-		query: `WITH RECURSIVE bits (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM bits WHERE n < 61)
-			SELECT size, note, (SELECT coalesce(max(idx), -1) + 1 FROM events), ` + d.settings() + `, n, coalesce(((size >> n) << n) - 1, -1), idx, hashes
-			FROM (SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1) AS head
-			LEFT JOIN bits ON (size >> n) & 1 = 1
-			LEFT JOIN events ON idx = ((size >> n) << n) - 1
-			ORDER BY n DESC`,
+		query: `WITH RECURSIVE parts (size, note, upto) AS (
+				SELECT size, note, size FROM (SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1) AS head
+				UNION ALL SELECT size, note, upto & (upto - 1) FROM parts WHERE upto & (upto - 1) > 0)
+			SELECT size, note, (SELECT coalesce(max(idx), -1) + 1 FROM events), ` + d.settings() + `,
+				upto, (SELECT hashes FROM events WHERE idx = upto - 1)
+			FROM parts ORDER BY upto`,
 		each: func(row scanner) error {
-			var level, index sql.NullInt64
-			var at int64
-			var stored []byte
-			if err := row.Scan(&h.size, &h.msg, &h.next, &h.committed[0], &h.committed[1], &h.readOnly, &level, &at, &index, &stored); err != nil {
+			var upto int64
+			var stored sql.Null[[]byte]
+			if err := row.Scan(&h.size, &h.msg, &h.next, &h.committed[0], &h.committed[1], &h.readOnly, &upto, &stored); err != nil {
 				return err
 			}
 			h.found = true
-			if !level.Valid || h.err != nil {
+			if upto <= 0 || h.err != nil {
 				return nil
 			}
-			if !index.Valid {
-				h.err = broken("event %d is missing", at)
+			if !stored.Valid {
+				h.err = broken("event %d is missing", upto-1)
 				return nil
 			}
-			hash, err := hashAt(stored, int(level.Int64))
+			hash, err := hashAt(stored.V, bits.TrailingZeros64(uint64(upto)))
 			if err != nil {
-				h.err = broken("event %d: %v", at, err)
+				h.err = broken("event %d: %v", upto-1, err)
 			}
 			h.peaks = append(h.peaks, hash)
 			return nil

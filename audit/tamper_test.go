@@ -106,6 +106,10 @@ func TestTampering(t *testing.T) {
 			-1, "of which the events say nothing", ""},
 		{"serials set back", []string{"UPDATE serials SET last = 0"},
 			-1, "the serials of CA", ""},
+		{"row deleted that has a subtree's hash", []string{"DELETE FROM events WHERE idx = 7"},
+			7, "event is missing", "event 7 is missing"},
+		{"hash of a subtree removed", []string{"UPDATE events SET hashes = CAST(substr(hashes, 1, 64) AS BLOB) WHERE idx = 7"},
+			7, "the stored tree hashes are not those", "event 7: stored hashes are 64 bytes, too few for level 3"},
 	} {
 		if server != nil && i%8 != 1 {
 			continue // what finds them is the same

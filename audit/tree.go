@@ -3,7 +3,6 @@ package audit
 import (
 	"crypto/sha256"
 	"fmt"
-	"math/bits"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -50,18 +49,6 @@ func (t *tree) root() tlog.Hash {
 // place says where the hash of subtree n at a level is stored: with the last
 // event that it covers, as the hash of that level.
 func place(level int, n int64) (row int64) { return (n+1)<<level - 1 }
-
-// peakPlaces lists the subtrees that a tree of this size is made of.
-func peakPlaces(size int64) (levels []int, rows []int64) {
-	covered := int64(0)
-	for level := bits.Len64(uint64(size)) - 1; level >= 0; level-- {
-		if size&(1<<level) != 0 {
-			covered += 1 << level
-			levels, rows = append(levels, level), append(rows, covered-1)
-		}
-	}
-	return levels, rows
-}
 
 // hashAt picks the hash of a level out of what is stored with an event.
 func hashAt(stored []byte, level int) (h tlog.Hash, err error) {
