@@ -55,6 +55,15 @@ func (l Lock) Why() string {
 type Locking struct {
 	Statement Statement `json:"statement"`
 	Told      []string  `json:"told,omitempty"` // requests that the runs before this one have told
+	Owed      []Live    `json:"owed,omitempty"` // those of them that somebody has to take back or end
+}
+
+// Live is a request that hasn't ended, as far as the log knows.
+type Live struct {
+	Request  string `json:"request"`
+	Resource string `json:"resource"`
+	Handed   bool   `json:"handed,omitempty"`  // it has a handle: the issuer has to end it
+	Granted  bool   `json:"granted,omitempty"` // it has a credential: the issuer has to take it back
 }
 
 // Locked is the result of the workflow Lock.

@@ -70,7 +70,7 @@ type Recorder interface {
 	// Delegations says what is delegated.
 	Delegations(ctx context.Context) (evidence.Delegations, error)
 	// Live lists requests that haven't ended.
-	Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]audit.Live, error)
+	Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]access.Live, error)
 	// OpenGrants lists the handles of those that the ledger has.
 	OpenGrants(ctx context.Context, after string, limit int) ([]access.Handle, error)
 	// Orphan records that nothing runs for an open grant, and says whether it

@@ -122,7 +122,7 @@ func (n *notes) Delegate(context.Context, *evidence.Rulebook, access.Statement, 
 
 func (n *notes) Delegations(context.Context) (evidence.Delegations, error) { return nil, n.err }
 
-func (n *notes) Live(context.Context, string, []string, string, int) ([]audit.Live, error) {
+func (n *notes) Live(context.Context, string, []string, string, int) ([]access.Live, error) {
 	return nil, n.err
 }
 

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"hallpass/access"
-	"hallpass/audit"
 	"hallpass/evidence"
 )
 
@@ -30,7 +29,7 @@ type ReachInput struct {
 
 // Reach finds live requests under a lock, by the catalog of this moment, some
 // at a time and none when there are no more. It has no refusals.
-func (a *Activities) Reach(ctx context.Context, in ReachInput) ([]audit.Live, error) {
+func (a *Activities) Reach(ctx context.Context, in ReachInput) ([]access.Live, error) {
 	requester, resources := a.Rulebook().Reach(in.Lock)
 	live, err := a.Log.Live(ctx, requester, resources, in.After, reachAtOnce)
 	return live, again(err)

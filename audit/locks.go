@@ -255,32 +255,24 @@ func (t *tx) underLocks(words int64) error {
 	return nil
 }
 
-// Live is a request that hasn't ended, as far as the log knows.
-type Live struct {
-	Request  string `json:"request"`
-	Resource string `json:"resource"`
-	Handed   bool   `json:"handed,omitempty"`  // it has a handle: the issuer has to end it
-	Granted  bool   `json:"granted,omitempty"` // it has a credential: the issuer has to take it back
-}
-
 // Live lists the requests by a requester, or for any of the resources, that
 // were received and haven't ended, in the order of their ids, from behind
 // after on and at most limit of them.
-func (r *Reader) Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]Live, error) {
+func (r *Reader) Live(ctx context.Context, requester string, resources []string, after string, limit int) ([]access.Live, error) {
 	const query = `SELECT e.request, e.resource, coalesce(l.handle, '') <> '', coalesce(l.credential, '') <> '' FROM events e LEFT JOIN ledger l ON l.request = e.request
 		WHERE e.%s = ? AND e.type = ? AND e.request > ? AND coalesce(l.ended, '') = '' ORDER BY e.request LIMIT ?`
 	column, values := "resource", resources
 	if requester != "" {
 		column, values = "requester", []string{requester}
 	}
-	var live []Live
+	var live []access.Live
 	for _, value := range values {
 		rows, err := r.db.QueryContext(ctx, fmt.Sprintf(query, column), value, RequestReceived, after, limit)
 		if err != nil {
 			return nil, fmt.Errorf("read live requests: %w", explain(err))
 		}
 		for rows.Next() {
-			var one Live
+			var one access.Live
 			if err := rows.Scan(&one.Request, &one.Resource, &one.Handed, &one.Granted); err != nil {
 				return nil, errors.Join(fmt.Errorf("read live requests: %w", err), rows.Close())
 			}
@@ -290,6 +282,6 @@ func (r *Reader) Live(ctx context.Context, requester string, resources []string,
 			return nil, fmt.Errorf("read live requests: %w", explain(err))
 		}
 	}
-	slices.SortFunc(live, func(a, b Live) int { return strings.Compare(a.Request, b.Request) })
+	slices.SortFunc(live, func(a, b access.Live) int { return strings.Compare(a.Request, b.Request) })
 	return live[:min(len(live), limit)], nil
 }

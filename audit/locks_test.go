@@ -294,21 +294,21 @@ func TestLive(t *testing.T) {
 	w.grant(r, access.Evidence{Request: st, Decisions: []access.Statement{w.decision("bob", access.Approve, r, st)}})
 	prepared, pst := w.ask("alice")
 	w.prepare(prepared, pst)
-	web := func(id string) Live {
-		return Live{Request: id, Resource: "ssh/web-1", Handed: id == r.ID || id == prepared.ID, Granted: id == r.ID}
+	web := func(id string) access.Live {
+		return access.Live{Request: id, Resource: "ssh/web-1", Handed: id == r.ID || id == prepared.ID, Granted: id == r.ID}
 	}
 	for _, tt := range []struct {
 		name, requester string
 		resources       []string
 		after           string
 		limit           int
-		want            []Live
+		want            []access.Live
 	}{
-		{"alice's", "alice", nil, "", 10, []Live{web(ids[0]), web(ids[3]), web(r.ID), web(prepared.ID)}},
-		{"the first two", "alice", nil, "", 2, []Live{web(ids[0]), web(ids[3])}},
-		{"those behind", "alice", nil, ids[3], 2, []Live{web(r.ID), web(prepared.ID)}},
+		{"alice's", "alice", nil, "", 10, []access.Live{web(ids[0]), web(ids[3]), web(r.ID), web(prepared.ID)}},
+		{"the first two", "alice", nil, "", 2, []access.Live{web(ids[0]), web(ids[3])}},
+		{"those behind", "alice", nil, ids[3], 2, []access.Live{web(r.ID), web(prepared.ID)}},
 		{"nobody's", "zoe", nil, "", 10, nil},
-		{"the resource's", "", []string{"ssh/web-2", "ssh/web-1"}, "", 10, []Live{web(ids[0]), web(ids[1]), web(ids[3]), web(r.ID), web(prepared.ID)}},
+		{"the resource's", "", []string{"ssh/web-2", "ssh/web-1"}, "", 10, []access.Live{web(ids[0]), web(ids[1]), web(ids[3]), web(r.ID), web(prepared.ID)}},
 		{"of no resource", "", nil, "", 10, nil},
 	} {
 		got, err := w.log.Live(context.Background(), tt.requester, tt.resources, tt.after, tt.limit)

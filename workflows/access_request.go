@@ -303,13 +303,14 @@ func (r *request) finish(ctx workflow.Context) {
 	if r.verified {
 		r.tell(ctx, notify.Ended, nil)
 	}
-	r.wait(ctx, func() bool { return r.inbox.quiet(ctx) })
 	r.told(ctx)
 	if r.review != nil {
+		r.wait(ctx, r.review.IsReady)
 		if err := r.review.Get(ctx, nil); err != nil {
 			workflow.GetLogger(ctx).Warn("review not started; hallpass review does it", "request", r.status.ID, "error", err)
 		}
 	}
+	r.wait(ctx, func() bool { return r.inbox.quiet(ctx) }) // nobody is left without an answer
 }
 
 // count counts the ending, and how long after the end of a grant all of it was

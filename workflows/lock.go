@@ -27,10 +27,11 @@ const (
 // A lock counts from the moment that it is on record, with the first activity:
 // nothing has to run for it to go on, and ending this workflow lifts nothing.
 // What is left is to tell the requests under it that live, and to see that they
-// end. One that doesn't, because somebody terminated its workflow or it hears
-// nothing any more, is ended from here. Then the issuers take back what was
+// end. When all are told, those that don't, because somebody terminated their workflow
+// or they hear nothing any more, are ended from here, and the issuers take back what was
 // granted, however long it takes to reach them. So when Lock has returned, nothing
-// lives under the lock.
+// lives that lived under the lock. (What had ended before it is its own workflow's to take
+// back.)
 //
 // It fails no more than AccessRequest does: a refusal is in its result. The
 // query status answers with the result so far.
@@ -45,6 +46,7 @@ func Lock(ctx workflow.Context, in access.Locking) (access.Locked, error) {
 		l.out.Refused = activities.Refusal(err)
 		return l.out, nil
 	}
+	owed := in.Owed
 	for l.out.Lock.Action == access.ActionLock {
 		after := ""
 		if n := len(l.out.Told); n > 0 {
@@ -54,15 +56,25 @@ func Lock(ctx workflow.Context, in access.Locking) (access.Locked, error) {
 		if len(live) == 0 {
 			break
 		}
-		l.tell(ctx, live)
-		l.await(ctx, live)
-		// A request that hears of it has ended before its issuer takes anything
-		// back. Nothing is granted any more since the lock is on record.
-		l.takeBack(ctx, slices.DeleteFunc(slices.Clone(live), func(one audit.Live) bool { return !one.Granted }))
+		told, gone := l.tell(ctx, live)
+		left := l.await(ctx, told, gone)
+		for _, one := range live {
+			// A request that hears of it has ended before its issuer takes anything back.
+			// Nothing is granted any more since the lock is on record.
+			lives := slices.Contains(left, one.Request)
+			if lives {
+				workflow.GetLogger(ctx).Warn("request doesn't end by the lock, ending it from here", "request", one.Request)
+			}
+			if lives || one.Granted {
+				owed = append(owed, one)
+			}
+		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
-			return l.out, workflow.NewContinueAsNewError(ctx, Lock, access.Locking{Statement: in.Statement, Told: l.out.Told})
+			return l.out, workflow.NewContinueAsNewError(ctx, Lock, access.Locking{Statement: in.Statement, Told: l.out.Told, Owed: owed})
 		}
 	}
+	// Only now, as an issuer may be away for long: nobody has to wait to be told.
+	l.takeBack(ctx, owed)
 	l.show(ctx)
 	return l.out, nil
 }
@@ -74,63 +86,49 @@ type locking struct {
 }
 
 // reach finds the next live requests under the lock.
-func (l *locking) reach(ctx workflow.Context, after string) (live []audit.Live) {
+func (l *locking) reach(ctx workflow.Context, after string) (live []access.Live) {
 	in := activities.ReachInput{Lock: l.out.Lock, After: after}
 	_ = local(ctx, "find live requests under it", hallpass.Reach, in, &live) // has no refusals
 	return live
 }
 
-// tell sends the lock to all of these requests at once, and ends those that
-// have no workflow to hear it.
-func (l *locking) tell(ctx workflow.Context, live []audit.Live) {
-	told := make([]workflow.Future, len(live))
+// tell sends the lock to all of these requests at once, and says which have a workflow
+// that may hear it, and which have none.
+func (l *locking) tell(ctx workflow.Context, live []access.Live) (told, gone []string) {
+	sent := make([]workflow.Future, len(live))
 	for i, one := range live {
-		told[i] = workflow.SignalExternalWorkflow(ctx, access.WorkflowID(one.Request), "", access.MessageLock, l.statement)
+		sent[i] = workflow.SignalExternalWorkflow(ctx, access.WorkflowID(one.Request), "", access.MessageLock, l.statement)
 		l.out.Told = append(l.out.Told, one.Request)
 	}
 	l.show(ctx)
-	var gone []audit.Live
 	for i, one := range live {
-		if told[i].Get(ctx, nil) != nil {
-			gone = append(gone, one)
+		if sent[i].Get(ctx, nil) != nil {
+			gone = append(gone, one.Request)
+		} else {
+			told = append(told, one.Request)
 		}
 	}
-	l.end(ctx, gone)
+	return told, gone
 }
 
-// await waits until all of these have ended, and then ends those that haven't.
-func (l *locking) await(ctx workflow.Context, told []audit.Live) {
-	in := activities.LingerInput{Patience: prompt}
-	for _, one := range told {
-		in.Requests = append(in.Requests, one.Request)
-	}
+// await waits a moment until all have ended that were told, and says which haven't,
+// beside those that are gone.
+func (l *locking) await(ctx workflow.Context, told, gone []string) (left []string) {
+	in := activities.LingerInput{Requests: told, Patience: prompt}
 	for nap := prompt; ; nap *= 2 {
 		var live []string
 		_ = local(ctx, "see that they end", hallpass.Linger, in, &live) // has no refusals
 		in = activities.LingerInput{Requests: live}
-		if len(live) == 0 {
-			return
-		}
-		if nap > deaf {
-			break
+		if len(live) == 0 || nap > deaf {
+			return append(gone, live...)
 		}
 		_ = workflow.Sleep(ctx, nap) // the context is never cancelled
 	}
-	l.end(ctx, slices.DeleteFunc(told, func(one audit.Live) bool { return !slices.Contains(in.Requests, one.Request) }))
 }
 
-// end ends requests from here, all at once and for as long as it takes. What
-// has ended meanwhile stays as it is.
-func (l *locking) end(ctx workflow.Context, live []audit.Live) {
-	for _, one := range live {
-		workflow.GetLogger(ctx).Warn("request doesn't end by the lock, ending it from here", "request", one.Request)
-	}
-	l.takeBack(ctx, live)
-}
-
-// takeBack ends these requests, and returns when nothing of them is left with
-// their issuers.
-func (l *locking) takeBack(ctx workflow.Context, live []audit.Live) {
+// takeBack ends these requests, all at once, and returns when nothing of them is left
+// with their issuers. What has ended meanwhile stays as it is.
+func (l *locking) takeBack(ctx workflow.Context, live []access.Live) {
 	left := workflow.NewWaitGroup(ctx)
 	for _, one := range live {
 		left.Add(1)

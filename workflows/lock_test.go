@@ -334,6 +334,72 @@ func TestLockWaitsForIssuers(t *testing.T) {
 	}
 }
 
+// away is a kind whose issuer can't take back one request for a while.
+type away struct {
+	*lock
+	is func(request string) bool
+}
+
+func (a *away) Revoke(ctx context.Context, h access.Handle) error {
+	if a.is(h.Request) {
+		return errDown
+	}
+	return a.lock.Revoke(ctx, h)
+}
+
+// One hears the lock and its issuer is away, and another is deaf: both are taken back.
+func TestLockWaitsForEach(t *testing.T) {
+	w := newWorld(t)
+	k := &away{lock: w.kind, is: func(string) bool { return false }}
+	w.issuer.Kinds = map[string]grant.Kind{"ssh": k}
+	ids := w.received(2, true)
+	const gone = 10 * time.Minute
+	down := w.before(gone)
+	k.is = func(id string) bool { return id == ids[0] && down() }
+	w.hears(func(id string, st access.Statement) error {
+		if id != ids[0] {
+			return nil // deaf
+		}
+		_, err := w.log.End(context.Background(), audit.End{Request: id, State: access.StateRevoked, By: "trent", Why: "heard", Statement: &st})
+		return err
+	})
+	l, st := w.lock("trent", access.LockUser, "alice")
+	w.runLock(l, st)
+	if age := w.env.Now().Sub(w.start); age < gone || len(w.kind.living()) > 0 {
+		t.Errorf("Lock returned after %s; living: %v", age, w.kind.living())
+	}
+}
+
+// One of those that are told first can't be taken back: the others are told all the same.
+func TestLockTellsAllBeforeItWaits(t *testing.T) {
+	w := newWorld(t)
+	k := &away{lock: w.kind, is: func(string) bool { return false }}
+	w.issuer.Kinds = map[string]grant.Kind{"ssh": k}
+	ids := w.received(1, true)
+	ids = append(ids, w.received(199, false)...)
+	ids = append(ids, w.received(1, true)...)
+	const gone = 3 * time.Hour
+	down := w.before(gone)
+	k.is = func(id string) bool { return id == ids[0] && down() }
+	var at time.Duration
+	w.hears(func(id string, st access.Statement) error {
+		if id == ids[200] {
+			at = w.env.Now().Sub(w.start)
+		}
+		state := access.StateDenied
+		if id == ids[0] || id == ids[200] {
+			state = access.StateRevoked
+		}
+		_, err := w.log.End(context.Background(), audit.End{Request: id, State: state, By: "trent", Why: "heard", Statement: &st})
+		return err
+	})
+	l, st := w.lock("trent", access.LockUser, "alice")
+	w.runLock(l, st)
+	if at > time.Minute {
+		t.Errorf("the 201st was told after %s", at)
+	}
+}
+
 // Requests whose workflow is gone, or doesn't listen, are ended all the same.
 func TestLockEndsTheDeaf(t *testing.T) {
 	for name, how := range map[string]error{"gone": errors.New("workflow execution not found"), "deaf": nil} {

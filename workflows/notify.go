@@ -64,9 +64,9 @@ func deliver(ctx workflow.Context, m notify.Message) {
 // told waits a moment until the last news has been told.
 func (r *request) told(ctx workflow.Context) {
 	if r.telling > 0 {
-		_, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
-			Timeout: lastWord, TimerOptions: workflow.TimerOptions{Summary: "until everybody is told"},
-		}, func() bool { return r.telling == 0 })
+		// It is left running: what comes next is the workflow's end.
+		timer := workflow.NewTimerWithOptions(ctx, lastWord, workflow.TimerOptions{Summary: "until everybody is told"})
+		r.wait(ctx, func() bool { return timer.IsReady() || r.telling == 0 })
 	}
 }
 

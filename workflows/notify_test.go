@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hallpass/access"
+	"hallpass/audit"
 	"hallpass/notify"
 )
 
@@ -122,5 +123,28 @@ func TestToldWithoutWords(t *testing.T) {
 	w.run(access.StateCancelled)
 	if text := details + fmt.Sprint(w.attributes, w.events); strings.Contains(strings.ToLower(text), "zebra") {
 		t.Errorf("it is there: %s", text)
+	}
+}
+
+// A message that comes while the last news is told is answered, and on record.
+func TestHearsWhileTelling(t *testing.T) {
+	w := newWorld(t)
+	w.ask("ssh/dev-1", nil)
+	w.tells(map[string]*channel{"down": {fails: -1}})
+	w.at(time.Minute, func() { w.release() })
+	w.at(time.Minute+15*time.Second, func() {
+		if s := w.status(); s.State != access.StateReleased {
+			t.Errorf("state %s", s.State)
+		}
+		w.revoke("mallory")
+	})
+	w.at(time.Minute+16*time.Second, func() {
+		if s := w.status(); s.Refused != 1 {
+			t.Errorf("a second later %d refused", s.Refused)
+		}
+	})
+	got := w.run(access.StateReleased)
+	if n := w.recorded(audit.StatementRefused); n != 1 || got.Refused != 1 {
+		t.Errorf("%d refusals on record, %d in the outcome", n, got.Refused)
 	}
 }
