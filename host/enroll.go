@@ -468,7 +468,7 @@ func parseHostCert(line string) (*ssh.Certificate, error) {
 
 func parseKeys(lines []string) ([]ssh.PublicKey, error) {
 	if len(lines) == 0 {
-		return nil, access.Errorf(access.CodeMalformed, "the service names no CA key")
+		return nil, access.Errorf(access.CodeUnverified, "the service names no CA key")
 	}
 	var keys []ssh.PublicKey
 	for _, line := range lines {

@@ -157,7 +157,7 @@ func (s *service) post(ctx context.Context, path string, body, reply any) error 
 		return unreachable(err)
 	}
 	if err := json.Unmarshal(data, reply); err != nil {
-		return access.Errorf(access.CodeMalformed, "reply of the service to %s can't be read: %v", path, err)
+		return access.Errorf(access.CodeUnavailable, "reply of the service to %s can't be read: %v", path, err)
 	}
 	return nil
 }
@@ -189,11 +189,8 @@ func refusal(resp *http.Response) error {
 		e.Message, e.Hint = clean(e.Message), clean(e.Hint)
 		return &e
 	}
-	code := access.CodeMalformed
-	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
-		code = access.CodeUnavailable
-	}
-	return access.Errorf(code, "the service answers %s", strconv.Quote(resp.Status))
+	// Whoever answers so isn't hallpass, but a proxy, say.
+	return access.Errorf(access.CodeUnavailable, "the service answers %s", strconv.Quote(resp.Status))
 }
 
 // clean makes text from elsewhere one short line without characters that can't be

@@ -44,16 +44,17 @@ func findSSHD() (string, error) {
 
 var missingFolder = regexp.MustCompile(`Missing privilege separation directory: (/\S+)`)
 
-// test lets sshd read a configuration (sshd -t).
+// test lets sshd read a configuration (sshd -t). Its errors have a hint and no code: that
+// sshd won't have its configuration is nobody's wrong use of hallpass-host.
 func (s sshd) test(config string) error {
 	out, err := s.output("-t", "-f", config)
 	if err == nil {
 		return nil
 	}
 	if m := missingFolder.FindStringSubmatch(out); m != nil {
-		return access.Errorf(access.CodeMalformed, "sshd wants the folder %s", m[1]).WithHint("start sshd once, or: mkdir -p %s", m[1])
+		return access.Errorf("", "sshd wants the folder %s", m[1]).WithHint("start sshd once, or: mkdir -p %s", m[1])
 	}
-	return access.Errorf(access.CodeMalformed, "sshd doesn't accept its configuration: %s", firstLine(out, err)).
+	return access.Errorf("", "sshd doesn't accept its configuration: %s", firstLine(out, err)).
 		WithHint("%s -t -f %s shows all of it", s.program, config)
 }
 
@@ -79,7 +80,7 @@ type settings map[string][]string
 func (s sshd) settings(config, login string) (settings, error) {
 	out, err := s.output("-T", "-f", config, "-C", "user="+login+",host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22")
 	if err != nil {
-		return nil, access.Errorf(access.CodeMalformed, "sshd doesn't show its configuration: %s", firstLine(out, err))
+		return nil, access.Errorf("", "sshd doesn't show its configuration: %s", firstLine(out, err))
 	}
 	return parseSettings(out), nil
 }
