@@ -99,6 +99,7 @@ func (h *Hosts) certify(ctx context.Context, book *evidence.Rulebook, in access.
 		Answers:    in.Statement.Hash(),
 		AgentKey:   host.AgentKey,
 		Host:       host.Name,
+		HostCAs:    []string{},
 		Principals: book.Principals(resource),
 		RenewAfter: h.now().Add(hostLife - hostRenew).UTC().Truncate(time.Second),
 	}

@@ -76,6 +76,8 @@ func parseEnrolled(payload []byte) (access.Enrolled, error) {
 			continue
 		case !ok:
 			return bad("field %q is missing", f.name)
+		case string(value) == "null" && f.name != "host_cas": // of earlier issuers without a host CA
+			return bad("field %q is null", f.name)
 		case json.Unmarshal(value, f.to) != nil:
 			return bad("field %q is not of its type", f.name)
 		}
