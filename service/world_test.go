@@ -42,6 +42,7 @@ type world struct {
 	next    ssh.PublicKey // of the CA that is to take the place of users
 	krl     *grant.KRL
 	issuer  *grant.Issuer
+	hosts   *grant.Hosts
 	client  *http.Client
 	address string
 
@@ -87,14 +88,14 @@ rules:
 		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, NextSerial: w.log.NextSerial, KRL: w.krl}},
 		Rulebook: book, Ledger: w.log,
 	}
-	hosts := &grant.Hosts{Users: w.users, Trusted: []ssh.PublicKey{w.users.PublicKey(), w.next}, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
+	w.hosts = &grant.Hosts{Users: w.users, Trusted: []ssh.PublicKey{w.users.PublicKey(), w.next}, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}
 	w.client, w.address = start(t, New(Options{
 		KRL: w.log, Hosts: w.log, Rulebook: book, Log: quiet,
 		Certify: func(ctx context.Context, _ string, in access.Enrolment) (access.Statement, error) {
 			w.mu.Lock()
 			w.certified++
 			w.mu.Unlock()
-			return hosts.Certify(ctx, in)
+			return w.hosts.Certify(ctx, in)
 		},
 	}))
 	return w
@@ -701,4 +702,16 @@ func TestFlood(t *testing.T) {
 			t.Errorf("accepted after the end: %v", c)
 		}
 	})
+}
+
+// Without a host CA a host gets no certificate, and a list of host CAs that is empty and
+// there.
+func TestEnrolWithoutHostCA(t *testing.T) {
+	w := newWorld(t, "deploy")
+	w.hosts.CA = nil
+	var out access.Enrolled
+	w.check(w.tell("/v1/hosts", join{w.token("bob", nil), public(newKey(t)), public(newKey(t)), nil}, &out))
+	if out.Certificate != "" || out.HostCAs == nil || len(out.HostCAs) > 0 {
+		t.Errorf("certificate %q, host CAs %#v", out.Certificate, out.HostCAs)
+	}
 }
