@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,10 +40,14 @@ func ReadFile(path string) ([]byte, error) { return here().readFile(path) }
 // judge is who asks.
 type judge struct {
 	uid           int
+	groups        []int  // that the process has
 	passwd, group string // files as in passwd(5) and group(5)
 }
 
-func here() judge { return judge{os.Geteuid(), "/etc/passwd", "/etc/group"} }
+func here() judge {
+	groups, _ := os.Getgroups() // fails on Windows alone, which has no such folders
+	return judge{os.Geteuid(), append(groups, os.Getegid()), "/etc/passwd", "/etc/group"}
+}
 
 func (j judge) path(path string) error {
 	at, err := j.follow(path)
@@ -162,10 +167,14 @@ func (j judge) folder(path, dir string, info fs.FileInfo) error {
 // private says whether the group of a folder is its owner's own, as where each user
 // has one of the same name and a umask of 002: nobody else is in it, by the files of
 // this machine, and no access control list names anybody. Debian's OpenSSH lets such
-// folders pass, too.
+// folders pass, too. Group 0 is nobody's own: containers are given it without being
+// listed. Nor is one of root's that this process has.
 func (j judge) private(dir string, info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && !listed(dir) && j.alone(int(st.Uid), int(st.Gid))
+	if !ok || st.Gid == 0 || int(st.Uid) != j.uid && slices.Contains(j.groups, int(st.Gid)) {
+		return false
+	}
+	return !listed(dir) && j.alone(int(st.Uid), int(st.Gid))
 }
 
 // alone says whether a user is the only one in a group, which has to be his first.

@@ -242,10 +242,8 @@ func TestPrivateGroup(t *testing.T) {
 	must(t, os.Mkdir(dir, 0o755))
 	path := filepath.Join(dir, "policy.yaml")
 	must(t, os.WriteFile(path, []byte("text"), 0o600))
-	info, err := os.Stat(dir)
-	must(t, err)
-	st := info.Sys().(*syscall.Stat_t)
-	us, ours := fmt.Sprint(st.Uid), fmt.Sprint(st.Gid)
+	uid, gid := owned(t, dir, top)
+	us, ours := fmt.Sprint(uid), fmt.Sprint(gid)
 	const others = "bob:x:7777:7778::/home/bob:/bin/sh\n"
 	for _, tt := range []struct {
 		name, passwd, group string
@@ -264,7 +262,7 @@ func TestPrivateGroup(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files := t.TempDir()
-			j := judge{os.Geteuid(), filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+			j := judge{os.Geteuid(), []int{gid}, filepath.Join(files, "passwd"), filepath.Join(files, "group")}
 			must(t, os.WriteFile(j.passwd, []byte(tt.passwd), 0o600))
 			must(t, os.WriteFile(j.group, []byte(tt.group), 0o600))
 			for _, folder := range []string{dir, top} {
@@ -283,6 +281,50 @@ func TestPrivateGroup(t *testing.T) {
 			must(t, os.Chmod(path, 0o600))
 		})
 	}
+}
+
+// owned gives folders to whoever runs the tests, and to a group other than root's.
+func owned(t *testing.T, dirs ...string) (uid, gid int) {
+	t.Helper()
+	uid, gid = os.Geteuid(), os.Getegid()
+	if uid == 0 {
+		gid = 4242
+	}
+	for _, dir := range dirs {
+		must(t, os.Chown(dir, uid, gid))
+	}
+	return uid, gid
+}
+
+// What runs in a container often has group 0 without being in /etc/passwd there.
+func TestPrivateGroupOfRoots(t *testing.T) {
+	dir, path := place(t)
+	must(t, os.Chmod(dir, 0o775))
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to have a folder of root's")
+	}
+	files := t.TempDir()
+	j := judge{4242, nil, filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+	must(t, os.WriteFile(j.passwd, []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o600))
+	must(t, os.WriteFile(j.group, []byte("root:x:0:\n"), 0o600))
+	for _, uid := range []int{0, 4242} {
+		j.uid = uid
+		if err := j.path(path); err == nil || !strings.Contains(hint(err), "chmod go-w "+dir) {
+			t.Errorf("group 0, for uid %d: %v", uid, err)
+		}
+	}
+
+	// A group of root's that this process has been given, too, isn't root's alone.
+	must(t, os.Chown(dir, 0, 4242))
+	must(t, os.WriteFile(j.passwd, []byte("root:x:0:4242:root:/root:/bin/sh\n"), 0o600))
+	must(t, os.WriteFile(j.group, []byte("root:x:4242:\n"), 0o600))
+	must(t, j.path(path))
+	j.groups = []int{7777, 4242}
+	if err := j.path(path); err == nil {
+		t.Error("a folder of root's that this process can write to is obeyed")
+	}
+	j.uid = 0
+	must(t, j.path(path)) // it is the owner
 }
 
 // What is open is looked at, wherever its name leads by now.

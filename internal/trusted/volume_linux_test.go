@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,13 +16,11 @@ import (
 func TestPrivateGroupWithAList(t *testing.T) {
 	dir, path := place(t)
 	must(t, os.Chmod(dir, 0o775))
-	info, err := os.Stat(dir)
-	must(t, err)
-	st := info.Sys().(*syscall.Stat_t)
+	uid, gid := owned(t, dir)
 	files := t.TempDir()
-	j := judge{os.Geteuid(), filepath.Join(files, "passwd"), filepath.Join(files, "group")}
-	must(t, os.WriteFile(j.passwd, fmt.Appendf(nil, "me:x:%d:%d\n", st.Uid, st.Gid), 0o600))
-	must(t, os.WriteFile(j.group, fmt.Appendf(nil, "me:x:%d:\n", st.Gid), 0o600))
+	j := judge{uid, nil, filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+	must(t, os.WriteFile(j.passwd, fmt.Appendf(nil, "me:x:%d:%d\n", uid, gid), 0o600))
+	must(t, os.WriteFile(j.group, fmt.Appendf(nil, "me:x:%d:\n", gid), 0o600))
 	must(t, j.path(path))
 	// Version 2; the owner, user 7777, the group, the mask and others: tag, rights, id, as
 	// in linux/posix_acl_xattr.h.
@@ -36,7 +33,7 @@ func TestPrivateGroupWithAList(t *testing.T) {
 		list = binary.LittleEndian.AppendUint16(list, entry.rights)
 		list = binary.LittleEndian.AppendUint32(list, entry.id)
 	}
-	err = unix.Setxattr(dir, "system.posix_acl_access", list, 0)
+	err := unix.Setxattr(dir, "system.posix_acl_access", list, 0)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		t.Skipf("this file system has no access control lists: %v", err)
 	}
