@@ -65,7 +65,7 @@ func (j judge) path(path string) error {
 	if info, err = os.Lstat(dir); err != nil {
 		return err
 	}
-	return j.folder(path, dir, info)
+	return j.folder(path, dir, info, true)
 }
 
 func (j judge) opened(f *os.File) error {
@@ -111,7 +111,7 @@ func (j judge) follow(path string) (string, error) {
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
 			if info.IsDir() && !volume(next, info) {
-				err = j.folder(path, next, info)
+				err = j.folder(path, next, info, !strings.Contains(strings.TrimLeft(todo, "/"), "/"))
 			}
 			at = next
 		} else {
@@ -151,15 +151,23 @@ func volume(dir string, info fs.FileInfo) bool {
 	return !others && info.Mode().Perm() == 0o777 && readOnly(dir)
 }
 
-// folder judges one that path leads through.
-func (j judge) folder(path, dir string, info fs.FileInfo) error {
+// folder judges one that path leads through. One that the file or a link to it is in
+// itself may be given to root; one above may be somebody's home.
+func (j judge) folder(path, dir string, info fs.FileInfo, own bool) error {
+	const see = "see that the file is the right one, then"
 	if other, ok := j.stranger(info); ok {
-		return access.Errorf(access.CodeForbidden, "%s is in the folder %s of uid %d, who is neither root nor the one that this runs as (uid %d)", path, dir, other, j.uid).
-			WithHint("see that the file is the right one, then: chown root %s", dir)
+		err := access.Errorf(access.CodeForbidden, "%s is in the folder %s of uid %d, who is neither root nor the one that this runs as (uid %d)", path, dir, other, j.uid)
+		if own {
+			return err.WithHint(see+": chown root %s", dir)
+		}
+		return err.WithHint(see + " move it into a folder of root's, such as /etc/hallpass")
 	}
 	if mode := info.Mode(); open(info) && mode&fs.ModeSticky == 0 && (mode.Perm()&0o002 != 0 || !j.private(dir, info)) {
-		return access.Errorf(access.CodeForbidden, "%s is in the folder %s, which others than its owner can write to (mode %04o)", path, dir, mode.Perm()).
-			WithHint("see that the file is the right one, then: chmod go-w %s", dir)
+		err := access.Errorf(access.CodeForbidden, "%s is in the folder %s, which others than its owner can write to (mode %04o)", path, dir, mode.Perm())
+		if volume(dir, info) { // whose mode can't be changed
+			return err.WithHint(see + " put it into a folder in this one, of mode 0755")
+		}
+		return err.WithHint(see+": chmod go-w %s", dir)
 	}
 	return nil
 }

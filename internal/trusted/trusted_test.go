@@ -228,7 +228,11 @@ func TestFoldersAbove(t *testing.T) {
 	}
 	for _, folder := range []string{dir, above, top} { // the first is in a sticky one
 		must(t, os.Chown(folder, 4242, 4242))
-		refused(t, file, "policy.yaml is in the folder "+folder+" of uid 4242, who is neither root nor the one that this runs as", "chown root "+folder)
+		mend := "then move it into a folder of root's, such as /etc/hallpass" // and nobody's home is taken away
+		if folder == dir {
+			mend = "then: chown root " + dir
+		}
+		refused(t, file, "policy.yaml is in the folder "+folder+" of uid 4242, who is neither root nor the one that this runs as", mend)
 		must(t, judge{uid: 4242}.path(file))
 		must(t, os.Chown(folder, 0, 0))
 	}

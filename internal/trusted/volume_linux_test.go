@@ -55,6 +55,8 @@ func TestPrivateGroupWhereListsArentKnown(t *testing.T) {
 // reading: whoever is in the container can exchange no links in it.
 func TestVolumeOfAConfigMap(t *testing.T) {
 	dir, version, real, link := configMap(t, 0o777)
+	plain := filepath.Join(dir, "plain.yaml")
+	must(t, os.WriteFile(plain, []byte("text"), 0o600))
 	err := unix.Mount(dir, dir, "", unix.MS_BIND, "")
 	if errors.Is(err, unix.EPERM) {
 		t.Skipf("it takes a root that may mount: %v", err)
@@ -69,6 +71,7 @@ func TestVolumeOfAConfigMap(t *testing.T) {
 	}
 	remount(unix.MS_RDONLY)
 	must(t, Path(link))
+	refused(t, plain, "plain.yaml is in the folder "+dir+", which others", "then put it into a folder in this one, of mode 0755")
 	must(t, Path(real)) // as of a volume that another container has filled
 	if data, err := ReadFile(link); string(data) != "text" || err != nil {
 		t.Errorf("%q, %v", data, err)
