@@ -20,6 +20,10 @@ const (
 	deaf   = 4 * time.Second // the longest of several naps, each twice as long as the one before
 )
 
+// takenBackAtOnce is how many requests are ended from a lock at the same time. Temporal
+// takes 2000 activities of one workflow, and what asks for more is stuck.
+const takenBackAtOnce = 500
+
 // Lock is the workflow of one lock statement, be it a lock or an unlock. Its id
 // should be access.LockWorkflowID of the statement's id; running it again
 // changes nothing that stands.
@@ -126,14 +130,16 @@ func (l *locking) await(ctx workflow.Context, told, gone []string) (left []strin
 	}
 }
 
-// takeBack ends these requests, all at once, and returns when nothing of them is left
-// with their issuers. What has ended meanwhile stays as it is.
+// takeBack ends these requests, and returns when nothing of them is left with their
+// issuers. What has ended meanwhile stays as it is.
 func (l *locking) takeBack(ctx workflow.Context, live []access.Live) {
-	left := workflow.NewWaitGroup(ctx)
+	left, free := workflow.NewWaitGroup(ctx), workflow.NewSemaphore(ctx, takenBackAtOnce)
 	for _, one := range live {
+		_ = free.Acquire(ctx, 1) // the context is never cancelled
 		left.Add(1)
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer left.Done()
+			defer free.Release(1)
 			end := audit.End{
 				Request: one.Request, State: access.StateDenied, By: l.out.Lock.Signer, Statement: &l.statement,
 				Why: activities.Because(access.Stop{Header: l.out.Lock.Header, Reason: l.out.Lock.Reason}),

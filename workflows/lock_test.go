@@ -400,6 +400,36 @@ func TestLockTellsAllBeforeItWaits(t *testing.T) {
 	}
 }
 
+// Temporal lets a workflow have 2000 activities at a time, and one that wants more is
+// stuck: so many are taken back at once, and the rest after them.
+func TestLockTakesBackSomeAtATime(t *testing.T) {
+	const atOnce = 500
+	w := newWorld(t)
+	var mu sync.Mutex
+	tried := map[string]bool{}
+	down := w.before(time.Minute)
+	k := &away{lock: w.kind, is: func(id string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if down() {
+			tried[id] = true
+		}
+		return down()
+	}}
+	w.issuer.Kinds = map[string]grant.Kind{"ssh": k}
+	ids := w.received(atOnce+1, true)
+	w.hears(func(id string, st access.Statement) error {
+		_, err := w.log.End(context.Background(), audit.End{Request: id, State: access.StateRevoked, By: "trent", Why: "heard", Statement: &st})
+		return err
+	})
+	l, st := w.lock("trent", access.LockUser, "alice")
+	w.runLock(l, st)
+	w.wantEnds(access.StateRevoked, ids)
+	if len(tried) != atOnce {
+		t.Errorf("%d were tried while the issuer was away, want %d", len(tried), atOnce)
+	}
+}
+
 // Requests whose workflow is gone, or doesn't listen, are ended all the same.
 func TestLockEndsTheDeaf(t *testing.T) {
 	for name, how := range map[string]error{"gone": errors.New("workflow execution not found"), "deaf": nil} {
