@@ -282,12 +282,9 @@ func (r *request) finish(ctx workflow.Context) {
 		r.status.Credential = nil
 		// Revoke has no refusals either.
 		var with []string
-		back := false
-		workflow.Go(r.onIssuer(ctx, "take back "+r.what()), func(ctx workflow.Context) {
-			_ = steadily(ctx, issuer.Revoke, *r.end, &with)
-			back = true
+		r.aside(ctx, func(ctx workflow.Context) {
+			_ = steadily(r.onIssuer(ctx, "take back "+r.what()), issuer.Revoke, *r.end, &with)
 		})
-		r.wait(ctx, func() bool { return back })
 		for _, id := range with {
 			// One that has no workflow any more has ended all the same.
 			_ = workflow.SignalExternalWorkflow(ctx, access.WorkflowID(id), "", access.MessageLook, nil).Get(ctx, nil)
@@ -355,8 +352,8 @@ func (r *request) wait(ctx workflow.Context, done func() bool) {
 	}
 }
 
-// aside has f done by a coroutine of its own, and waits for it. What is read in f takes
-// a lot of stack, and the request's own coroutine would keep that until its end.
+// aside has f done by a coroutine of its own, and waits for it as wait does. What is read
+// in f takes a lot of stack, too, which the request's own coroutine would keep until its end.
 func (r *request) aside(ctx workflow.Context, f func(workflow.Context)) {
 	done := false
 	workflow.Go(ctx, func(ctx workflow.Context) {

@@ -63,7 +63,8 @@ func (r *request) show(ctx workflow.Context) {
 
 // details is the request in Markdown, as the Temporal UI shows it. Like search
 // attributes it holds names and times only: no reason, ticket or comment, and
-// no line that could quote one.
+// no line that could quote one. It is put together without fmt, whose stack the request's
+// coroutine would keep.
 func (r *request) details() string {
 	if !r.verified {
 		return "**" + string(r.status.State) + "** · the request could not be verified\n"
