@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,12 +24,27 @@ const maxPasts = 500
 // pastCache is what a Reader has read so far of what people did: of each requester the
 // last requests, with "" for the resource, and of both the last grants.
 type pastCache struct {
-	mu    sync.Mutex
-	known map[[2]string]*done
+	mu    sync.Mutex // of the map: nobody waits for what somebody else reads
+	known map[[2]string]done
+}
+
+func (c *pastCache) get(key [2]string) done {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known[key]
+}
+
+func (c *pastCache) put(key [2]string, d done) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.known[key]; !ok && (c.known == nil || len(c.known) >= maxPasts) {
+		c.known = map[[2]string]done{}
+	}
+	c.known[key] = d
 }
 
 // done are the last things that somebody did, the latest first. That they took place
-// doesn't change any more.
+// doesn't change any more, nor does what is in a pastCache: who reads on has a copy.
 type done struct {
 	next   int64 // the events from here on haven't been read
 	events []doneEvent
@@ -49,21 +65,21 @@ type doneEvent struct {
 // so no other event is read, and none twice but those that ended the last grants.
 func (r *Reader) Past(ctx context.Context, requester, resource, request string) (access.Past, error) {
 	var past access.Past
-	r.past.mu.Lock()
-	defer r.past.mu.Unlock()
 	conn, end, err := r.snapshot(ctx)
 	if err != nil {
 		return past, err
 	}
 	defer end()
 	// Both are told by the index events_past alone.
-	asked, err := r.past.read(ctx, conn, [2]string{requester, ""}, maxPast+1, func(row scanner, e *doneEvent) error {
+	requests, grants := [2]string{requester, ""}, [2]string{requester, resource}
+	asked, err := r.past.get(requests).read(ctx, conn, maxPast+1, func(row scanner, e *doneEvent) error {
 		return row.Scan(&e.index, &e.request, &e.at)
 	}, `SELECT idx, request, time FROM events WHERE requester = ? AND requester <> '' AND type = ? AND idx >= ? AND time >= 0 ORDER BY idx DESC LIMIT ?`,
 		requester, RequestReceived)
 	if err != nil {
 		return past, err
 	}
+	r.past.put(requests, asked)
 	for _, e := range asked.events {
 		if e.request == request || past.Asked == maxPast {
 			continue
@@ -74,7 +90,7 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 		past.Asked++
 		past.Hours[time.UnixMilli(e.at).UTC().Hour()]++
 	}
-	had, err := r.past.read(ctx, conn, [2]string{requester, resource}, maxPast, func(row scanner, e *doneEvent) error {
+	had, err := r.past.get(grants).read(ctx, conn, maxPast, func(row scanner, e *doneEvent) error {
 		var handle string
 		err := row.Scan(&e.index, &e.request, &handle)
 		var h access.Handle
@@ -105,16 +121,13 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 			Request: g.Request, From: g.From, Until: g.Until, Ended: g.Ended, Login: g.Login, ApprovedBy: g.ApprovedBy,
 		})
 	}
+	r.past.put(grants, had)
 	return past, nil
 }
 
-// read adds the newest events of a kind, which a query tells after its arguments from
-// where on and how many at most, to those that are known. The caller holds the lock.
-func (c *pastCache) read(ctx context.Context, q querier, key [2]string, most int, each func(scanner, *doneEvent) error, query string, args ...any) (*done, error) {
-	d := c.known[key]
-	if d == nil {
-		d = &done{}
-	}
+// read is d with the newest events of its kind, which a query tells after its arguments
+// from where on and how many at most.
+func (d done) read(ctx context.Context, q querier, most int, each func(scanner, *doneEvent) error, query string, args ...any) (done, error) {
 	var found []doneEvent
 	err := scan(ctx, q, func(row scanner) error {
 		var e doneEvent
@@ -123,18 +136,13 @@ func (c *pastCache) read(ctx context.Context, q querier, key [2]string, most int
 		return err
 	}, query, append(args, d.next, most)...)
 	if err != nil {
-		return nil, err
+		return done{}, err
 	}
 	if len(found) > 0 {
-		all := append(found, d.events...)
-		d.next, d.events = found[0].index+1, all[:min(len(all), most)]
+		d.next = found[0].index + 1
 	}
-	if c.known[key] == nil {
-		if c.known == nil || len(c.known) >= maxPasts {
-			c.known = map[[2]string]*done{}
-		}
-		c.known[key] = d
-	}
+	all := slices.Concat(found, d.events)
+	d.events = all[:min(len(all), most)]
 	return d, nil
 }
 

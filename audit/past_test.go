@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -40,6 +41,44 @@ func TestPast(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
+	}
+}
+
+// Nobody waits for what somebody else reads longer than he wants to.
+func TestPastWaitsForNobodyElse(t *testing.T) {
+	w := newWorld(t)
+	db := w.log.Reader.db
+	db.SetMaxOpenConns(1)
+	all, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	past := func(ctx context.Context, who string) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := w.log.Past(ctx, who, "ssh/web-1", "")
+			done <- err
+		}()
+		return done
+	}
+	patient := past(t.Context(), "alice")
+	for end := time.Now().Add(10 * time.Second); db.Stats().WaitCount == 0; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("alice doesn't wait for the database")
+		}
+	}
+	hurried, leave := context.WithCancel(t.Context())
+	leave()
+	select {
+	case err := <-past(hurried, "dave"):
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("dave hears %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("dave waits for what alice reads")
+	}
+	if err := errors.Join(all.Close(), <-patient); err != nil {
+		t.Error(err)
 	}
 }
 
