@@ -137,13 +137,13 @@ func (a *Activities) Decide(ctx context.Context, in access.Submission) (DecideOu
 	}
 
 	standing, code := evidence.Bar(standing, nil, now)
-	event := audit.Event{Request: request.ID, RequestHash: in.Request.Hash(), Requester: request.Signer, Resource: request.Resource}
-	received, ruled := event, event
-	received.Actor, received.Statement, received.Digests = request.Signer, &in.Request, &standing.Ruling.Digests
-	ruled.Ruling, ruled.Code, ruled.Why = &standing.Ruling, code, standing.Why
+	received := audit.Event{
+		Request: request.ID, RequestHash: in.Request.Hash(), Actor: request.Signer, Requester: request.Signer, Resource: request.Resource,
+		Statement: &in.Request, Digests: &standing.Ruling.Digests,
+	}
 	limited := a.Log.Receive(ctx, audit.Reception{
-		Event: received, Ruling: standing.Ruling, Later: request.Start != nil && request.Start.After(a.Now()),
-		Ruled: &ruled, Denied: standing.Effect == access.EffectDeny, Locks: locks.Words,
+		Event: received, Ruling: standing.Ruling, Later: request.Start != nil && request.Start.After(a.Now()), Locks: locks.Words,
+		Code: code, Why: standing.Why, Denied: standing.Effect == access.EffectDeny,
 	})
 	switch access.CodeOf(limited) {
 	case access.CodeLimited:

@@ -64,9 +64,9 @@ func (n *notes) End(_ context.Context, e audit.End) (audit.Entry, error) {
 }
 
 func (n *notes) Receive(ctx context.Context, in audit.Reception) error {
-	received, ruled := in.Event, *in.Ruled
+	received := in.Event
 	received.Type, received.Step = audit.RequestReceived, "received"
-	ruled.Type, ruled.Step = audit.RequestRuled, "ruled"
+	ruled := audit.Event{Type: audit.RequestRuled, Step: "ruled", Request: received.Request, Ruling: &in.Ruling, Code: in.Code, Why: in.Why}
 	if _, err := n.Append(ctx, received); err != nil {
 		return err
 	}

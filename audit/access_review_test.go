@@ -187,18 +187,16 @@ func TestReviewSaysWhoDenied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ruling := standing.Ruling
-		if standing.Effect == access.EffectDeny {
-			ruling.Limits, ruling.Emergency = access.Limits{}, nil
-		}
-		over := w.log.Receive(ctx, Reception{Event: Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()}, Ruling: ruling})
+		over := w.log.Receive(ctx, Reception{
+			Event:  Event{Request: r.ID, RequestHash: st.Hash(), Requester: who, Resource: r.Resource, Actor: who, Statement: &st, Digests: w.digests()},
+			Ruling: standing.Ruling, Locks: locks.Words, Code: code, Why: standing.Why, Denied: standing.Effect == access.EffectDeny,
+		})
 		if over != nil && access.CodeOf(over) != access.CodeLimited {
 			t.Fatal(over)
 		}
 		if over != nil {
 			standing.Effect, standing.Why = access.EffectDeny, over.Error()
 		}
-		w.record(Event{Type: RequestRuled, Request: r.ID, RequestHash: st.Hash(), Step: "ruled", Ruling: &standing.Ruling, Code: code, Why: standing.Why})
 		return r, st, standing
 	}
 	want := map[string]string{}

@@ -26,17 +26,7 @@ func BenchmarkAppend(b *testing.B) {
 
 func benchAppend(b *testing.B) {
 	b.Run("one-row", func(b *testing.B) {
-		_, name, _ := newLog(b)
-		db, err := openDatabase(name, false)
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer func() { _ = db.Close() }()
-		s, err := db.session(context.Background(), db.DB)
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer func() { _ = s.Close() }()
+		_, s := benchSession(b)
 		benchWriters(b, 1, func(e Event) error {
 			if err := e.normalize(t0); err != nil {
 				return err
@@ -62,21 +52,27 @@ func benchAppend(b *testing.B) {
 	}
 }
 
-// benchRows is all that the database itself has to do for group commit, by one who
-// has everything at hand: finished rows, 64 of them in each transaction.
-func benchRows(b *testing.B) {
-	const together = 64
+// benchSession opens a new log's database as Log does to write.
+func benchSession(b *testing.B) (*database, session) {
 	_, name, _ := newLog(b)
 	db, err := openDatabase(name, false)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = db.Close() }()
+	b.Cleanup(func() { _ = db.Close() })
 	s, err := db.session(context.Background(), db.DB)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = s.Close() }()
+	b.Cleanup(func() { _ = s.Close() })
+	return db, s
+}
+
+// benchRows is all that the database itself has to do for group commit, by one who
+// has everything at hand: finished rows, 64 of them in each transaction.
+func benchRows(b *testing.B) {
+	const together = 64
+	db, s := benchSession(b)
 	made := &tx{log: &Log{now: func() time.Time { return t0 }}, slots: map[slot]content{}}
 	for i := range b.N {
 		e := newer(1, i)

@@ -251,36 +251,35 @@ const (
 
 // Reception is a request that was received, and what is ruled on it.
 type Reception struct {
-	Event
+	Event  Event         // what it was received as (request.received)
 	Ruling access.Ruling // whose limits are counted; one that denies leaves nothing to count
 	Later  bool          // the grant begins later, so it doesn't count as running yet
+	Locks  int64         // the lock statements that it was ruled under
 
-	// Ruled is the event of the ruling (request.ruled), nil while there is none. Its Why
-	// becomes that of the limit which leaves no room, unless Denied.
-	Ruled  *Event
+	// What is on record with the ruling (request.ruled). Why becomes that of the limit
+	// which leaves no room, unless it is Denied as it is.
+	Code   access.Code
+	Why    string
 	Denied bool
-	Locks  int64 // the lock statements that it was ruled under
 }
 
 // Receive records that a request was received (request.received), unless it
 // was before, and counts whether policy's limits leave room for it: CodeLimited
 // says that they don't, and is on record (request.limited). Saying it again
-// says the same. In the same transaction goes the ruling on record, if there is one:
-// CodeUnavailable says that something was locked or unlocked since, and that nothing is on
-// record. So whatever is locked from here on finds the request there.
+// says the same. In the same transaction goes the ruling on record (request.ruled):
+// CodeUnavailable says that something was locked or unlocked since, and that nothing is
+// put on record. So whatever is locked from here on finds the request there.
 //
 // Whether there is room when it is issued is counted again, by Reserve.
 func (l *Log) Receive(ctx context.Context, in Reception) error {
 	e := in.Event
 	e.Type, e.Step = RequestReceived, receivedStep
-	asks := []slot{{plain(e.Request), receivedStep}, {plain(e.Request), limitedStep}}
-	if in.Ruled != nil {
-		asks = append(asks, slot{plain(e.Request), ruledStep})
+	ruled := Event{
+		Type: RequestRuled, Step: ruledStep, Request: e.Request, RequestHash: e.RequestHash, Requester: e.Requester, Resource: e.Resource,
+		Ruling: &in.Ruling, Code: in.Code, Why: in.Why,
 	}
+	request := plain(e.Request)
 	refusal, err := update(ctx, l, func(t *tx) (*access.Error, error) {
-		if in.Ruled == nil {
-			return t.receive(e, in.Ruling, in.Later)
-		}
 		if err := t.underLocks(in.Locks); err != nil {
 			return nil, err
 		}
@@ -288,14 +287,12 @@ func (l *Log) Receive(ctx context.Context, in Reception) error {
 		if err != nil {
 			return nil, err
 		}
-		ruled := *in.Ruled
-		ruled.Type, ruled.Step = RequestRuled, ruledStep
 		if refusal != nil && !in.Denied {
 			ruled.Why = refusal.Error()
 		}
 		_, err = t.append(ruled)
 		return refusal, err
-	}, asks...)
+	}, slot{request, receivedStep}, slot{request, limitedStep}, slot{request, ruledStep})
 	if err == nil && refusal != nil {
 		return refusal
 	}

@@ -373,11 +373,9 @@ func TestRulingUnderLocks(t *testing.T) {
 	w.rulebook(lockPolicy)
 	r, st := w.request("alice")
 	ruling := access.Ruling{Effect: access.EffectAsk, Why: "needs somebody", Digests: *w.digests()}
-	event := Event{Request: r.ID, RequestHash: st.Hash(), Requester: "alice", Resource: r.Resource}
-	received, ruled := event, event
-	received.Actor, received.Statement, received.Digests = "alice", &st, w.digests()
-	ruled.Ruling, ruled.Why = &ruling, ruling.Why
-	in := Reception{Event: received, Ruling: ruling, Ruled: &ruled}
+	in := Reception{Ruling: ruling, Why: ruling.Why, Event: Event{
+		Request: r.ID, RequestHash: st.Hash(), Actor: "alice", Requester: "alice", Resource: r.Resource, Statement: &st, Digests: w.digests(),
+	}}
 	lock, lockSt := w.lock("carol", access.LockUser, "alice")
 	w.mustSay(lockSt)
 	wantRefusal(t, w.log.Receive(context.Background(), in), access.CodeUnavailable, "locked or unlocked meanwhile")
@@ -405,11 +403,9 @@ func TestRulingOfALimit(t *testing.T) {
 	ruling := access.Ruling{Limits: access.Limits{User: access.Limit{PerHour: 1}}, Why: "allowed", Digests: *w.digests()}
 	for i, want := range []string{"allowed", "has had 1 request", "allowed"} {
 		r, st := w.request("alice")
-		event := Event{Request: r.ID, RequestHash: st.Hash(), Requester: "alice", Resource: r.Resource}
-		received, ruled := event, event
-		received.Actor, received.Statement, received.Digests = "alice", &st, w.digests()
-		ruled.Ruling, ruled.Why = &ruling, ruling.Why
-		err := w.log.Receive(context.Background(), Reception{Event: received, Ruling: ruling, Ruled: &ruled, Denied: i == 2})
+		err := w.log.Receive(context.Background(), Reception{Ruling: ruling, Why: ruling.Why, Denied: i == 2, Event: Event{
+			Request: r.ID, RequestHash: st.Hash(), Actor: "alice", Requester: "alice", Resource: r.Resource, Statement: &st, Digests: w.digests(),
+		}})
 		if limited := access.CodeOf(err) == access.CodeLimited; limited != (i > 0) {
 			t.Errorf("request %d: %v", i, err)
 		}
