@@ -178,7 +178,7 @@ func (a *app) lock(b backend, l access.Lock, print bool) error {
 	}
 	if err != nil {
 		return failf(ExitUnreachable, "the lock is in force, but not everything under it has ended yet").
-			withHint("it goes on as soon as the issuers answer; hallpass list --state active shows what lives")
+			withHint("it goes on as soon as the issuers answer; hallpass list --state active --state revoking shows what may still live")
 	}
 	return nil
 }
