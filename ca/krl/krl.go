@@ -324,6 +324,9 @@ func (r *reader) ca(data []byte) CA {
 			if set.BitLen() > maxBitmap {
 				b.fail("a bitmap spans more than %d serials", maxBitmap)
 			}
+			if n := uint64(set.BitLen()); n > 0 && offset+n-1 < offset {
+				b.fail("a bitmap goes beyond the last serial")
+			}
 			for i := 0; b.err == nil && i < set.BitLen(); i++ {
 				if set.Bit(i) == 1 {
 					c.add(b, Range{offset + uint64(i), offset + uint64(i)})
@@ -333,6 +336,9 @@ func (r *reader) ca(data []byte) CA {
 		default:
 			s.fail("it has a section of type %d about certificates", typ)
 		}
+	}
+	if len(c.Ranges) == 0 { // Marshal leaves such a CA out
+		s.fail("a section revokes nothing")
 	}
 	c.order()
 	r.err = s.err

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"math/big"
 	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
@@ -167,6 +168,23 @@ func TestParseRefuses(t *testing.T) {
 		binary.BigEndian.PutUint64(c[i+5+8:], 1<<64-1)
 		refused(t, c)
 	})
+	// bitmap is a list of one bitmap.
+	bitmap := func(offset uint64, set int64) []byte {
+		var section, b, w writer
+		b.uint64(offset)
+		b.mpint(big.NewInt(set))
+		section.string(l.CAs[0].Key.Marshal())
+		section.string(nil)
+		section.section(certSerialBitmap, b.Bytes())
+		w.Write(good[:8+4+8+8+8+4+4])
+		w.section(sectionCertificates, section.Bytes())
+		return w.Bytes()
+	}
+	if got, err := Parse(bitmap(7, 0b10001)); err != nil || !got.Revoked(l.CAs[0].Key, 11) {
+		t.Fatal(got, err)
+	}
+	t.Run("a CA of which nothing is revoked", func(t *testing.T) { refused(t, bitmap(7, 0)) })
+	t.Run("a bitmap beyond the last serial", func(t *testing.T) { refused(t, bitmap(1<<64-3, 0b10001)) })
 	t.Run("a range backwards", func(t *testing.T) {
 		c := slices.Clone(good)
 		i := bytes.Index(c, []byte{certSerialRange, 0, 0, 0, 16})
