@@ -181,7 +181,7 @@ func syntaxError(top Node, err error) error {
 // oneLine is what the parser says, safe to show: it may quote the file.
 func oneLine(s string) string {
 	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
-	return wording.Line(s)
+	return wording.Clip(wording.Line(s), 200)
 }
 
 // at2 is the same file at another place.
