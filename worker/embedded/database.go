@@ -82,6 +82,9 @@ func prepare(ctx context.Context, path string) (err error) {
 	}}); err != nil {
 		return err
 	}
+	if err := dropIndexes(ctx, tx); err != nil {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, `CREATE TABLE hallpass_format (schema TEXT, visibility TEXT, server TEXT, shards INTEGER)`); err != nil {
 		return err
 	}
@@ -90,6 +93,36 @@ func prepare(ctx context.Context, path string) (err error) {
 		return err
 	}
 	return tx.Commit()
+}
+
+// dropIndexes drops those of what Temporal lists by that hallpass and Temporal's UI
+// don't look anything up by. Each of its 58 indexes is written anew whenever a workflow
+// starts, shows its state or ends; what has none is found by reading the rows.
+func dropIndexes(ctx context.Context, tx *sql.Tx) error {
+	rows, err := tx.QueryContext(ctx, `SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'executions_visibility'
+		AND sql IS NOT NULL AND name NOT IN ('default_idx', 'by_workflow_id', 'by_workflow_type', 'by_status')
+		AND name NOT LIKE 'by\_keyword\_%' ESCAPE '\'`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	var names []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return err
+		}
+		names = append(names, name)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := tx.ExecContext(ctx, `DROP INDEX "`+name+`"`); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // check compares what made the database with what would serve it.

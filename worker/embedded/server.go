@@ -173,6 +173,9 @@ func start(sql *config.SQL, o worker.ServerOptions, log *slog.Logger) (_ tempora
 			// No task is handed to a worker that stops, where it would be missed
 			// only after 10 seconds.
 			dynamicconfig.EnableCancelWorkerPollsOnShutdown.Key(): true,
+			// With several partitions a poll may wait at another one than its task.
+			dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,
+			dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,
 			// A request hears 1000 messages. What a flood sends beyond that would
 			// only make its history long, and everything that reads it slow.
 			dynamicconfig.MaximumSignalsPerExecution.Key(): 2000,
