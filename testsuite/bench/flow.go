@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -22,7 +23,7 @@ const (
 // bareInput says what a bare workflow goes through.
 type bareInput struct {
 	Approvals int
-	Shown     bool          // shows its state where a request does, and waits for an approval with a timer beside it
+	Shown     bool          // shows its state where a request does, from its start on, and waits for an approval with a timer beside it
 	Hold      time.Duration // a timer after the issue; 0: none
 	Release   bool          // waits for one more signal, checks it and revokes
 	Revoke    bool          // revokes after the timer
@@ -45,7 +46,6 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 	if in.Approvals > 0 {
 		waiting, enough := workflow.WithCancel(ctx)
 		if in.Shown {
-			show(ctx, access.StatePending)
 			workflow.NewTimer(waiting, long)
 		}
 		for range in.Approvals {
@@ -56,7 +56,7 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		enough()
 	}
 	if in.Shown {
-		show(ctx, access.StateIssuing)
+		_ = workflow.UpsertTypedSearchAttributes(ctx, shown(access.StateIssuing)...) // they are all known to the server
 	}
 	var out string
 	if err := workflow.ExecuteActivity(ctx, bareIssue).Get(ctx, &out); err != nil {
@@ -79,12 +79,13 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 	return out, nil
 }
 
-// show writes what operators filter by, as a request does.
-func show(ctx workflow.Context, state access.State) {
-	_ = workflow.UpsertTypedSearchAttributes(ctx, // they are all known to the server
+// shown is what operators filter by, as a request sets it at its start and writes it later.
+func shown(state access.State) []temporal.SearchAttributeUpdate {
+	return []temporal.SearchAttributeUpdate{
 		temporal.NewSearchAttributeKeyKeyword(access.AttrState).ValueSet(string(state)),
 		temporal.NewSearchAttributeKeyKeyword(access.AttrRequester).ValueSet("alice"),
-		temporal.NewSearchAttributeKeyKeyword(access.AttrResource).ValueSet("ssh/web-1"))
+		temporal.NewSearchAttributeKeyKeyword(access.AttrResource).ValueSet("ssh/web-1"),
+	}
 }
 
 func bareDecide(context.Context) error          { return nil }
@@ -155,7 +156,7 @@ func (w *world) life(ctx context.Context) (*watch, error) {
 func (w *world) bare(in bareInput) op {
 	return func(ctx context.Context) (*watch, error) {
 		id := "bare-" + statement.NewID()
-		history, err := start(ctx, w.Client, id, bareQueue, bare, in)
+		history, err := start(ctx, w.Client, id, in)
 		if err != nil {
 			return nil, err
 		}
@@ -211,7 +212,7 @@ func (b *bench) flows(flows []flow) error {
 				times = min(times, 2*flight) // to get warm
 			}
 			for i, f := range flows {
-				for k, op := range []op{f.bare, f.hallpass} {
+				for k, op := range inTurn(turn, []op{f.bare, f.hallpass}) {
 					each, all, err := inFlight(b.ctx, flight, times, op.run)
 					if err != nil {
 						return fmt.Errorf("%s, %d in flight: %w", f.name, flight, err)
@@ -238,4 +239,17 @@ func (b *bench) flows(flows []flow) error {
 		}
 	}
 	return nil
+}
+
+// inTurn yields all with their indexes, another one first each turn: what one leaves behind
+// on the server is work beside the next.
+func inTurn[T any](turn int, all []T) iter.Seq2[int, T] {
+	return func(yield func(int, T) bool) {
+		for k := range all {
+			i := (turn + k) % len(all)
+			if !yield(i, all[i]) {
+				return
+			}
+		}
+	}
 }

@@ -42,7 +42,7 @@ func (b *bench) fill(w *world, parts []part) error {
 			}
 			// The timer beside it that needs no hallpass.
 			id := "bare-" + statement.NewID()
-			history, err := start(ctx, w.Client, id, bareQueue, bare, bareInput{Hold: time.Until(ends)})
+			history, err := start(ctx, w.Client, id, bareInput{Hold: time.Until(ends)})
 			if err == nil {
 				_, err = history.until(issued)
 			}
@@ -91,7 +91,7 @@ func (b *bench) bursts(w *world, n, running int) error {
 	}{
 		{row{Name: timers}, func(ctx context.Context, ends time.Time) (string, *watch, error) {
 			id := "bare-" + statement.NewID()
-			history, err := start(ctx, w.Client, id, bareQueue, bare, bareInput{Hold: time.Until(ends), Revoke: true})
+			history, err := start(ctx, w.Client, id, bareInput{Hold: time.Until(ends), Revoke: true})
 			return id, history, err
 		}},
 		{row{Name: fmt.Sprintf("%d grants among %d, until they are taken back", n, running), Base: timers}, func(ctx context.Context, ends time.Time) (string, *watch, error) {

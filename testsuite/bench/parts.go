@@ -94,7 +94,7 @@ func (b *bench) parts() error {
 				} else {
 					n += times
 				}
-				for i, who := range whose {
+				for i, who := range inTurn(turn, whose) {
 					before, err := processor(parts)
 					if err != nil {
 						return err

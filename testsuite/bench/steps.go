@@ -62,7 +62,7 @@ func (b *bench) steps() error {
 			took := make([][]measure.Times, len(whose)) // by step; the last is all of them
 			const warm = 10
 			for turn := range warm + b.times(200) {
-				for i, op := range whose {
+				for i, op := range inTurn(turn, whose) {
 					from := time.Now()
 					history, err := op(b.ctx)
 					if err != nil {

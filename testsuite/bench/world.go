@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
 
 	"hallpass/access"
@@ -80,7 +81,7 @@ func (b *bench) world(f func(*world) error) (err error) {
 
 // serveBare serves the bare workflows until stop is called.
 func serveBare(c client.Client) (stop func(), err error) {
-	flow := sdkworker.New(c, bareQueue, sdkworker.Options{})
+	flow := sdkworker.New(c, bareQueue, sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 16}) // as hallpass's
 	flow.RegisterWorkflow(bare)
 	issuer := sdkworker.New(c, bareIssueQueue, sdkworker.Options{DisableWorkflowWorker: true})
 	issuer.RegisterActivity(bareIssue)
@@ -177,8 +178,12 @@ type sighting struct {
 }
 
 // start starts a workflow and follows it.
-func start(ctx context.Context, c client.Client, id, queue string, workflow any, in any) (*watch, error) {
-	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: queue}, workflow, in)
+func start(ctx context.Context, c client.Client, id string, in bareInput) (*watch, error) {
+	o := client.StartWorkflowOptions{ID: id, TaskQueue: bareQueue}
+	if in.Shown {
+		o.TypedSearchAttributes = temporal.NewSearchAttributes(shown(access.StatePending)...)
+	}
+	run, err := c.ExecuteWorkflow(ctx, o, bare, in)
 	if err != nil {
 		return nil, err
 	}
