@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,11 +88,14 @@ func (h textHandler) WithGroup(name string) slog.Handler {
 // SDK tells much that only its authors want to know, and, when it is being
 // stopped, that it can't go on.
 func warnings(ctx context.Context, log *slog.Logger) *slog.Logger {
-	return slog.New(warningHandler{log.Handler(), ctx.Done()})
+	return slog.New(warningHandler{log.Handler(), nil, ctx.Done()})
 }
 
+// warningHandler adds what With said when there is something to say: the SDK keeps a
+// logger for each workflow in memory, and a JSON handler would write it out for each.
 type warningHandler struct {
 	slog.Handler
+	with []slog.Attr
 	done <-chan struct{}
 }
 
@@ -104,10 +108,14 @@ func (h warningHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	}
 }
 
+func (h warningHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.Handler.WithAttrs(h.with).Handle(ctx, r)
+}
+
 func (h warningHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return warningHandler{h.Handler.WithAttrs(attrs), h.done}
+	return warningHandler{h.Handler, slices.Concat(h.with, attrs), h.done}
 }
 
 func (h warningHandler) WithGroup(name string) slog.Handler {
-	return warningHandler{h.Handler.WithGroup(name), h.done}
+	return warningHandler{h.Handler.WithAttrs(h.with).WithGroup(name), nil, h.done}
 }

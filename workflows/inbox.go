@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.temporal.io/sdk/workflow"
@@ -29,13 +30,13 @@ const maxLooks = 20
 // came in: Temporal keeps the order of signals of one name only.
 var messages = [...]string{access.MessageLock, access.MessageCancel, access.MessageRelease, access.MessageRevoke, access.MessageDecision}
 
-// inbox is where what comes from outside waits. Messages are heard one at a time.
+// inbox is where what comes from outside waits. Messages are heard one at a time. The
+// channels of signals are the SDK's, which makes one for a signal that has come: six that
+// stay empty would be a tenth of what a running grant takes in its worker.
 type inbox struct {
-	signals   [len(messages)]workflow.ReceiveChannel
-	told      workflow.ReceiveChannel // to look into the ledger
-	cancelled workflow.Context        // when somebody cancels the workflow in Temporal
-	listening bool                    // a coroutine takes the signals
-	looking   bool                    // one looks
+	workflow  workflow.Context // cancelled when somebody cancels the workflow in Temporal
+	listening bool             // a coroutine takes the signals
+	looking   bool             // one looks
 	hearing   workflow.Mutex
 	waiting   int // messages that somebody holds and that aren't answered yet
 	heard     int
@@ -44,17 +45,12 @@ type inbox struct {
 
 // quiet says whether everything that was said has been heard and answered.
 func (b *inbox) quiet(ctx workflow.Context) bool {
-	return b.waiting == 0 && !b.signalled() && workflow.AllHandlersFinished(ctx)
+	return b.waiting == 0 && !b.signalled(messages[:]...) && workflow.AllHandlersFinished(ctx)
 }
 
-// signalled says whether a signal waits.
-func (b *inbox) signalled() bool {
-	for _, signals := range b.signals {
-		if signals.Len() > 0 {
-			return true
-		}
-	}
-	return false
+// signalled says whether a signal of one of these names waits.
+func (b *inbox) signalled(names ...string) bool {
+	return slices.ContainsFunc(workflow.GetUnhandledSignalNames(b.workflow), func(name string) bool { return slices.Contains(names, name) })
 }
 
 // message is one message to a request.
@@ -66,10 +62,11 @@ type message struct {
 
 // next takes the signal that is to be heard next.
 func (b *inbox) next() (m message, ok bool) {
-	for i, signals := range b.signals {
+	for _, name := range messages {
 		var data json.RawMessage
-		if signals.ReceiveAsync(&data) { // in an encoding nobody can read, it is dropped and logged by the SDK
-			return read(messages[i], data), true
+		// In an encoding nobody can read, it is dropped and logged by the SDK.
+		if b.signalled(name) && workflow.GetSignalChannel(b.workflow, name).ReceiveAsync(&data) {
+			return read(name, data), true
 		}
 	}
 	return message{}, false
@@ -88,11 +85,8 @@ func read(name string, data []byte) message {
 
 // listen opens the inbox for whatever comes from outside.
 func (r *request) listen(ctx workflow.Context) error {
-	r.inbox.cancelled, r.inbox.told = ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
-	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	r.inbox.hearing = workflow.NewMutex(ctx)
-	for i, name := range messages {
-		r.inbox.signals[i] = workflow.GetSignalChannel(ctx, name)
+	r.inbox.workflow, r.inbox.hearing = ctx, workflow.NewMutex(ctx)
+	for _, name := range messages {
 		err := workflow.SetUpdateHandlerWithOptions(ctx, name,
 			func(ctx workflow.Context, data json.RawMessage) (access.Status, error) {
 				var st access.Statement
@@ -114,10 +108,10 @@ func (r *request) listen(ctx workflow.Context) error {
 func (r *request) comes() bool { return r.toLook() || r.toHear() || r.gone() }
 
 func (r *request) toLook() bool {
-	return !r.inbox.looking && r.inbox.looks < maxLooks && r.inbox.told.Len() > 0
+	return !r.inbox.looking && r.inbox.looks < maxLooks && r.inbox.signalled(access.MessageLook)
 }
-func (r *request) toHear() bool { return !r.inbox.listening && r.inbox.signalled() }
-func (r *request) gone() bool   { return r.inbox.cancelled.Err() != nil && r.end == nil }
+func (r *request) toHear() bool { return !r.inbox.listening && r.inbox.signalled(messages[:]...) }
+func (r *request) gone() bool   { return r.inbox.workflow.Err() != nil && r.end == nil }
 
 // see has what has come seen to, by coroutines of its own, which end with that: one
 // is a goroutine, whose stack a worker keeps for every request in its memory.
@@ -158,7 +152,8 @@ func (r *request) hearSignal(ctx workflow.Context) bool {
 // extends, or that extends it. Whoever sends that learns nothing and changes
 // nothing by it.
 func (r *request) look(ctx workflow.Context) {
-	for r.inbox.looks < maxLooks && r.inbox.told.ReceiveAsync(nil) {
+	told := workflow.GetSignalChannel(ctx, access.MessageLook)
+	for r.inbox.looks < maxLooks && told.ReceiveAsync(nil) {
 		if !r.handed || r.end != nil {
 			continue
 		}
