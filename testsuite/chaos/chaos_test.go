@@ -124,12 +124,20 @@ func TestSameSeedSamePlan(t *testing.T) {
 		if done[s.Do]++; s.Starts > 0 {
 			done["for later"]++
 		}
+		switch {
+		case s.Do != lock && s.Do != unlock:
+		case s.Key != "":
+			done[s.Do+" by another's key"]++
+		case s.usurps():
+			done[s.Do+" by somebody who may not"]++
+		}
 		if s.On != "" && s.At+s.Lasts > time.Hour {
 			t.Errorf("not undone at the end: %s", s)
 		}
 	}
-	for _, do := range []string{ask, "for later", approve, deny, release, revoke, cancel, lock, unlock, login, kill, pause, full, cut, stall, slow, clock} {
-		if done[do] < 10 {
+	for _, do := range []string{ask, "for later", approve, deny, release, revoke, cancel, lock, unlock, login, kill, pause, full, cut, stall, slow, clock,
+		lock + " by another's key", unlock + " by another's key", lock + " by somebody who may not", unlock + " by somebody who may not"} {
+		if done[do] < 5 {
 			t.Errorf("%d of %s", done[do], do)
 		}
 	}

@@ -73,6 +73,7 @@ var (
 	requesters = []string{"alice", "erin", "frank"}
 	approvers  = []string{"bob", "carol", "frank"}
 	guards     = []string{"dave", "gina"}
+	others     = []string{"alice", "erin", "frank", "bob", "mallory"} // who may not lock
 
 	// Resources are what there is to ask for, and what each takes.
 	Resources = map[string]check.Need{
@@ -252,7 +253,8 @@ func (p *planner) after(at time.Duration, n int, who string, seconds int) {
 
 // lock plans a lock, which ends by itself, and mostly before.
 func (p *planner) lock(at time.Duration) {
-	s := Step{At: at, Do: lock, Who: pick(p, guards), Seconds: 5 + p.rand.IntN(6)}
+	s := Step{At: at, Do: lock, Seconds: 5 + p.rand.IntN(6)}
+	p.guard(&s)
 	if p.chance(50) {
 		s.User = pick(p, []string{"alice", "erin", "frank"})
 	} else {
@@ -261,10 +263,26 @@ func (p *planner) lock(at time.Duration) {
 	p.add(s)
 	if p.chance(60) {
 		s.Do, s.At = unlock, at+p.between(2*time.Second, 5*time.Second)
-		s.Who = pick(p, guards)
+		p.guard(&s)
 		p.add(s)
 	}
 }
+
+// guard picks who locks or unlocks: one time in five somebody who may not, or
+// another in the name of one who may.
+func (p *planner) guard(s *Step) {
+	s.Who, s.Key = pick(p, guards), ""
+	if p.chance(20) {
+		if other := pick(p, others); p.chance(50) {
+			s.Who = other
+		} else {
+			s.Key = other
+		}
+	}
+}
+
+// usurps says whether it is a lock or an unlock that has to be refused.
+func (s Step) usurps() bool { return s.Key != "" || !slices.Contains(guards, s.Who) }
 
 // faults plans one after the other, with a rest between, until all are undone.
 func (p *planner) faults(kinds []func() Step, rest time.Duration) {

@@ -422,7 +422,8 @@ func (p *player) update(ctx context.Context, id, message string, st access.State
 	return h.Get(ctx, nil)
 }
 
-// lock locks, or lifts the last lock on the same.
+// lock locks, or lifts the last lock on the same, or tries to. Whether whoever
+// says so may is the checker's to judge: it is told what wasn't refused.
 func (p *player) lock(ctx context.Context, s Step) {
 	l := access.Lock{
 		Header: p.stack.People.Header(s.Who, access.TypeLock), Action: access.ActionLock, Kind: access.LockResource, Name: s.Resource, Reason: "chaos",
@@ -434,7 +435,9 @@ func (p *player) lock(ctx context.Context, s Step) {
 	p.mu.Lock()
 	if s.Do == lock {
 		l.Until = &until
-		p.locks = append(p.locks, l)
+		if !s.usurps() {
+			p.locks = append(p.locks, l)
+		}
 	} else {
 		for _, earlier := range p.locks {
 			if earlier.Kind == l.Kind && earlier.Name == l.Name {
@@ -444,7 +447,11 @@ func (p *player) lock(ctx context.Context, s Step) {
 		l.Action = access.ActionUnlock
 	}
 	p.mu.Unlock()
-	st, err := p.stack.People.Sign(s.Who, l)
+	key := s.Who
+	if s.Key != "" {
+		key = s.Key
+	}
+	st, err := p.stack.People.Sign(key, l)
 	if err != nil {
 		p.t.Error(err)
 		return
@@ -458,7 +465,7 @@ func (p *player) lock(ctx context.Context, s Step) {
 		}
 		return err
 	})
-	if !taken || s.Do == unlock {
+	if !taken {
 		return
 	}
 	var out access.Locked
@@ -468,12 +475,15 @@ func (p *player) lock(ctx context.Context, s Step) {
 		return p.stack.Temporal.GetWorkflow(ctx, access.LockWorkflowID(l.ID), "").Get(ctx, &out)
 	})
 	if err != nil || out.Refused != nil {
-		p.logf("lock %s: %v %v", l.ID, err, out.Refused)
+		p.logf("%s %s: %v %v", s.Do, l.ID, err, out.Refused)
 		return
 	}
 	p.mu.Lock()
-	p.seen.Locked = append(p.seen.Locked, check.Locked{Lock: l.ID, At: time.Now()})
+	p.seen.Locked = append(p.seen.Locked, check.Locked{Lock: l.ID, Payload: st.Payload, Signature: st.Signature, At: time.Now()})
 	p.mu.Unlock()
+	if s.Do == unlock {
+		return
+	}
 	wait(ctx, look) // until the host has another list
 	for _, a := range p.asked {
 		if (a.step.Who == s.User || a.step.Resource == s.Resource) && a.certified() {

@@ -105,10 +105,12 @@ type Over struct {
 	At      time.Time
 }
 
-// Locked is a lock of which somebody was told that nothing lives under it any more.
+// Locked is a lock of which somebody was told that nothing lives under it any
+// more, or an unlock of which he was told that it worked.
 type Locked struct {
-	Lock string // its id
-	At   time.Time
+	Lock               string // its id
+	Payload, Signature string // what he said
+	At                 time.Time
 }
 
 // Ahead is a time in which an issuer's clock was ahead.
@@ -333,12 +335,18 @@ func (c *checker) record() {
 	locks := map[string]word{} // that nobody has lifted, by id
 	denied := map[string]bool{}
 	taken := map[string]string{} // by serial or accessor
+	lifts := map[string]bool{}   // unlocks by id
 	for i, e := range c.events {
+		if w, about := c.locking(e.Statement); about && e.Type != "statement.refused" && !c.entitled(e.Statement) {
+			c.violated(Approved, "event %d: %s by %s, a lock that nobody entitled has signed", i, e.Type, w.Signer)
+			continue
+		}
 		switch {
 		case e.Type == "lock.set" || e.Type == "lock.lifted":
-			if w, ok := c.said(e.Statement, "lock"); !ok || !c.in(w.Signer, c.World.Lockers) {
-				c.violated(Approved, "event %d: a lock that nobody entitled has signed", i)
+			if w, about := c.locking(e.Statement); !about {
+				c.violated(Approved, "event %d: a lock that nobody has signed", i)
 			} else if w.Action == "unlock" {
+				lifts[w.ID] = true
 				delete(locks, w.Lock)
 			} else {
 				locks[w.ID], c.locks[w.ID] = w, set{i, w}
@@ -374,10 +382,28 @@ func (c *checker) record() {
 		}
 	}
 	for _, l := range c.Locked {
-		if _, known := c.locks[l.Lock]; !known {
+		_, known := c.locks[l.Lock]
+		st := &statement{l.Payload, l.Signature}
+		if w, about := c.locking(st); !about || w.ID != l.Lock || !c.entitled(st) {
+			c.violated(Approved, "lock %s wasn't refused, and nobody entitled has signed it", l.Lock)
+		} else if !known && !lifts[l.Lock] {
 			c.violated(Recorded, "lock %s was said to be in force, and isn't on record", l.Lock)
 		}
 	}
+}
+
+// locking reads a statement that claims to be a lock or an unlock.
+func (c *checker) locking(st *statement) (w word, about bool) {
+	if st == nil || json.Unmarshal([]byte(st.Payload), &w) != nil {
+		return w, false
+	}
+	return w, w.Type == "lock"
+}
+
+// entitled says whether somebody has signed a lock or an unlock who may.
+func (c *checker) entitled(st *statement) bool {
+	w, ok := c.said(st, "lock")
+	return ok && c.in(w.Signer, c.World.Lockers)
 }
 
 // name is what nobody else's credential has.

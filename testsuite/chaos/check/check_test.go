@@ -262,7 +262,13 @@ func (s *story) locked(kind, name string) {
 	s.events[released]["type"] = "grant.revoked"
 	s.events = slices.Insert(s.events, released, e)
 	s.seen.Stopped, s.seen.Over = nil, nil
-	s.seen.Locked = []check.Locked{{Lock: l.ID, At: s.noon.Add(7 * time.Second)}}
+	s.seen.Locked = []check.Locked{s.heeded(l.ID, e)}
+}
+
+// heeded is a lock or an unlock that wasn't refused, as an event has it.
+func (s *story) heeded(id string, e map[string]any) check.Locked {
+	st := e["statement"].(access.Statement)
+	return check.Locked{Lock: id, Payload: st.Payload, Signature: st.Signature, At: s.noon.Add(7 * time.Second)}
 }
 
 // token is the credential of Vault's that the issuer recorded.
@@ -339,6 +345,34 @@ func TestViolationsAreFound(t *testing.T) {
 			l.Signer = "erin"
 			e["statement"] = s.sign("erin", l)
 			s.events = append(s.events, e)
+		}},
+		"a lock by another's key": {check.Approved, "nobody entitled", func(s *story) {
+			l, e := s.lock("user", "bob", 0)
+			e["statement"] = s.sign("erin", l)
+			s.events = append(s.events, e)
+		}},
+		"a lock that nobody has signed": {check.Approved, "a lock that nobody has signed", func(s *story) { s.events = append(s.events, s.event("lock.set", nil)) }},
+		"a lock by anybody that wasn't refused": {check.Approved, "wasn't refused, and nobody entitled", func(s *story) {
+			l, e := s.lock("user", "bob", 0)
+			l.Signer = "erin"
+			e["statement"] = s.sign("erin", l)
+			s.seen.Locked = []check.Locked{s.heeded(l.ID, e)}
+		}},
+		"a lock that was said to be another": {check.Approved, "lock another wasn't refused", func(s *story) {
+			_, e := s.lock("user", "bob", 0)
+			s.events = append(s.events, e)
+			s.seen.Locked = []check.Locked{s.heeded("another", e)}
+		}},
+		"an unlock by another's key": {check.Approved, "was locked", func(s *story) {
+			l, e := s.lock("user", "alice", 0)
+			un := l
+			un.ID, un.Action, un.Lock = statement.NewID(), access.ActionUnlock, l.ID
+			s.events = slices.Insert(s.events, issued, e, s.event("lock.lifted", map[string]any{"statement": s.sign("erin", un), "request": ""}))
+		}},
+		"ended by a lock of anybody's": {check.Approved, "grant.revoked by erin, a lock that nobody entitled", func(s *story) {
+			l, _ := s.lock("user", "alice", 0)
+			l.Signer = "erin"
+			s.events[released]["type"], s.events[released]["statement"] = "grant.revoked", s.sign("erin", l)
 		}},
 		"under a lock that ends soon": {check.Approved, "was locked", func(s *story) { lock(s, "user", "alice", 10*time.Second) }},
 		"under a lock that was over by the issuer's clock alone": {check.Approved, "was locked", func(s *story) {
@@ -429,8 +463,11 @@ func TestViolationsAreFound(t *testing.T) {
 		"a login that nobody tried":          {check.Recorded, "serial 2", func(s *story) { s.seen.HostLog += s.accepted(2) }},
 		"a login as somebody else":           {check.Recorded, "let nobody in", func(s *story) { s.seen.HostLog = strings.Replace(s.accepted(1), "for root", "for nobody", 1) }},
 		"a login by password":                {check.Recorded, "without a certificate", func(s *story) { s.seen.HostLog += "Accepted password for root from 127.0.0.1 port 5 ssh2\n" }},
-		"a lock that isn't on record":        {check.Recorded, "lock another was said to be in force", func(s *story) { s.seen.Locked = []check.Locked{{Lock: "another", At: s.noon}} }},
-		"issued twice":                       {check.Recorded, "issued twice", func(s *story) { s.events = slices.Insert(s.events, issued, s.events[issued]) }},
+		"a lock that isn't on record": {check.Recorded, "was said to be in force, and isn't on record", func(s *story) {
+			l, e := s.lock("user", "bob", 0)
+			s.seen.Locked = []check.Locked{s.heeded(l.ID, e)}
+		}},
+		"issued twice": {check.Recorded, "issued twice", func(s *story) { s.events = slices.Insert(s.events, issued, s.events[issued]) }},
 
 		"a login of Vault's without approval": {check.Approved, "takes [{1 sre}], and there are []", func(s *story) { s.inVault(); s.evidence(s.signed) }},
 		"no token":                            {check.Approved, "no token", func(s *story) { s.inVault(); s.token("", s.noon) }},
@@ -586,6 +623,17 @@ func TestLockTakesBack(t *testing.T) {
 	}
 }
 
+// Whoever may not lock or unlock is refused, and nothing comes of it.
+func TestRefusedLock(t *testing.T) {
+	s := newStory(t)
+	l, e := s.lock("user", "alice", 0)
+	e["type"], e["statement"] = "statement.refused", s.sign("erin", l)
+	s.events = slices.Insert(s.events, issued, e)
+	if found := s.check(); len(found) != 0 {
+		t.Error(found)
+	}
+}
+
 // A lock that is lifted, or over by itself, is none.
 func TestLocksEnd(t *testing.T) {
 	s := newStory(t)
@@ -598,7 +646,9 @@ func TestLocksEnd(t *testing.T) {
 		if lock.Action == access.ActionUnlock {
 			typ = "lock.lifted"
 		}
-		s.events = slices.Insert(s.events, issued, s.event(typ, map[string]any{"statement": s.sign("dave", lock), "request": ""}))
+		e := s.event(typ, map[string]any{"statement": s.sign("dave", lock), "request": ""})
+		s.events = slices.Insert(s.events, issued, e)
+		s.seen.Locked = append(s.seen.Locked, s.heeded(lock.ID, e))
 	}
 	if found := s.check(); len(found) != 0 {
 		t.Error(found)
