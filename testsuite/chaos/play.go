@@ -34,6 +34,7 @@ import (
 const (
 	patience = 3 * time.Minute  // something comes within this, where something has to
 	insist   = 40 * time.Second // how long somebody tries to say something
+	making   = 20 * time.Second // how long somebody waits for Vault to make a login
 	look     = 700 * time.Millisecond
 )
 
@@ -168,10 +169,12 @@ func (p *player) fault(ctx context.Context, s Step) {
 		}
 	}
 	part, link, disk := p.stack.part(s.On), p.stack.link(s.On), p.stack.disk(s.On)
+	from, until := time.Now(), time.Time{}
 	hold := func() { wait(ctx, s.Lasts) }
 	switch s.Do {
 	case kill:
 		part.kill(s.Lasts)
+		until = time.Now().Add(s.Lasts)
 	case pause:
 		pid := part.pid()
 		failed(syscall.Kill(pid, syscall.SIGSTOP))
@@ -180,7 +183,6 @@ func (p *player) fault(ctx context.Context, s Step) {
 	case clock:
 		pid := part.pid()
 		p.logf("by %s", s.By)
-		from := time.Now()
 		failed(MoveClock(pid, s.By))
 		hold()
 		if pid == part.pid() { // else it has ended, and another began with the right time
@@ -208,6 +210,20 @@ func (p *player) fault(ctx context.Context, s Step) {
 		hold()
 		link.set(func() { link.delay = 0 })
 	}
+	if v := p.stack.Vault; v != nil && slices.Contains(v.Needs, s.On) {
+		p.broken(from, until)
+	}
+}
+
+// broken keeps in mind that a login may have been made between two moments, the
+// later of which is now if there is none, of which nobody was told.
+func (p *player) broken(from, until time.Time) {
+	if until.IsZero() {
+		until = time.Now()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.Broken = append(p.seen.Broken, check.Span{From: from, To: until})
 }
 
 // insist tries to say something until it was heard, as people do. It says
@@ -507,9 +523,13 @@ func (p *player) open(ctx context.Context, a *asked, text string) {
 		p.t.Errorf("request %s was given what can't be opened: %v", a.id, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, making)
 	defer cancel()
 	user, password, err := p.stack.Vault.read(ctx, secret)
+	if ctx.Err() != nil { // it was he who broke off
+		p.broken(began, time.Time{})
+	}
 	if err != nil {
 		p.logf("what Vault gave for request %d is lost: %v", a.n, err)
 		return
@@ -757,17 +777,17 @@ func (p *player) clear() {
 	}
 }
 
-// clearVault waits until nothing is left in Vault. What it was killed over when it
-// made it, and told nobody, is a lease that the sweep takes when it is five minutes
-// old, or a login without a lease, which isn't hallpass's to take.
+// clearVault waits until nothing is left in Vault, where the sweep takes what no
+// request takes back: at once a token, when it is five minutes old a lease that
+// Vault was killed over when it made it. A login that was made then may also have no
+// lease, and isn't hallpass's to take: when those were made is the checker's to judge.
 func (p *player) clearVault(left func(string, ...any)) {
-	var logins []string
+	var in Left
 	var err error
 	for range 3 {
-		err = poll(context.Background(), "Vault to have no leases", func() (err error) {
-			var leases int
-			if leases, logins, err = p.stack.Vault.Left(); err == nil && leases > 0 {
-				err = fmt.Errorf("there are %d", leases)
+		err = poll(context.Background(), "Vault to have neither leases nor tokens", func() (err error) {
+			if in, err = p.stack.Vault.Left(); err == nil && (in.Leases > 0 || len(in.Tokens) > 0) {
+				err = fmt.Errorf("there are %d leases, and tokens of requests %q", in.Leases, in.Tokens)
 			}
 			return err
 		})
@@ -778,18 +798,15 @@ func (p *player) clearVault(left func(string, ...any)) {
 	if err != nil {
 		left("%v", err)
 	}
-	had := map[string]int{}
+	had := map[string]string{}
 	for _, a := range p.asked {
 		a.mu.Lock()
-		had[a.user] = a.n
+		had[a.user] = a.id
 		a.mu.Unlock()
 	}
-	for _, name := range logins {
-		if n, told := had[name]; told {
-			left("the login of request %d is in the database", n)
-		} else {
-			p.logf("a login is in the database of which nobody was told: %s", name)
-		}
+	for _, name := range in.Logins {
+		p.logf("a login is left in the database: %s, of request %q", name, had[name])
+		p.seen.Strays = append(p.seen.Strays, check.Stray{Login: name, Request: had[name]})
 	}
 }
 

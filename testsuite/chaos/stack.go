@@ -39,9 +39,17 @@ type Stack struct {
 
 // Vault makes the logins to a database that people ask for.
 type Vault struct {
-	Config *api.Config                                     // as people reach it
-	Login  func(user, password string) error               // to the database
-	Left   func() (leases int, logins []string, err error) // what wasn't taken back: in Vault, and in the database by their names
+	Config *api.Config                       // as people reach it
+	Login  func(user, password string) error // to the database
+	Left   func() (Left, error)
+	Needs  []string // parts, links and disks: while one is broken, a login may be made of which nobody is told
+}
+
+// Left is what Vault gave and hasn't taken back.
+type Left struct {
+	Leases int
+	Tokens []string // made for hallpass, by the requests that they were made for
+	Logins []string // in the database, by their names
 }
 
 // Running is a process.
@@ -91,7 +99,7 @@ func (s *Stack) Scene() Scene {
 
 // world is what the checker is told of it.
 func (s *Stack) world() check.World {
-	w := check.World{People: map[string]check.Person{}, Resources: Resources, Lockers: "security", Login: s.Login, CA: s.CA, Lag: lag, Skew: ahead}
+	w := check.World{People: map[string]check.Person{}, Resources: Resources, Lockers: "security", Login: s.Login, CA: s.CA, Lag: lag, Skew: ahead, Making: making}
 	for name, p := range s.People {
 		w.People[name] = check.Person{Key: p.Signer.PublicKey(), Groups: words(p.Group)}
 	}

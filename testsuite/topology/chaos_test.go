@@ -67,6 +67,7 @@ func TestChaos(t *testing.T) {
 		Config: w.vault.Client(t).CloneConfig(),
 		Login:  func(user, password string) error { return w.pg.Login(user, password, "orders") },
 		Left:   w.left,
+		Needs:  []string{"vault", "postgres", "people to vault", "vault to postgres"},
 	}
 	s.Vault.Config.Address = "https://" + link("people to vault", vault).Address()
 

@@ -16,6 +16,7 @@ import (
 
 	"hallpass/catalog"
 	"hallpass/cli"
+	"hallpass/testsuite/chaos"
 	"hallpass/testsuite/vaulttest"
 	"hallpass/vault"
 )
@@ -133,17 +134,17 @@ func (w *world) open(ctx context.Context) error {
 }
 
 // nothingLeft waits until nothing that Vault gave is left, in Vault or in the
-// database. What Vault was killed over when it made it, and told nobody, is a lease
-// that the sweep takes when it is five minutes old, or a login without a lease.
+// database. What Vault was killed over when it made it, and told nobody, is a token
+// or a lease that the sweep takes, the lease when it is five minutes old, or a login
+// without a lease.
 func (w *world) nothingLeft(t *testing.T) {
 	t.Helper()
 	var err error
-	var logins []string
+	var in chaos.Left
 	for range 3 {
-		err = wait("the last leases to end", func() (err error) {
-			var leases int
-			if leases, logins, err = w.left(); err == nil && leases > 0 {
-				err = fmt.Errorf("there are %d", leases)
+		err = wait("the last leases and tokens to end", func() (err error) {
+			if in, err = w.left(); err == nil && (in.Leases > 0 || len(in.Tokens) > 0) {
+				err = fmt.Errorf("there are %d leases, and tokens of requests %q", in.Leases, in.Tokens)
 			}
 			return err
 		})
@@ -154,42 +155,66 @@ func (w *world) nothingLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range logins {
+	for _, name := range in.Logins {
 		if _, had := w.logins.Load(name); had {
 			t.Errorf("the login %s is in the database, and somebody had it", name)
 		}
 	}
-	if len(logins) > 0 {
-		t.Logf("%d logins are in the database, of which nobody was told but whom it says above", len(logins))
+	if len(in.Logins) > 0 {
+		t.Logf("%d logins are in the database, of which nobody was told but whom it says above", len(in.Logins))
 	}
 }
 
-// left is what Vault gave and hasn't taken back: leases in Vault, and logins in
-// the database by their names.
-func (w *world) left() (leases int, logins []string, err error) {
+// left is what Vault gave and hasn't taken back.
+func (w *world) left() (in chaos.Left, err error) {
 	c, err := api.NewClient(w.vault.Client(w.t).CloneConfig())
 	if err != nil {
-		return 0, nil, err
+		return in, err
 	}
 	c.SetToken(w.vault.RootToken)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	list, err := c.Logical().ListWithContext(ctx, "sys/leases/lookup/database/creds/orders-ro")
 	if err != nil {
-		return 0, nil, err
+		return in, err
 	}
-	if list != nil {
-		ids, _ := list.Data["keys"].([]any)
-		leases = len(ids)
+	in.Leases = len(keys(list))
+	tokens, err := c.Logical().ListWithContext(ctx, "auth/token/accessors")
+	if err != nil {
+		return in, err
+	}
+	for _, accessor := range keys(tokens) {
+		token, err := c.Auth().Token().LookupAccessorWithContext(ctx, accessor)
+		if refused := (*api.ResponseError)(nil); errors.As(err, &refused) && refused.StatusCode < 500 {
+			continue // it has died, or its accessor leads nowhere since Vault did
+		}
+		if err != nil {
+			return in, err
+		}
+		if meta, _ := token.Data["meta"].(map[string]any); meta["hallpass_request"] != nil {
+			in.Tokens = append(in.Tokens, fmt.Sprint(meta["hallpass_request"]))
+		}
 	}
 	conn, err := pgx.Connect(ctx, w.pg.AdminDSN("orders"))
 	if err != nil {
-		return 0, nil, err
+		return in, err
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	rows, err := conn.Query(ctx, `SELECT rolname FROM pg_roles WHERE pg_has_role(oid, 'orders-ro', 'MEMBER') AND rolcanlogin AND rolname <> 'vault' AND NOT rolsuper`)
 	if err == nil {
-		logins, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		in.Logins, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
-	return leases, logins, err
+	return in, err
+}
+
+// keys are those of a list of Vault's, which is nil if there are none.
+func keys(list *api.Secret) (all []string) {
+	if list == nil {
+		return nil
+	}
+	names, _ := list.Data["keys"].([]any)
+	for _, name := range names {
+		all = append(all, fmt.Sprint(name))
+	}
+	return all
 }

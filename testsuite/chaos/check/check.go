@@ -75,6 +75,7 @@ type World struct {
 	CA        ssh.PublicKey
 	Lag       time.Duration // for which a database may take a login after its end, since Vault or the database was away
 	Skew      time.Duration // by how far the clock of an issuer that issues was ahead at most, in Seen.Ahead
+	Making    time.Duration // how long whoever reads a login of Vault's waits for it
 }
 
 // Held is a certificate that somebody has received.
@@ -119,6 +120,15 @@ type Ahead struct {
 	Whole    bool // so were the clocks of all parts, and what waits for a start didn't wait for it
 }
 
+// Span is the time between two moments.
+type Span struct{ From, To time.Time }
+
+// Stray is a login that is in the database when all is over.
+type Stray struct {
+	Login   string // its name, as Vault makes them: it ends with when that was, in seconds since 1970
+	Request string // of whoever was given it; "": nobody was
+}
+
 // Seen is all that is judged.
 type Seen struct {
 	World       World
@@ -135,6 +145,8 @@ type Seen struct {
 	Stopped     []string // requests whose denial or early end was accepted
 	Locked      []Locked
 	Ahead       []Ahead
+	Broken      []Span // when Vault or its database was broken, a way to either, or between them
+	Strays      []Stray
 	Left        []string // what is there that shouldn't be
 }
 
@@ -261,6 +273,7 @@ func Check(ctx context.Context, s Seen) (_ []Violation, err error) {
 		c.logins()
 		c.database()
 	}
+	c.strays()
 	for _, what := range s.Left {
 		c.violated(Behind, "%s", what)
 	}
@@ -670,6 +683,26 @@ func (c *checker) database() {
 		c.early(is, l.Request, "somebody logged in to the database on", l.Began)
 		if late := l.Began.Sub(ended); late > c.World.Lag {
 			c.violated(InTime, "somebody logged in to the database on request %s, %s after its end", l.Request, late)
+		}
+	}
+}
+
+// strays judges the logins that are left in the database. One that Vault has no
+// lease of isn't hallpass's to take; but there is none unless something broke while
+// it was made.
+func (c *checker) strays() {
+	for _, s := range c.Strays {
+		seconds, err := strconv.ParseInt(s.Login[strings.LastIndex(s.Login, "-")+1:], 10, 64)
+		made := time.Unix(seconds, 0)
+		switch {
+		case s.Request != "":
+			c.violated(Behind, "the login of request %s is in the database", s.Request)
+		case err != nil:
+			c.violated(Behind, "a login is in the database that doesn't say when it was made: %s", s.Login)
+		case !slices.ContainsFunc(c.Broken, func(b Span) bool {
+			return b.From.Before(made.Add(time.Second+c.World.Making)) && b.To.After(made)
+		}):
+			c.violated(Behind, "a login is in the database of which nobody was told, and nothing was broken when it was made: %s", s.Login)
 		}
 	}
 }

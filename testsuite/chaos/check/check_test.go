@@ -118,7 +118,7 @@ func newStory(t *testing.T) *story {
 	s := &story{t: t, signers: map[string]ssh.Signer{}, ca: signer(t), noon: time.Date(2031, 5, 6, 12, 0, 0, 0, time.UTC)}
 	world := check.World{
 		People: map[string]check.Person{}, Resources: map[string]check.Need{"ssh/web-1": {{Count: 1, Group: "sre"}}},
-		Lockers: "security", Login: "root", CA: s.ca.PublicKey(), Skew: 30 * time.Second, Lag: time.Minute,
+		Lockers: "security", Login: "root", CA: s.ca.PublicKey(), Skew: 30 * time.Second, Lag: time.Minute, Making: 20 * time.Second,
 	}
 	for who, group := range map[string]string{"alice": "sre", "bob": "sre", "dave": "security", "erin": "dev"} {
 		s.signers[who] = signer(t)
@@ -271,6 +271,11 @@ func (s *story) heeded(id string, e map[string]any) check.Locked {
 	return check.Locked{Lock: id, Payload: st.Payload, Signature: st.Signature, At: s.noon.Add(7 * time.Second)}
 }
 
+// stray is a login that is left, made so long after noon.
+func (s *story) stray(after time.Duration) {
+	s.seen.Strays = []check.Stray{{Login: fmt.Sprintf("v-token-hallpa-orders-r-0123456789abcdefghij-%d", s.noon.Add(after).Unix())}}
+}
+
 // token is the credential of Vault's that the issuer recorded.
 func (s *story) token(accessor string, until time.Time) {
 	s.events[issued]["credential"] = map[string]any{"handle": map[string]any{"accessor": accessor, "not_after": until}}
@@ -281,6 +286,21 @@ func TestNothingWrongInVault(t *testing.T) {
 	s.inVault()
 	if found := s.check(); len(found) != 0 {
 		t.Error(found)
+	}
+}
+
+// A login of which nobody was told may be left where something broke while it was
+// made.
+func TestUntoldLogin(t *testing.T) {
+	for name, broken := range map[string]check.Span{
+		"before": {From: time.Unix(-9, 0), To: time.Unix(1, 0)}, "meanwhile": {From: time.Unix(3, 0), To: time.Unix(5, 0)},
+	} {
+		s := newStory(t)
+		s.stray(0)
+		s.seen.Broken = []check.Span{{From: s.noon.Add(time.Hour)}, {From: s.noon.Add(broken.From.Sub(time.Unix(0, 0))), To: s.noon.Add(broken.To.Sub(time.Unix(0, 0)))}}
+		if found := s.check(); len(found) != 0 {
+			t.Errorf("%s: %v", name, found)
+		}
 	}
 }
 
@@ -524,7 +544,22 @@ func TestViolationsAreFound(t *testing.T) {
 		}},
 		"a checkpoint that's none": {check.OneLog, "checkpoint 1", func(s *story) { s.seen.Checkpoints = [][]byte{[]byte("x")} }},
 
-		"a workflow left": {check.Behind, "a workflow runs", func(s *story) { s.seen.Left = []string{"a workflow runs"} }},
+		"a login left that somebody had": {check.Behind, "the login of request", func(s *story) {
+			s.stray(0)
+			s.seen.Strays[0].Request = s.request.ID
+			s.seen.Broken = []check.Span{{From: s.noon.Add(-time.Second), To: s.noon.Add(time.Second)}}
+		}},
+		"a login left though nothing broke": {check.Behind, "nothing was broken when it was made", func(s *story) { s.stray(0) }},
+		"a login left that was made after all was whole again": {check.Behind, "nothing was broken when it was made", func(s *story) {
+			s.stray(2 * time.Second)
+			s.seen.Broken = []check.Span{{From: s.noon, To: s.noon.Add(time.Second)}}
+		}},
+		"a login left that was long made when something broke": {check.Behind, "nothing was broken when it was made", func(s *story) {
+			s.stray(0)
+			s.seen.Broken = []check.Span{{From: s.noon.Add(22 * time.Second), To: s.noon.Add(time.Minute)}}
+		}},
+		"a login left of another kind": {check.Behind, "doesn't say when it was made", func(s *story) { s.seen.Strays = []check.Stray{{Login: "orders-admin"}} }},
+		"a workflow left":              {check.Behind, "a workflow runs", func(s *story) { s.seen.Left = []string{"a workflow runs"} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
