@@ -41,12 +41,7 @@ func TestEmbedded(t *testing.T) {
 	must(t, err)
 	s := &Stack{Login: sshdtest.User(t), Program: program, Namespace: "default"}
 	dir := t.TempDir()
-	if disk, err := Mount("disk", dir); err != nil {
-		t.Logf("no disk is filled: %v", err)
-	} else {
-		t.Cleanup(func() { _ = disk.Unmount() })
-		s.Disks = []*Disk{disk}
-	}
+	s.AddDisk(t, "disk", dir)
 	s.People, err = devtest.Furnish(dir, map[string]string{
 		"hallpass.yaml": `temporal: {namespace: default}
 policy: policy.yaml
@@ -236,7 +231,7 @@ func TestDisk(t *testing.T) {
 	dir := t.TempDir()
 	d, err := Mount("disk", dir)
 	if err != nil {
-		t.Skip(err)
+		t.Skip(unable(t, err))
 	}
 	t.Cleanup(func() { _ = d.Unmount() })
 	write := func(name string) error { return os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600) }
@@ -258,7 +253,7 @@ func TestMoveClock(t *testing.T) {
 		return
 	}
 	if !CanMoveClocks {
-		t.Skip("only on linux/amd64")
+		t.Skip(unable(t, MoveClock(os.Getpid(), 0)))
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestMoveClock$")
 	cmd.Env = append(os.Environ(), "HALLPASS_CHAOS_CLOCK=1")

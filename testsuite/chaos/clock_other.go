@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -13,5 +14,5 @@ const CanMoveClocks = false
 // MoveClock moves what a running process takes for the time of the day: on
 // Linux and amd64.
 func MoveClock(int, time.Duration) error {
-	return errors.New("a process's clock can be moved on linux/amd64 only")
+	return fmt.Errorf("a process's clock is moved on linux/amd64 only: %w", errors.ErrUnsupported)
 }

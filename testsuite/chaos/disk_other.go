@@ -2,14 +2,17 @@
 
 package chaos
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Disk is a small file system in memory, which can be full: on Linux.
 type Disk struct{ Name string }
 
 // Mount fails.
 func Mount(string, string) (*Disk, error) {
-	return nil, errors.New("disks can be filled on Linux only")
+	return nil, fmt.Errorf("disks are filled on Linux only: %w", errors.ErrUnsupported)
 }
 
 // Fill does nothing.

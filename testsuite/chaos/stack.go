@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -35,6 +36,34 @@ type Stack struct {
 	Links []*Link
 	Disks []*Disk
 	Vault *Vault // nil: there is none to ask
+
+	untried []string // faults that this machine can't have
+}
+
+// AddDisk makes a disk to fill at an empty folder, until the test ends, or says
+// that none is filled there.
+func (s *Stack) AddDisk(t testing.TB, name, dir string) {
+	t.Helper()
+	disk, err := Mount(name, dir)
+	if err != nil {
+		s.untried = append(s.untried, "no disk is filled: "+unable(t, err))
+		return
+	}
+	t.Cleanup(func() { _ = disk.Unmount() })
+	s.Disks = append(s.Disks, disk)
+}
+
+// unable says why something can't be tried here. In CI, where nobody reads what
+// wasn't, that is an error, unless it is the machine that has no such thing, or lets
+// not even root do it, as many a container does.
+func unable(t testing.TB, err error) string {
+	t.Helper()
+	_, ci := os.LookupEnv("CI")
+	denied := errors.Is(err, os.ErrPermission) && os.Geteuid() == 0
+	if ci && !denied && !errors.Is(err, errors.ErrUnsupported) {
+		t.Fatalf("CI is set, and %v", err)
+	}
+	return err.Error()
 }
 
 // Vault makes the logins to a database that people ask for.

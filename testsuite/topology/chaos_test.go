@@ -34,12 +34,7 @@ func TestChaos(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		if d, err := chaos.Mount(name, dir); err != nil {
-			t.Logf("no disk is filled: %v", err)
-		} else {
-			t.Cleanup(func() { _ = d.Unmount() })
-			s.Disks = append(s.Disks, d)
-		}
+		s.AddDisk(t, name, dir)
 		return dir
 	}
 	w := furnishIn(t, disk("hallpass"), disk("postgres"))
