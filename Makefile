@@ -195,10 +195,10 @@ attack: build vault ## carry out the known attacks and say what held; ONLY=name;
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) run -tags $(TAGS) ./testsuite/attacks/run $(if $(TABLE),-table) -only '$(ONLY)'
 
 .PHONY: chaos
-chaos: build $(if $(filter processes,$(STACKS)),temporal vault) ## work and faults as a SEED plans them, for MINUTES, on hallpass dev and on processes (STACKS), judged from outside
+chaos: build $(if $(filter processes,$(STACKS)),temporal vault) ## work and faults as a SEED plans them, for MINUTES, on hallpass dev and on processes (STACKS), judged from outside; PLAN=file plays what one run planned
 	$(call say,chaos$(comma) on $(STACKS))
 	$(if $(MINUTES),,$(error MINUTES is empty))
-	@export HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_CHAOS_SEED='$(SEED)' HALLPASS_CHAOS_MINUTES='$(MINUTES)'; mkdir -p bin/chaos; \
+	@export HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_CHAOS_SEED='$(SEED)' HALLPASS_CHAOS_MINUTES='$(MINUTES)' HALLPASS_CHAOS_PLAN='$(abspath $(PLAN))'; mkdir -p bin/chaos; \
 	for stack in $(STACKS); do \
 		case $$stack in embedded) play='TestEmbedded ./testsuite/chaos';; processes) play='TestChaos ./testsuite/topology';; \
 		*) echo "STACKS is embedded, processes, or both: not $$stack"; exit 1;; esac; \

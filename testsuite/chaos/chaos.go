@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -49,22 +51,51 @@ func Settings(t testing.TB) (seed uint64, lasts time.Duration) {
 	return seed, lasts
 }
 
+// planned is the plan in the file of HALLPASS_CHAOS_PLAN, as an earlier run wrote
+// it, or that of the Settings; how long faults last in it; and how make chaos is told
+// to play it again.
+func planned(t testing.TB, scene Scene) (plan []Step, lasts time.Duration, again string) {
+	t.Helper()
+	path := os.Getenv("HALLPASS_CHAOS_PLAN")
+	if path == "" {
+		seed, lasts := Settings(t)
+		return Plan(seed, lasts, scene), lasts, fmt.Sprintf("SEED=%d MINUTES=%g", seed, lasts.Minutes())
+	}
+	text, err := os.ReadFile(path)
+	if err == nil {
+		plan, err = ReadPlan(text, scene)
+	}
+	if err != nil {
+		t.Fatalf("HALLPASS_CHAOS_PLAN: %v", err)
+	}
+	for _, step := range plan {
+		if step.On != "" {
+			lasts = step.At + step.Lasts
+		}
+	}
+	return plan, lasts, "PLAN=" + path
+}
+
+// digest begins the SHA-256 of something, enough to tell it from others.
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:6])
+}
+
 // Run plans, plays and checks: every violation fails the test.
 func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 	t.Helper()
-	seed, lasts := Settings(t)
-	plan := Plan(seed, lasts, s.Scene())
-	t.Logf("make chaos SEED=%d MINUTES=%g: %s", seed, lasts.Minutes(), sum(plan))
-	var lines strings.Builder
-	for _, step := range plan {
-		lines.WriteString(step.String() + "\n")
-	}
+	plan, lasts, again := planned(t, s.Scene())
+	text := WritePlan(plan)
+	// Two runs of one seed on different scenes are different plans, and these say so.
+	name := fmt.Sprintf("%s, plan %s, scene %s", again, digest(text), digest([]byte(fmt.Sprintf("%+v", s.Scene()))))
+	t.Logf("make chaos %s: %s", name, sum(plan))
 	keep := func(name string, data []byte) {
 		if err := os.WriteFile(filepath.Join(t.ArtifactDir(), name), data, 0o600); err != nil {
 			t.Error(err)
 		}
 	}
-	keep("plan.jsonl", []byte(lines.String()))
+	keep("plan.jsonl", text)
 	seen := Play(t, s, plan, stop)
 	if n := len(seen.Exports); n > 0 {
 		keep("export.jsonl", seen.Exports[n-1])
@@ -80,8 +111,8 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 			in++
 		}
 	}
-	t.Logf("seed %d: %d requests, %d certificates, %d logins of which %d worked, %d locks, %d checkpoints: %d violations",
-		seed, len(seen.Asked), len(seen.Held), len(seen.Logins), in, len(seen.Locked), len(seen.Checkpoints), len(found))
+	t.Logf("%s: %d requests, %d certificates, %d logins of which %d worked, %d locks and unlocks, %d checkpoints: %d violations",
+		name, len(seen.Asked), len(seen.Held), len(seen.Logins), in, len(seen.Locked), len(seen.Checkpoints), len(found))
 	if s.Vault != nil {
 		worked := 0
 		for _, l := range seen.Database {
@@ -101,7 +132,7 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 		leftOut(t, what)
 	}
 	for _, v := range found {
-		t.Errorf("seed %d: %s", seed, v)
+		t.Errorf("%s: %s", name, v)
 	}
 	// What shows nothing proves nothing.
 	if len(seen.Asked) == 0 || len(seen.Held) == 0 || in == 0 || in == len(seen.Logins) || len(seen.Checkpoints) == 0 || lasts >= time.Minute && len(seen.Locked) == 0 {

@@ -151,6 +151,38 @@ func TestSameSeedSamePlan(t *testing.T) {
 	}
 }
 
+// A plan that was written is read again, and one of another scene isn't.
+func TestWrittenPlan(t *testing.T) {
+	scene := Scene{Parts: []string{"a", "b"}, Pause: []string{"a"}, Clocks: []string{"b"}, Links: []string{"c", "d"}, Disks: []string{"e"}, Vault: true}
+	plan := Plan(7, 10*time.Minute, scene)
+	text := WritePlan(plan)
+	read, err := ReadPlan(text, scene)
+	must(t, err)
+	if !slices.Equal(plan, read) {
+		t.Error("it is read as another plan")
+	}
+	other := scene
+	other.Disks = []string{"f"}
+	if _, err := ReadPlan(text, other); err == nil || !strings.Contains(err.Error(), "there is no such thing to break here") {
+		t.Errorf("a plan of another scene: %v", err)
+	}
+	for text, want := range map[string]string{
+		"":                         "it has no steps",
+		"plan":                     "step 1: invalid character",
+		`{"x":1}`:                  "step 1: json: unknown field",
+		`{"at_ns":1,"do":"dance"}`: "no such thing to break",
+		`{"at_ns":1,"do":"lock","who":"nobody","user":"alice"}`:                       "there is nobody of that name",
+		`{"at_ns":1,"do":"lock","who":"dave","key":"nobody","user":"alice"}`:          "there is nobody of that name",
+		`{"at_ns":1,"do":"login"}`:                                                    "nobody asks for what it is about",
+		`{"at_ns":1,"do":"approve","request":2,"who":"bob"}`:                          "nobody asks for what it is about",
+		`{"at_ns":1,"do":"ask","request":1,"who":"alice","resource":"x","extends":2}`: "nobody asks for what it is about",
+	} {
+		if _, err := ReadPlan([]byte(text), scene); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // What there is to break is in one order, whatever order it was made in.
 func TestSceneHasAnOrder(t *testing.T) {
 	names := []string{"a", "b", "c"}

@@ -10,8 +10,11 @@
 package chaos
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -125,6 +128,61 @@ func Plan(seed uint64, lasts time.Duration, s Scene) []Step {
 	p.faults(p.surroundings(), 7*time.Second)
 	slices.SortStableFunc(p.steps, func(a, b Step) int { return int(a.At - b.At) })
 	return p.steps
+}
+
+// WritePlan is a plan as JSON Lines.
+func WritePlan(plan []Step) []byte {
+	var out bytes.Buffer
+	for _, s := range plan {
+		out.WriteString(s.String() + "\n")
+	}
+	return out.Bytes()
+}
+
+// ReadPlan reads what WritePlan has written, for a scene that has what it breaks.
+func ReadPlan(text []byte, scene Scene) (plan []Step, err error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	asked := map[int]bool{0: true}
+	for {
+		var s Step
+		if err := d.Decode(&s); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("step %d: %w", len(plan)+1, err)
+		}
+		if s.Do == ask {
+			asked[s.Request] = true
+		}
+		plan = append(plan, s)
+	}
+	if len(plan) == 0 {
+		return nil, errors.New("it has no steps")
+	}
+	for i, s := range plan {
+		bad := func(why string) ([]Step, error) { return nil, fmt.Errorf("step %d, %s: %s", i+1, s, why) }
+		switch s.Do {
+		case ask, approve, deny, release, revoke, cancel, login:
+			if s.Request == 0 || !asked[s.Request] || !asked[s.About] || !asked[s.Extends] {
+				return bad("nobody asks for what it is about")
+			}
+		case lock, unlock:
+		default:
+			on := map[string][]string{
+				kill: scene.Parts, pause: scene.Pause, clock: scene.Clocks, cut: scene.Links, stall: scene.Links, slow: scene.Links, full: scene.Disks,
+			}
+			if !slices.Contains(on[s.Do], s.On) {
+				return bad("there is no such thing to break here: a plan is for the STACKS that it was made for")
+			}
+			continue
+		}
+		_, who := groups[s.Who]
+		_, key := groups[s.Key]
+		if !who && s.Do != login || !key && s.Key != "" {
+			return bad("there is nobody of that name")
+		}
+	}
+	return plan, nil
 }
 
 type planner struct {
