@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,8 +41,32 @@ func list(texts ...string) (out []byte) {
 	return out
 }
 
+// issuedID is the key id of a certificate that ssh-keygen takes for a user's, if it
+// is one that the CA gives: sessions with others are no business of the agent's.
+var issuedID = regexp.MustCompile(`(?m)^ +Type: \S+ user certificate\n(?s:.*)^ +Key ID: "hallpass:[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}:[a-z0-9][a-z0-9._@+-]{0,62}"$`)
+
+// sorted says whether options are as PROTOCOL.certkeys demands: in order, each
+// once, and the value of one is nothing or one text. OpenSSH reads others as well;
+// golang.org/x/crypto/ssh, with which the CA issues and the agent reads, doesn't.
+func sorted(options []byte) bool {
+	for last, first := "", true; len(options) > 0; first = false {
+		var option struct {
+			Name, Value string
+			Rest        []byte `ssh:"rest"`
+		}
+		var value struct{ Text string }
+		if ssh.Unmarshal(options, &option) != nil || option.Value != "" && ssh.Unmarshal([]byte(option.Value), &value) != nil || !first && option.Name <= last {
+			return false
+		}
+		last, options = option.Name, option.Rest
+	}
+	return true
+}
+
 // FuzzReadAuthInfoAgainstOpenSSH has certificates read that the CA would never
-// make: what the agent takes for a grant, OpenSSH reads in the same way.
+// make: what the agent takes for a grant, OpenSSH reads in the same way; and what
+// OpenSSH lets in on a key id of hallpass's the agent takes for a grant, unless its
+// options aren't sorted.
 func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 	if _, err := exec.LookPath("ssh-keygen"); err != nil {
 		f.Skip("ssh-keygen is not installed")
@@ -53,7 +78,8 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 	ca, err := ssh.NewSignerFromKey(caKey)
 	must(f, err)
 	subject, _, _ := ed25519.GenerateKey(nil)
-	// both has a certificate read by us and by ssh-keygen: neither if one refuses it.
+	// both has a certificate read by us, nil if it is no grant, and by ssh-keygen, ""
+	// if it refuses it: then sshd lets nobody in with it.
 	both := func(t testing.TB, w wire) (*grant, string) {
 		w.Name, w.Nonce, w.Key, w.SignatureByCA = ssh.CertAlgoED25519v01, []byte("nonce"), subject, ca.PublicKey().Marshal()
 		body := ssh.Marshal(w)
@@ -62,14 +88,14 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 		blob := append(body, ssh.Marshal(struct{ S []byte }{ssh.Marshal(signature)})...)
 		line := ssh.CertAlgoED25519v01 + " " + base64.StdEncoding.EncodeToString(blob)
 		g, err := readAuthInfo("publickey "+line+"\n", []ssh.PublicKey{ca.PublicKey()})
-		if g == nil || err != nil {
-			return nil, ""
+		if err != nil {
+			t.Errorf("one certificate: %v", err)
 		}
 		file := filepath.Join(t.TempDir(), "id-cert.pub")
 		must(t, os.WriteFile(file, []byte(line+"\n"), 0o600))
 		out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-L", "-f", file).Output()
 		if err != nil {
-			return nil, "" // sshd lets nobody in with it
+			return g, ""
 		}
 		return g, string(out)
 	}
@@ -77,8 +103,8 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 		KeyID: id, Principals: list("web-1/root"), Critical: option("force-command", "true"), Extensions: list("permit-pty", ""),
 		Serial: 7, Type: ssh.UserCert, Before: 2e9,
 	}
-	if g, _ := both(f, first); g == nil {
-		f.Fatal("not even a good certificate is read by both")
+	if g, out := both(f, first); g == nil || !issuedID.MatchString(out) {
+		f.Fatalf("not even a good certificate is read by both, but as %v and\n%s", g, out)
 	}
 	for _, w := range []wire{
 		first,
@@ -86,6 +112,13 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 		{KeyID: id + "\x00x", Critical: list("force-command", "raw"), Extensions: append(list("x", ""), list("x", "")...), Serial: 1, Type: ssh.HostCert, After: 3, Before: 2},
 		{KeyID: id, Principals: list("a\x00b", ""), Critical: []byte{0, 0}, Extensions: list("b", "", "a", ""), Type: ssh.UserCert, Before: 1 << 40},
 		{KeyID: id, Principals: list("web-1/root"), Critical: append(list("a", ""), option("source-address", "10.0.0.0/8")...), Extensions: append(option("a", ""), list("b", "")...), Type: ssh.UserCert, Before: 2e9},
+		// What only OpenSSH reads.
+		{KeyID: id, Principals: list("web-1/root"), Extensions: list("permit-pty", "", "grace@hallpass", ""), Type: ssh.UserCert, Before: 2e9},
+		{KeyID: id, Principals: list("web-1/root"), Extensions: list("a", "", "a", ""), Type: ssh.UserCert, Before: 2e9},
+		{KeyID: id, Principals: list("web-1/root"), Extensions: list("a", "raw"), Type: ssh.UserCert, Before: 2e9},
+		// What neither takes for a grant.
+		{KeyID: "hallpass:x:alice", Principals: list("web-1/root"), Type: ssh.UserCert, Before: 2e9},
+		{KeyID: "hallpass-host:web-1", Principals: list("web-1"), Type: ssh.HostCert, Before: 2e9},
 	} {
 		f.Add(w.KeyID, w.Principals, w.Critical, w.Extensions, w.Serial, w.Type, w.After, w.Before)
 	}
@@ -93,7 +126,10 @@ func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
 		g, out := both(t, wire{
 			Serial: serial, Type: typ, KeyID: keyID, Principals: principals, After: after, Before: before, Critical: critical, Extensions: extensions,
 		})
-		if g == nil {
+		if g == nil && issuedID.MatchString(out) && sorted(critical) && sorted(extensions) {
+			t.Errorf("no grant, and ssh-keygen reads\n%s", out)
+		}
+		if g == nil || out == "" {
 			return
 		}
 		var read []string
