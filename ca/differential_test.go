@@ -13,7 +13,7 @@ import (
 )
 
 // FuzzIssueAgainstOpenSSH has ssh-keygen read certificates with what people and
-// policy put into them: what we issue, it reads in the same way.
+// policy put into them: what we issue, it reads in the same way, and nothing else.
 func FuzzIssueAgainstOpenSSH(f *testing.F) {
 	if _, err := exec.LookPath("ssh-keygen"); err != nil {
 		f.Skip("ssh-keygen is not installed")
@@ -28,6 +28,7 @@ func FuzzIssueAgainstOpenSSH(f *testing.F) {
 		s := good(t)
 		s.Requester, s.Principals, s.Command, s.Serial = requester, []string{principal}, command, serial
 		s.NotAfter = s.NotBefore.Add(time.Duration(seconds) * time.Second)
+		s.Options.Grace = 30
 		if source != "" {
 			s.Options.SourceAddress = strings.Split(source, ",")
 		}
@@ -44,19 +45,29 @@ func FuzzIssueAgainstOpenSSH(f *testing.F) {
 			lines = append(lines, strings.TrimRight(strings.TrimLeft(line, " "), "\n"))
 		}
 		want := []string{
-			fmt.Sprintf("Key ID: %q", "hallpass:"+requestID+":"+requester), fmt.Sprintf("Serial: %d", serial), principal,
+			"Type: " + cert.Type() + " user certificate", "Signing CA: ED25519 " + authority.Fingerprint() + " (using ssh-ed25519)",
+			fmt.Sprintf("Key ID: %q", "hallpass:"+requestID+":"+requester), fmt.Sprintf("Serial: %d", serial),
 			"Valid: from " + time.Unix(int64(cert.ValidAfter), 0).UTC().Format("2006-01-02T15:04:05") + " to " + s.NotAfter.UTC().Format("2006-01-02T15:04:05"),
-		}
-		if command != "" {
-			want = append(want, "force-command "+command)
-		}
-		if source != "" {
-			want = append(want, "source-address "+source)
 		}
 		for _, w := range want {
 			if !slices.Contains(lines, w) {
 				t.Errorf("ssh-keygen doesn't read %q but\n%s", w, strings.Join(lines, "\n"))
 			}
+		}
+		// The rest is these blocks, whole and in this order.
+		rest := []string{"Principals: ", principal, "Critical Options: "}
+		if command != "" {
+			rest = append(rest, "force-command "+command)
+		}
+		if source != "" {
+			rest = append(rest, "source-address "+source)
+		}
+		if command == "" && source == "" {
+			rest[2] += "(none)"
+		}
+		rest = append(rest, "Extensions: ", "grace@hallpass UNKNOWN OPTION: 00000003333073 (len 7)", "permit-pty") // "30s" as a string of SSH's
+		if from := slices.Index(lines, "Principals: "); from < 0 || !slices.Equal(lines[from:], rest) {
+			t.Errorf("ssh-keygen doesn't read %q but\n%s", rest, strings.Join(lines, "\n"))
 		}
 	})
 }
