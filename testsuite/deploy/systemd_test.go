@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 const units = root + "/deploy/systemd"
 
 // A unit's exposure, as systemd-analyze sees it: tenths, from 0 (none) to 100.
-// docs/operate.md and docs/hosts.md name the figures.
+// TestUnitsInDocs has docs/operate.md and docs/hosts.md name the same.
 const (
 	workerExposure = 12
 	kmsExposure    = 14
@@ -56,6 +57,23 @@ func TestUnits(t *testing.T) {
 				t.Errorf("more than %d is exposed: %v\n%s", threshold, err, out)
 			}
 		})
+	}
+}
+
+// TestUnitsInDocs: what the docs say that systemd-analyze says is what it says.
+func TestUnitsInDocs(t *testing.T) {
+	figure := func(exposure int) string { return fmt.Sprintf("%d.%d", exposure/10, exposure%10) }
+	for doc, want := range map[string]string{
+		"operate.md": "calls " + figure(workerExposure) + ", of 10, and the same of `hallpass-kms.service` " + figure(kmsExposure) + ".",
+		"hosts.md":   "`systemd-analyze security --offline=yes` calls " + figure(hostExposure) + ", of 10;",
+	} {
+		text, err := os.ReadFile(filepath.Join(root, "docs", doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
+			t.Errorf("%s doesn't say: %s", doc, want)
+		}
 	}
 }
 
