@@ -124,7 +124,7 @@ var All = []Attack{
 	{"signals of any shape by a plain Temporal client", 6, "nothing changes, and the workflow goes on",
 		[]string{"signals.txtar", "workflows.TestHostileSignals", "workflows.TestFlood"}},
 	{"payloads like bombs: huge, deep, compressed, aliases in YAML", 6, "bounded before they are parsed; nothing is unpacked",
-		[]string{"testsuite/attacks.TestMessagesLikeBombs", "internal/yamlfile.TestParseRefuses", "policy.TestParseBounds", "catalog.TestParseBounds", "policy.TestExpensiveConditionDenies"}},
+		[]string{"testsuite/attacks.TestMessagesLikeBombs", "service.TestPostsLikeBombs", "internal/yamlfile.TestParseRefuses", "policy.TestParseBounds", "catalog.TestParseBounds", "policy.TestExpensiveConditionDenies"}},
 	{"a KMS that refuses, is away, or signs with another version of the key", 6, "the issuer waits and says why; such a signature goes nowhere",
 		[]string{"kms.TestClouds", "ca.TestAgentSaysWhy", "worker.TestHealthOfAnIssuerWithoutItsKey"}},
 	{"path traversal in names", 6, "no name has a slash or begins with a dot",
