@@ -13,18 +13,20 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-ARG VERSION=devel
+# Without one the programs know no version, and temporal.deployment refuses that: two
+# that are different would go by one name.
+ARG VERSION=
 ENV CGO_ENABLED=0
-RUN go build -trimpath -tags disable_grpc_modules -ldflags "-s -w -X hallpass/cli.version=${VERSION}" -o /out/hallpass ./cmd/hallpass && \
-    go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/hallpass-host ./cmd/hallpass-host
+RUN go build -trimpath -tags disable_grpc_modules -ldflags "-s -w ${VERSION:+-X hallpass/cli.version=${VERSION}}" -o /out/hallpass ./cmd/hallpass && \
+    go build -trimpath -ldflags "-s -w ${VERSION:+-X main.version=${VERSION}}" -o /out/hallpass-host ./cmd/hallpass-host
 
 FROM golang:1.26.8-bookworm AS build-kms
 WORKDIR /src/kms
 COPY kms/go.mod kms/go.sum ./
 RUN go mod download
 COPY kms .
-ARG VERSION=devel
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/hallpass-kms .
+ARG VERSION=
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w ${VERSION:+-X main.version=${VERSION}}" -o /out/hallpass-kms .
 
 FROM gcr.io/distroless/static-debian12:nonroot AS kms
 COPY --from=build-kms /out/hallpass-kms /usr/local/bin/hallpass-kms

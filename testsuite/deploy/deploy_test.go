@@ -38,8 +38,11 @@ func TestMain(m *testing.M) {
 
 // service is what is looked at of a service.
 type service struct {
-	Image       string
-	Build       struct{ Context, Target string }
+	Image string
+	Build struct {
+		Context, Target string
+		Args            map[string]string
+	}
 	Command     []string
 	Entrypoint  []string
 	Environment map[string]string
@@ -63,7 +66,9 @@ func compose(t *testing.T) map[string]service {
 }
 
 // config asks docker-compose, once.
-var config = sync.OnceValues(func() (map[string]service, error) {
+var config = sync.OnceValues(asked)
+
+func asked() (map[string]service, error) {
 	program, err := exec.LookPath("docker-compose")
 	if err != nil {
 		return nil, err
@@ -82,7 +87,7 @@ var config = sync.OnceValues(func() (map[string]service, error) {
 		return nil, fmt.Errorf("found %d services, which can't be all", len(file.Services))
 	}
 	return file.Services, nil
-})
+}
 
 func stderr(err error) string {
 	var e *exec.ExitError
@@ -206,6 +211,43 @@ func TestVersions(t *testing.T) {
 	for name, s := range services {
 		if s.Build.Context == "" && (!strings.Contains(s.Image, ":") || strings.HasSuffix(s.Image, ":latest")) {
 			t.Errorf("%s: %s has no version", name, s.Image)
+		}
+	}
+}
+
+// A program knows the version that somebody gave it and no other, so that no two
+// that are different are one build to Temporal: without it, worker refuses.
+func TestNoVersionUnlessGiven(t *testing.T) {
+	dockerfile := read(t, "Dockerfile")
+	if given := regexp.MustCompile(`(?m)^ARG VERSION\b.*$`).FindAllString(dockerfile, -1); !slices.Equal(given, []string{"ARG VERSION=", "ARG VERSION="}) {
+		t.Errorf("the Dockerfile gives a version by itself: %q", given)
+	}
+	sets := regexp.MustCompile(`(?m)-X \S+\.version=`)
+	if all, careful := len(sets.FindAllString(dockerfile, -1)), strings.Count(dockerfile, "${VERSION:+-X "); all != 3 || careful != all {
+		t.Errorf("%d programs are told a version, %d of them only if there is one", all, careful)
+	}
+	compose(t) // says what is missing
+	for version, wanted := range map[string]string{"": "latest", "v1.2.3": "v1.2.3"} {
+		t.Setenv("VERSION", version)
+		services, err := asked()
+		if err != nil {
+			t.Fatal(err)
+		}
+		built := 0
+		for name, s := range services {
+			if s.Build.Context == "" {
+				continue
+			}
+			built++
+			if got, ok := s.Build.Args["VERSION"]; !ok || got != version {
+				t.Errorf("VERSION=%s: %s is built with %q", version, name, s.Build.Args)
+			}
+			if _, tag, _ := strings.Cut(s.Image, ":"); tag != wanted {
+				t.Errorf("VERSION=%s: %s is %s", version, name, s.Image)
+			}
+		}
+		if built < 8 {
+			t.Errorf("found %d services that are built", built)
 		}
 	}
 }
