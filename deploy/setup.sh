@@ -2,11 +2,21 @@
 # Makes every secret of docker-compose.yml, each in the volume of those who
 # need it: passwords, TLS certificates, the keys of the audit log, of the SSH
 # CAs and of two people, and a token for each host. What is there it leaves
-# alone. The test of the topology runs it too, with no owners to change.
+# alone, but certificates that end within 30 days. With the argument directory it
+# puts what is on standard input into the place of directory.yaml. The test of the
+# topology runs it too, with no owners to change.
 set -eu
 umask 077
 cd "${HALLPASS_SETUP:-/etc/hallpass}"
 export HALLPASS_CONFIG="$PWD/public/hallpass.yaml"
+
+if [ "${1:-}" = directory ]; then
+	cat >public/directory.new
+	hallpass directory check --directory public/directory.new
+	chmod 644 public/directory.new
+	mv public/directory.new public/directory.yaml
+	exit
+fi
 
 # Who runs in the containers.
 hallpass=65532 temporal=1000 postgres=999 vault=1000
@@ -28,10 +38,11 @@ secret() { # file: a password, unless there is one
 }
 
 certificate() { # path without ending, names, what it is for
-	[ -s "$1.pem" ] || {
+	openssl x509 -checkend 2592000 -noout -in "$1.pem" >/dev/null 2>&1 || {
 		openssl req -x509 -CA tls-ca/ca.pem -CAkey tls-ca/ca.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc \
 			-days 825 -subj "/CN=${1##*/}" -addext "subjectAltName=$2" -addext "extendedKeyUsage=$3" \
-			-addext basicConstraints=critical,CA:FALSE -keyout "$1.key" -out "$1.new" 2>/dev/null && mv "$1.new" "$1.pem"
+			-addext basicConstraints=critical,CA:FALSE -keyout "$1.key.new" -out "$1.new" 2>/dev/null &&
+			mv "$1.key.new" "$1.key" && mv "$1.new" "$1.pem"
 	}
 	cp tls-ca/ca.pem "${1%/*}/ca.pem"
 }

@@ -5,6 +5,7 @@
 package deploy
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,9 @@ type service struct {
 	Environment map[string]string
 	Ports       []any
 	Volumes     []string
-	ReadOnly    bool `yaml:"read_only"`
+	Restart     string
+	DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
+	ReadOnly    bool                                  `yaml:"read_only"`
 }
 
 // compose is docker-compose.yml as docker-compose understands it.
@@ -112,7 +115,7 @@ func TestServices(t *testing.T) {
 	want := []string{
 		"alice", "bob", "issuer-ssh", "issuer-vault", "postgres", "service", "setup", "temporal-frontend", "temporal-history",
 		"temporal-matching", "temporal-namespace", "temporal-schema", "temporal-ui", "temporal-worker", "vault", "vault-setup",
-		"web-1", "web-2", "workflows",
+		"vault-unseal", "web-1", "web-2", "workflows",
 	}
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(services))); diff != "" {
 		t.Error(diff)
@@ -284,7 +287,7 @@ func TestSecretsStayApart(t *testing.T) {
 		"vault-login":      {"issuer-vault", "setup", "vault-setup"},
 		"service-key":      {"service", "setup"},
 		"postgres-secrets": {"postgres", "setup"},
-		"vault-setup":      {"setup", "vault-setup"},
+		"vault-setup":      {"setup", "vault-setup", "vault-unseal"},
 		"vault-data":       {"setup", "vault"},
 		"workers":          {"issuer-ssh", "issuer-vault", "service", "setup", "workflows"},
 		"alice":            {"alice", "setup"},
@@ -335,8 +338,34 @@ esac
 exec /bin/mv "$@"
 `
 
-// furnish runs setup.sh, as a container would, in a folder.
+// furnish runs setup.sh in a folder, where the files are that it copies.
 func furnish(t *testing.T, dir string) {
+	t.Helper()
+	if out, err := setup(t, dir, "").CombinedOutput(); err != nil {
+		t.Fatalf("setup.sh: %v\n%s", err, out)
+	}
+}
+
+// checkout makes a folder with the files of the checkout that setup.sh copies.
+func checkout(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range mounted {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(read(t, "deploy/"+name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if os.Geteuid() == 0 { // in a container it is somebody else's
+			if err := os.Chown(filepath.Join(dir, name), 4242, 4242); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+// setup is setup.sh in a folder, as a container would run it, with something on
+// its standard input.
+func setup(t *testing.T, dir, stdin string, args ...string) *exec.Cmd {
 	t.Helper()
 	bin := t.TempDir()
 	self, err := os.Executable()
@@ -349,11 +378,10 @@ func furnish(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", filepath.Join(root, "deploy/setup.sh"))
+	cmd := exec.Command("sh", append([]string{filepath.Join(root, "deploy/setup.sh")}, args...)...)
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HALLPASS_SETUP="+dir, "HALLPASS_SETUP_OWNERS=no")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("setup.sh: %v\n%s", err, out)
-	}
+	cmd.Stdin = strings.NewReader(stdin)
+	return cmd
 }
 
 // files are the regular files below a folder, with their content.
@@ -385,17 +413,7 @@ var mounted = []string{"hallpass.yaml", "policy.yaml", "catalog.yaml"}
 // hosts' tokens. Private files are their owners' alone, and each container
 // finds all that its configuration names.
 func TestSetup(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range mounted {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(read(t, "deploy/"+name)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if os.Geteuid() == 0 { // in a container it is somebody else's
-			if err := os.Chown(filepath.Join(dir, name), 4242, 4242); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	dir := checkout(t)
 	furnish(t, dir)
 	first := files(t, dir)
 	furnish(t, dir)
@@ -483,6 +501,115 @@ func TestSetup(t *testing.T) {
 		if f.OK == (f.Part == "temporal") {
 			t.Errorf("%s: %s", f.Part, f.Detail)
 		}
+	}
+}
+
+// Certificates that end soon are made anew, with a key, and no others.
+func TestSetupRenewsCertificates(t *testing.T) {
+	dir := checkout(t)
+	furnish(t, dir)
+	ends := func(name string, days int) {
+		t.Helper()
+		at := filepath.Join(dir, name)
+		out, err := exec.Command("openssl", "req", "-x509", "-key", at+".key", "-days", fmt.Sprint(days), "-subj", "/CN=old", "-out", at+".pem").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	ends("postgres/server", 29)
+	ends("tls/client", 31)
+	before := files(t, dir)
+	furnish(t, dir)
+	after := files(t, dir)
+	for name, anew := range map[string]bool{"postgres/server.pem": true, "postgres/server.key": true, "tls/client.pem": false, "tls/client.key": false, "tls-ca/ca.pem": false} {
+		if (before[name] != after[name]) != anew {
+			t.Errorf("%s: made anew is %v, want %v", name, !anew, anew)
+		}
+	}
+	if _, err := tls.X509KeyPair([]byte(after["postgres/server.pem"]), []byte(after["postgres/server.key"])); err != nil {
+		t.Error(err)
+	}
+}
+
+// A directory takes the place of the one in force if hallpass can read it.
+func TestSetupTakesADirectory(t *testing.T) {
+	dir := checkout(t)
+	furnish(t, dir)
+	inForce := filepath.Join(dir, "public/directory.yaml")
+	before, err := os.ReadFile(inForce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := strings.Replace(string(before), "groups: [dev]", "groups: [dev, sre]", 1)
+	for _, tt := range []struct {
+		name, stdin string
+		taken       bool
+	}{
+		{"nothing", "", false},
+		{"no directory", "users: {alice: [", false},
+		{"half of it", with[:len(with)-20], false},
+		{"one", with, true},
+	} {
+		out, err := setup(t, dir, tt.stdin, "directory").CombinedOutput()
+		want := string(before)
+		if tt.taken {
+			want = tt.stdin
+		}
+		got, _ := os.ReadFile(inForce)
+		if (err == nil) != tt.taken || string(got) != want {
+			t.Errorf("%s: %v %s\n%s", tt.name, err, out, got)
+		}
+	}
+	if info, err := os.Stat(inForce); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v %v", info.Mode(), err)
+	}
+}
+
+// An issuer starts when Vault knows of it, and somebody is there to unseal Vault
+// each time it has been started anew.
+func TestVaultIsSetUpAndUnsealed(t *testing.T) {
+	services := compose(t)
+	const done = "service_completed_successfully"
+	for name, after := range map[string][]string{
+		"workflows": {"setup", "temporal-namespace"}, "issuer-vault": {"setup", "temporal-namespace", "vault-setup"}, "vault-unseal": {"vault-setup"},
+	} {
+		for _, first := range after {
+			if got := services[name].DependsOn[first].Condition; got != done {
+				t.Errorf("%s starts after %s is %q, want %s", name, first, got, done)
+			}
+		}
+	}
+	if s := services["vault-unseal"]; s.Restart != "unless-stopped" || !slices.Equal(s.Entrypoint, []string{"sh", "/etc/vault.sh", "unseal"}) {
+		t.Errorf("vault-unseal runs %q, and is started again: %q", s.Entrypoint, s.Restart)
+	}
+}
+
+// Vault's configuration names what is mounted, and what setup.sh makes.
+func TestVaultConfiguration(t *testing.T) {
+	dir := checkout(t)
+	furnish(t, dir)
+	text, setting := read(t, "deploy/vault.hcl"), regexp.MustCompile(`(?m)^\s*(path|tls_cert_file|tls_key_file) += "(.*)"$`)
+	volumes := map[string]string{} // what setup.sh calls it, by where Vault has it
+	for _, v := range compose(t)["vault"].Volumes {
+		for _, made := range compose(t)["setup"].Volumes {
+			if mount(made).source == mount(v).source {
+				volumes[mount(v).target] = strings.TrimPrefix(mount(made).target, "/etc/hallpass")
+			}
+		}
+	}
+	found := setting.FindAllStringSubmatch(text, -1)
+	for _, m := range found {
+		at, file := m[2], ""
+		if m[1] != "path" {
+			at, file = filepath.Split(m[2])
+		}
+		made, ok := volumes[filepath.Clean(at)]
+		if _, err := os.Stat(filepath.Join(dir, made, file)); !ok || err != nil {
+			t.Errorf("%s is %s, which isn't mounted or isn't made: %v", m[1], m[2], err)
+		}
+	}
+	if len(found) != 3 {
+		t.Errorf("found %d settings", len(found))
 	}
 }
 
