@@ -24,6 +24,7 @@ answers() { # 0 unsealed, 2 sealed, 1 no answer
 }
 
 if [ "${1:-}" = unseal ]; then
+	echo "unseals Vault whenever it is sealed"
 	while :; do
 		! answers || [ $status != 2 ] || unseal || true
 		sleep 2

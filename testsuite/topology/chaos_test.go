@@ -56,6 +56,10 @@ func TestChaos(t *testing.T) {
 		s.Links = append(s.Links, l)
 		return l
 	}
+	plan := w.operator("vault", "setup", "--print") // for this catalog
+	if err := os.WriteFile(filepath.Join(w.dir, "vault-setup/plan.sh"), []byte(plan), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	w.furnishVault(link("vault to postgres", w.database()).Address())
 	vault, _ := strings.CutPrefix(w.vault.Address, "https://")
 	s.Vault = &chaos.Vault{

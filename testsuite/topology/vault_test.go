@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,66 +15,97 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/jackc/pgx/v5"
 
-	"hallpass/catalog"
 	"hallpass/cli"
 	"hallpass/testsuite/chaos"
+	"hallpass/testsuite/process"
 	"hallpass/testsuite/vaulttest"
 	"hallpass/vault"
 )
 
 const orders = "vault/orders-db"
 
-// furnishVault starts Vault and tells it what deploy/vault.sh does: of the
-// database behind orders, with the login that deploy/postgres.sh made for it,
-// and what hallpass vault setup says. It reaches the database at an address.
+// TestMain makes this program Vault's command line, for deploy/vault.sh.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "vault" {
+		os.Exit(vaulttest.Command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// furnishVault starts Vault with the certificate that deploy/setup.sh made for it,
+// sealed, and has deploy/vault.sh unseal it and tell it what hallpass needs. It
+// reaches the database at an address.
 func (w *world) furnishVault(database string) {
 	w.t.Helper()
-	s := vaulttest.Start(w.t, vaulttest.Config{TLS: true})
+	server := filepath.Join(w.dir, "vault-server/server")
+	s := vaulttest.Start(w.t, vaulttest.Config{TLS: true, Cert: server + ".pem", Key: server + ".key", CA: filepath.Join(w.dir, "vault-setup/ca.pem")})
 	w.vault = s
-	password, err := os.ReadFile(filepath.Join(w.dir, "postgres/vault"))
+	// This one initialises itself, and its keys are where vault.sh has put them.
+	said, err := json.MarshalIndent(map[string]any{"unseal_keys_b64": s.UnsealKeys, "unseal_shares": 1, "unseal_threshold": 1, "root_token": s.RootToken}, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(w.dir, "vault-setup/init.json"), append(said, '\n'), 0o600)
+	}
+	bin, self := w.t.TempDir(), ""
+	if err == nil {
+		self, err = os.Executable()
+	}
+	if err == nil {
+		err = os.Symlink(self, filepath.Join(bin, "vault"))
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s.Mount(w.t, "database", "database")
-	s.Write(w.t, "database/config/orders", map[string]any{
-		"plugin_name": "postgresql-database-plugin", "allowed_roles": "orders-ro", "username": "vault", "password": strings.TrimSpace(string(password)),
-		"connection_url": fmt.Sprintf("postgresql://{{username}}:{{password}}@%s/orders?sslmode=verify-full&sslrootcert=%s/tls/ca.pem", database, w.dir),
-	})
-	s.Write(w.t, "database/roles/orders-ro", map[string]any{
-		"db_name": "orders", "default_ttl": "8h", "max_ttl": "24h",
-		"creation_statements": vault.PostgresCreation("orders-ro"), "revocation_statements": vault.PostgresRevocation,
-	})
-	text, err := os.ReadFile(filepath.Join(w.dir, "public/catalog.yaml"))
-	if err != nil {
-		w.t.Fatal(err)
+	w.vaultScript = []string{
+		"PATH=" + bin + ":" + os.Getenv("PATH"), "HALLPASS_SETUP=" + w.dir, "HALLPASS_SETUP_OWNERS=no",
+		"VAULT_ADDR=" + s.Address, "VAULT_CACERT=" + s.CACert, "DATABASE=" + database, "DATABASE_CA=" + w.dir + "/tls/ca.pem",
 	}
-	c, err := catalog.Parse("catalog.yaml", text)
-	if err != nil {
-		w.t.Fatal(err)
+	s.RestartSealed(w.t)
+	for range 2 { // safe to repeat
+		w.script("vault.sh", w.vaultScript...)
 	}
-	plan := vault.NewPlan(c.Resources(), vault.Config{}, vault.DefaultTokenRole)
-	for _, p := range append(plan.Grants, plan.Issuer) {
-		s.Policy(w.t, p.Name, p.Text)
-	}
-	role := map[string]any{}
-	for _, p := range plan.Role {
-		role[p.Name] = p.Value
-	}
-	s.Write(w.t, "auth/token/roles/"+plan.TokenRole, role)
-	s.EnableAuth(w.t, "approle", "approle")
-	s.Write(w.t, "auth/approle/role/hallpass", map[string]any{"token_policies": []string{plan.Issuer.Name}})
-	s.Write(w.t, "auth/approle/role/hallpass/role-id", map[string]any{"role_id": "hallpass-issuer"})
-	secret := s.Write(w.t, "auth/approle/role/hallpass/secret-id", nil).Data["secret_id"].(string)
-	if err := os.WriteFile(filepath.Join(w.dir, "vault/secret_id"), []byte(secret), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
-	for name, value := range map[string]string{
-		"HALLPASS_ISSUERS_VAULT_ADDRESS": s.Address, "HALLPASS_ISSUERS_VAULT_CA": s.CACert,
-		"HALLPASS_VAULT_ADDRESS": s.Address,
-	} {
-		w.env[name] = value
+	for _, name := range []string{"HALLPASS_ISSUERS_VAULT_ADDRESS", "HALLPASS_VAULT_ADDRESS"} {
+		w.env[name] = s.Address
 	}
 	w.t.Setenv("VAULT_CACERT", s.CACert) // it is Vault's own client that reads it, for people
+}
+
+// deploy/vault.sh gives Vault's logins to the database the statements that are
+// tested, and unseals a Vault that was started anew. The issuer's login, which
+// it leaves where deploy/hallpass.yaml says, works.
+func TestVaultScript(t *testing.T) {
+	w := furnish(t)
+	w.furnishVault(w.database())
+	role, err := w.vault.Client(t).Logical().Read("database/roles/orders-ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"creation_statements": vault.PostgresCreation("orders-ro"), "revocation_statements": vault.PostgresRevocation} {
+		list, _ := role.Data[name].([]any)
+		if got := strings.Join(strings.Fields(fmt.Sprint(list...)), " "); got != strings.Join(strings.Fields(want), " ") {
+			t.Errorf("%s are %s", name, got)
+		}
+	}
+	if out := w.operator("vault", "check"); !strings.Contains(out, "gives a lease of 8h") {
+		t.Errorf("vault check says %s", out)
+	}
+
+	cmd := exec.Command("sh", filepath.Join(deploy, "vault.sh"), "unseal")
+	cmd.Env = w.vaultScript
+	stays, err := process.Start(cmd, func(line string) bool { return strings.HasPrefix(line, "unseals Vault") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stays.Kill)
+	for range 2 {
+		w.vault.RestartSealed(t)
+		w.poll("Vault to be unsealed", func() error {
+			is, err := w.vault.Client(t).Sys().SealStatus()
+			if err == nil && is.Sealed {
+				err = errors.New("it is sealed")
+			}
+			return err
+		})
+	}
 }
 
 // open is one life of a grant of Vault's: asked, approved, and the login read

@@ -51,20 +51,21 @@ const (
 
 // world is the topology.
 type world struct {
-	t        testing.TB
-	bin      string // folder of the programs
-	dir      string // what is /etc/hallpass in the containers
-	pg       *postgrestest.Server
-	frontend string // address
-	service  string // address
-	env      map[string]string
-	beside   func(name string) []string // environment of one process; nil: nothing of its own
-	programs map[string]*program
-	vault    *vaulttest.Server           // nil: there is none
-	hosts    map[string]*hosttest.Host   // by name
-	agents   map[string]*process.Process // hallpass-host on them
-	visits   sync.Map                    // how long those have whose requests aren\'t for long, by id
-	logins   sync.Map                    // what Vault gave, by name in the database
+	t           testing.TB
+	bin         string // folder of the programs
+	dir         string // what is /etc/hallpass in the containers
+	pg          *postgrestest.Server
+	frontend    string // address
+	service     string // address
+	env         map[string]string
+	beside      func(name string) []string // environment of one process; nil: nothing of its own
+	programs    map[string]*program
+	vault       *vaulttest.Server           // nil: there is none
+	vaultScript []string                    // environment of deploy/vault.sh
+	hosts       map[string]*hosttest.Host   // by name
+	agents      map[string]*process.Process // hallpass-host on them
+	visits      sync.Map                    // how long those have whose requests aren\'t for long, by id
+	logins      sync.Map                    // what Vault gave, by name in the database
 }
 
 // program is one process of it, which may be killed and started again.

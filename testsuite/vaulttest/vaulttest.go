@@ -46,6 +46,10 @@ type Config struct {
 	// clients log in with theirs.
 	TLS bool
 
+	// Cert, Key and CA are files of a certificate for 127.0.0.1, its key, and the
+	// certificate that it is signed by, for TLS with these.
+	Cert, Key, CA string
+
 	// RevokeRetry is the wait before Vault first tries a failed revocation
 	// again; each further wait is twice the one before, and after six attempts
 	// the lease is irrevocable. Zero means 1 s; in production it is 10 s.
@@ -72,9 +76,12 @@ type Server struct {
 func Start(t testing.TB, c Config) *Server {
 	t.Helper()
 	s := &Server{config: c, bin: process.Built(t, "HALLPASS_VAULT_BIN", "vault"), dir: t.TempDir()}
-	if c.TLS {
+	if c.TLS && c.Cert == "" {
 		s.CACert = filepath.Join(s.dir, "cert.pem")
-		writeCert(t, s.CACert, s.keyFile())
+		s.config.Cert, s.config.Key = s.CACert, s.keyFile()
+		writeCert(t, s.config.Cert, s.config.Key)
+	} else {
+		s.CACert = c.CA
 	}
 	process.TryPorts(t, func(port int) error {
 		s.port = port
@@ -102,7 +109,7 @@ func (s *Server) start(args ...string) error {
 		args = append(args, "-dir", s.dir)
 	}
 	if s.config.TLS {
-		args = append(args, "-cert", s.CACert, "-key", s.keyFile())
+		args = append(args, "-cert", s.config.Cert, "-key", s.config.Key)
 	}
 	if s.config.RevokeRetry != 0 {
 		args = append(args, "-revoke-retry", s.config.RevokeRetry.String())
