@@ -79,7 +79,7 @@ func TestUnitsInDocs(t *testing.T) {
 
 // TestUnitsOfRoles has one unit for each role, and nobody else's user in it.
 func TestUnitsOfRoles(t *testing.T) {
-	command := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/hallpass worker --role (\S+)$`)
+	command := regexp.MustCompile(`(?m)^ExecStart=(?:/usr/local/bin|/opt/hallpass/%i)/hallpass worker --role (\S+)$`)
 	user := regexp.MustCompile(`(?m)^User=(\S+)$`)
 	paths, err := filepath.Glob(units + "/hallpass-worker-*.service")
 	if err != nil {
@@ -96,8 +96,14 @@ func TestUnitsOfRoles(t *testing.T) {
 			t.Errorf("%s: no command or no user", path)
 			continue
 		}
-		roles = append(roles, string(c[1]))
-		if want := "hallpass-" + strings.ReplaceAll(string(c[1]), ":", "-"); string(u[1]) != want || filepath.Base(path) != "hallpass-worker-"+strings.TrimPrefix(want, "hallpass-")+".service" {
+		name, builds := strings.CutSuffix(strings.TrimSuffix(filepath.Base(path), ".service"), "@")
+		if builds != strings.Contains(string(data), "/opt/hallpass/%i/hallpass") || builds != strings.Contains(string(data), "\nEnvironment=HALLPASS_TEMPORAL_BUILD=%i\n") {
+			t.Errorf("%s: each build is a program of its own, by its name", path)
+		}
+		if !builds {
+			roles = append(roles, string(c[1]))
+		}
+		if want := "hallpass-" + strings.ReplaceAll(string(c[1]), ":", "-"); string(u[1]) != want || name != "hallpass-worker-"+strings.TrimPrefix(want, "hallpass-") {
 			t.Errorf("%s runs %s as %s", path, c[1], u[1])
 		}
 	}
@@ -108,11 +114,86 @@ func TestUnitsOfRoles(t *testing.T) {
 	}
 }
 
+// TestUsersAreMade: sysusers.conf has everybody whom a unit runs as or gives
+// something to, and nobody else, in words that systemd takes.
+func TestUsersAreMade(t *testing.T) {
+	var want, got []string
+	paths, err := filepath.Glob(units + "/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if data, err := os.ReadFile(path); err == nil { // no folder
+			for _, m := range regexp.MustCompile(`(?m)^(?:Socket)?User=(\S+)$`).FindAllStringSubmatch(string(data), -1) {
+				want = append(want, m[1])
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^u (\S+) +- ".+"$`).FindAllStringSubmatch(read(t, "deploy/systemd/sysusers.conf"), -1) {
+		got = append(got, m[1])
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if want = slices.Compact(want); len(want) < 5 || !slices.Equal(got, want) {
+		t.Errorf("sysusers.conf makes %q, want %q", got, want)
+	}
+	systemd, err := exec.LookPath("systemd-sysusers")
+	if errors.Is(err, exec.ErrNotFound) && testing.Short() {
+		t.Skip("systemd-sysusers is not installed")
+	} else if err != nil {
+		t.Fatal("systemd-sysusers is not installed; on Debian: apt-get install systemd")
+	}
+	path, err := filepath.Abs(units + "/sysusers.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(systemd, "--dry-run", path).CombinedOutput(); err != nil || strings.Contains(string(out), "not a valid") {
+		t.Errorf("systemd-sysusers: %v\n%s", err, out)
+	}
+}
+
+// TestUnitsAnswerApart: each worker says how it is at a port of its own, on
+// loopback, so that one hallpass.yaml serves them all. Where there are builds,
+// each has to be given one.
+func TestUnitsAnswerApart(t *testing.T) {
+	address := regexp.MustCompile(`(?m)^Environment=HALLPASS_HEALTH_ADDRESS=(127\.0\.0\.1:\d+)$`)
+	paths, err := filepath.Glob(units + "/hallpass-worker-*.service")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no units: %v", err)
+	}
+	taken := map[string]string{}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(path, "@.service") {
+			if !strings.Contains(string(data), "\nEnvironmentFile=/opt/hallpass/%i/env\n") {
+				t.Errorf("%s has no place for its address, or starts without one", path)
+			}
+			continue
+		}
+		found := address.FindAllSubmatch(data, -1)
+		if len(found) != 1 {
+			t.Errorf("%s has %d addresses on loopback", path, len(found))
+			continue
+		}
+		at := string(found[0][1])
+		if taken[at] != "" {
+			t.Errorf("%s and %s are both at %s", taken[at], path, at)
+		}
+		taken[at] = path
+		if !strings.Contains(read(t, "docs/operate.md"), "`"+at[strings.Index(at, ":")+1:]+"`") {
+			t.Errorf("docs/operate.md doesn't name %s of %s", at, path)
+		}
+	}
+}
+
 // TestUnitsLeaveSettingsOpen: what stands in a unit's environment wins over
-// hallpass.yaml, so where the issuers' keys are doesn't stand there; and the
-// TEMPORAL_* settings have a place.
+// hallpass.yaml, so where the issuers' keys and the service's certificates are
+// doesn't stand there; and the TEMPORAL_* settings have a place.
 func TestUnitsLeaveSettingsOpen(t *testing.T) {
-	setting := regexp.MustCompile(`(?m)^Environment=.*HALLPASS_ISSUERS_`)
+	setting := regexp.MustCompile(`(?m)^Environment=.*HALLPASS_(ISSUERS|SERVICE)_`)
 	paths, err := filepath.Glob(units + "/hallpass-worker-*")
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no units: %v", err)
@@ -126,7 +207,7 @@ func TestUnitsLeaveSettingsOpen(t *testing.T) {
 		if line := setting.Find(data); line != nil {
 			t.Errorf("%s decides for hallpass.yaml: %s", path, line)
 		}
-		if path == shared && !strings.Contains(string(data), "\nEnvironmentFile=-/etc/hallpass/%N/env\n") {
+		if path == shared && !strings.Contains(string(data), "\nEnvironmentFile=-/etc/hallpass/%p/env\n") {
 			t.Errorf("%s has no place for TEMPORAL_*", path)
 		}
 	}
