@@ -1,6 +1,7 @@
 package histories
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -116,6 +117,40 @@ func TestCostPage(t *testing.T) {
 	}
 	if !strings.Contains(string(text), "<!-- cost -->\n"+want.String()+"<!-- /cost -->") {
 		t.Errorf("%s doesn't say between its marks for the cost:\n%s", page, want.String())
+	}
+}
+
+// What docs/operate.md says a request costs that is granted, for sizing: the least
+// and the most of those recorded, but for the one that somebody floods.
+func TestCostOfGranted(t *testing.T) {
+	const page, flooded = "../../docs/operate.md", "refused-messages.json"
+	files, err := filepath.Glob("*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var actions, events, bytes []int
+	for _, file := range files {
+		h := read(t, file)
+		if h.Events[0].GetWorkflowExecutionStartedEventAttributes().GetWorkflowType().GetName() != access.Workflow || file == flooded {
+			continue
+		}
+		switch outcome(t, h).State {
+		case access.StateExpired, access.StateReleased, access.StateRevoked:
+			c := Of(h)
+			actions, events, bytes = append(actions, c.Actions), append(events, c.Events), append(bytes, c.Bytes)
+		}
+	}
+	if len(actions) < 10 {
+		t.Fatalf("only %d recorded requests were granted", len(actions))
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("[%d to %d actions, %d to %d events and %.0f to %.0f KiB](performance.md#what-a-request-costs-temporal) for a request that is granted",
+		slices.Min(actions), slices.Max(actions), slices.Min(events), slices.Max(events), float64(slices.Min(bytes))/1024, float64(slices.Max(bytes))/1024)
+	if !strings.Contains(string(text), want) {
+		t.Errorf("%s doesn't say %s", page, want)
 	}
 }
 
