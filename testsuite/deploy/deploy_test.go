@@ -650,6 +650,22 @@ func TestOneRulebook(t *testing.T) {
 	}
 }
 
+// Whoever has a Temporal of his own reads of each setting what it is for.
+func TestDynamicConfigurationIsExplained(t *testing.T) {
+	var settings map[string]any
+	if err := yaml.Unmarshal([]byte(read(t, "deploy/temporal-dynamic.yaml")), &settings); err != nil {
+		t.Fatal(err)
+	}
+	if len(settings) == 0 {
+		t.Error("there are none")
+	}
+	for name := range settings {
+		if !strings.Contains(read(t, "docs/operate.md"), "`"+name+"`") {
+			t.Errorf("docs/operate.md doesn't name %s", name)
+		}
+	}
+}
+
 // The shell that images have, dash and busybox, can read the scripts.
 func TestScriptsParse(t *testing.T) {
 	scripts, err := filepath.Glob(filepath.Join(root, "deploy/*.sh"))
