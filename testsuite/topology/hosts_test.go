@@ -97,20 +97,14 @@ func (w *world) enroll() {
 // and doesn't any more once the grant has been given back and the host has
 // heard of it. The certificate itself would be good for longer.
 func (w *world) visit(ctx context.Context, name string) error {
-	id, err := w.ask(ctx, "ssh/"+name, visit)
+	id, err := w.ask(ctx, alice, "ssh/"+name, visit)
 	w.visits.Store(id, visit)
 	if err == nil && name == "web-1" {
-		err = w.approve(ctx, id)
+		err = w.approve(ctx, alice, id)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = w.receive(ctx, alice, id)
 	}
-	err = wait("its certificate", func() error {
-		if code, _, errs := w.as(ctx, "alice", "wait", id); code != cli.ExitOK {
-			return fmt.Errorf("wait: exit code %d: %s", code, errs)
-		}
-		return nil
-	})
 	if err != nil {
 		return err
 	}
@@ -123,7 +117,7 @@ func (w *world) visit(ctx context.Context, name string) error {
 	}
 	err = wait("the grant to be given back", func() error {
 		code, _, errs := w.as(ctx, "alice", "release", id)
-		if code != cli.ExitOK && !w.state(ctx, id).Final() {
+		if code != cli.ExitOK && !w.state(ctx, alice, id).Final() {
 			return fmt.Errorf("release: exit code %d: %s", code, errs)
 		}
 		return nil

@@ -210,7 +210,11 @@ func (w *world) enter(t *testing.T, who caller, host string, d time.Duration) (i
 			return "", nil
 		}
 	}
-	if _, ok := w.does(t, who, "wait", a.ID, "--timeout", "1m"); !ok {
+	if out, ok = w.does(t, who, "wait", a.ID, "--timeout", "1m", "--output", "json"); !ok {
+		return "", nil
+	}
+	if err := w.hold(a.ID, out); err != nil {
+		t.Error(err)
 		return "", nil
 	}
 	p, err := w.keep(host, who.folder)

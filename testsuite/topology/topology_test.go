@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/audit"
+	"hallpass/ca"
 	"hallpass/catalog"
 	"hallpass/cli"
 )
@@ -34,7 +37,8 @@ const (
 )
 
 // TestEachPartKilled has HALLPASS_TOPOLOGY_REQUESTS (60) requests with an
-// approval each run their lives, while each process is killed with kill -9 and
+// approval each run their lives, half of them by way of Temporal and half by the
+// service, while each process is killed with kill -9 and
 // started again in turn. Nothing is lost, nothing is issued twice, and nothing
 // lives past its grant. Beside them one person logs in to both hosts, and is
 // shut out of them when he has given the grant back, and another reads a
@@ -55,16 +59,23 @@ func TestEachPartKilled(t *testing.T) {
 	victims := []string{"history", "matching", "frontend", "postgres", "workflows-1", "issuer-1", "service", "vault", "issuer-vault"}
 
 	// Some of the requests before each death, and the rest after the last.
-	var granted, visited, opened atomic.Int64
+	var granted, served, visited, opened atomic.Int64
 	var left atomic.Int64
 	left.Store(int64(wanted))
 	var people sync.WaitGroup
-	for range inFlight {
+	for i := range inFlight {
+		who := caller{person: "alice", folder: filepath.Join(w.dir, "people/alice", fmt.Sprintf("terminal-%d", i))}
+		if i%2 == 1 {
+			who.service = "https://" + w.service
+		}
 		people.Go(func() {
 			for left.Add(-1) >= 0 {
-				if err := w.live(t.Context()); err != nil {
+				if err := w.live(t.Context(), who); err != nil {
 					t.Error(err)
 					return
+				}
+				if who.service != "" {
+					served.Add(1)
 				}
 				granted.Add(1)
 			}
@@ -111,7 +122,7 @@ func TestEachPartKilled(t *testing.T) {
 		who, what := &granted, "grant"
 		switch victim {
 		case "service":
-			who, what = &visited, "visit"
+			who, what = &served, "grant by the service"
 		case "vault", "issuer-vault":
 			who, what = &opened, "login of Vault's"
 		}
@@ -120,7 +131,7 @@ func TestEachPartKilled(t *testing.T) {
 			if t.Failed() {
 				t.FailNow()
 			}
-			if who.Load() == before && (who != &visited || len(w.hosts) > 0) {
+			if who.Load() == before {
 				return fmt.Errorf("none")
 			}
 			return nil
@@ -138,27 +149,33 @@ func TestEachPartKilled(t *testing.T) {
 	for name := range w.programs {
 		w.ready(name)
 	}
-	t.Logf("%d logins on hosts, each refused after its grant was given back; %d logins of Vault's", visited.Load(), opened.Load())
+	if n := served.Load(); n < int64(wanted/4) {
+		t.Errorf("%d of %d requests went by the service", n, wanted)
+	}
+	t.Logf("%d grants by the service; %d logins on hosts, each refused after its grant was given back; %d logins of Vault's", served.Load(), visited.Load(), opened.Load())
 	w.accounts(t, wanted, early)
 	w.nothingLeft(t)
 }
 
 // live is one request's life as two people see it: asked, approved, granted.
 // While something is down they try again, as people do, with the same request.
-func (w *world) live(ctx context.Context) error {
-	id, err := w.ask(ctx, "ssh/web-1", long)
+func (w *world) live(ctx context.Context, who caller) error {
+	id, err := w.ask(ctx, who, "ssh/web-1", long)
 	if err == nil {
-		err = w.approve(ctx, id)
+		err = w.approve(ctx, who, id)
 	}
 	if err != nil {
 		return err
 	}
-	return w.granted(ctx, id)
+	return w.receive(ctx, who, id)
 }
 
-func (w *world) ask(ctx context.Context, resource string, d time.Duration) (id string, err error) {
+// alice is the one who asks, by way of Temporal.
+var alice = caller{person: "alice"}
+
+func (w *world) ask(ctx context.Context, who caller, resource string, d time.Duration) (id string, err error) {
 	return id, wait("a request to be taken", func() error {
-		code, out, errs := w.as(ctx, "alice", "request", resource, "--for", access.ShortDuration(d), "--reason", "topology", "--no-wait", "--output", "json")
+		code, out, errs := w.by(ctx, who, "request", resource, "--for", access.ShortDuration(d), "--reason", "topology", "--no-wait", "--output", "json")
 		if code != cli.ExitOK {
 			return fmt.Errorf("request: exit code %d: %s", code, errs)
 		}
@@ -169,28 +186,63 @@ func (w *world) ask(ctx context.Context, resource string, d time.Duration) (id s
 	})
 }
 
-func (w *world) approve(ctx context.Context, id string) error {
+// approve has bob approve what somebody has asked for, by the same way.
+func (w *world) approve(ctx context.Context, who caller, id string) error {
 	return wait("its approval", func() error {
-		code, _, errs := w.as(ctx, "bob", "approve", id)
+		code, _, errs := w.by(ctx, caller{person: "bob", service: who.service}, "approve", id)
 		// It may have been heard although the answer was lost.
-		if code != cli.ExitOK && w.state(ctx, id) == access.StatePending {
+		if code != cli.ExitOK && w.state(ctx, who, id) == access.StatePending {
 			return fmt.Errorf("approve: exit code %d: %s", code, errs)
 		}
 		return nil
 	})
 }
 
-func (w *world) granted(ctx context.Context, id string) error {
+func (w *world) granted(ctx context.Context, who caller, id string) error {
 	return wait("its grant", func() error {
-		if s := w.state(ctx, id); s != access.StateActive && !s.Final() {
+		if s := w.state(ctx, who, id); s != access.StateActive && !s.Final() {
 			return fmt.Errorf("request %s is %q", id, s)
 		}
 		return nil
 	})
 }
 
-func (w *world) state(ctx context.Context, id string) access.State {
-	code, out, _ := w.as(ctx, "alice", "show", id, "--output", "json")
+// receive waits until somebody has the certificate for a host that a request of
+// his gives, and keeps it for accounts. What has ended meanwhile gives none.
+func (w *world) receive(ctx context.Context, who caller, id string) error {
+	return wait("its certificate", func() error {
+		code, out, errs := w.by(ctx, who, "wait", id, "--output", "json")
+		if code != cli.ExitOK {
+			if w.state(ctx, who, id).Final() {
+				return nil
+			}
+			return fmt.Errorf("wait: exit code %d: %s", code, errs)
+		}
+		return w.hold(id, out)
+	})
+}
+
+// hold keeps the certificate that hallpass wait says it has put into a file, as it
+// would stand in the log.
+func (w *world) hold(id, said string) error {
+	var got struct{ Certificate string }
+	if err := json.Unmarshal([]byte(said), &got); err != nil {
+		return err
+	}
+	line, err := os.ReadFile(got.Certificate)
+	if err != nil {
+		return err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(line)
+	if err != nil {
+		return err
+	}
+	w.held.Store(id, ca.Marshal(key.(*ssh.Certificate)))
+	return nil
+}
+
+func (w *world) state(ctx context.Context, who caller, id string) access.State {
+	code, out, _ := w.by(ctx, who, "show", id, "--output", "json")
 	var s access.Status
 	if code != cli.ExitOK || json.Unmarshal([]byte(out), &s) != nil {
 		return access.StatePending // nobody can say
@@ -242,7 +294,7 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 	})
 
 	// Every request that was received has ended, and each was issued once.
-	received, issued := map[string]bool{}, map[string]int{}
+	received, issued := map[string]bool{}, map[string][]string{}
 	type identity struct {
 		ca     string
 		serial uint64
@@ -256,7 +308,7 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 		case audit.RequestReceived:
 			received[rec.Event.Request] = true
 		case audit.CredentialIssued:
-			issued[rec.Event.Request]++
+			issued[rec.Event.Request] = append(issued[rec.Event.Request], rec.Event.Credential.Certificate)
 		}
 	}
 	if len(received) < atLeast {
@@ -273,8 +325,8 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 		case entry.Credential == nil:
 			continue // nobody approved it: the answer to its maker was lost
 		}
-		if issued[id] != 1 {
-			t.Errorf("request %s was issued %d times", id, issued[id])
+		if once := []string{entry.Credential.Certificate}; !slices.Equal(issued[id], once) {
+			t.Errorf("request %s has %q in the ledger, and in the log %q", id, once, issued[id])
 		}
 		h := entry.Handle
 		longest := long
@@ -301,6 +353,18 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 			t.Errorf("the certificate of %s ends %s, its grant %s", id, end, h.NotAfter)
 		}
 	}
+	// What people have had is what is on record, and there is no other certificate.
+	had := 0
+	w.held.Range(func(id, line any) bool {
+		had++
+		if recorded := issued[id.(string)]; !slices.Equal(recorded, []string{line.(string)}) {
+			t.Errorf("somebody had %q for request %s, and on record is %q", line, id, recorded)
+		}
+		return true
+	})
+	if had < atLeast/2 { // some ended before anybody had them: something was down
+		t.Errorf("people had %d certificates for %d requests", had, atLeast)
+	}
 	if len(serials) < atLeast {
 		t.Errorf("%d certificates for %d requests", len(serials), atLeast)
 	}
@@ -314,7 +378,7 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 	} else if report, err := log.Verify(t.Context(), audit.VerifyOptions{Since: published}); err != nil || !report.OK {
 		t.Errorf("the log doesn't go on from the published checkpoint: %v %+v", err, report.Problems)
 	}
-	t.Logf("%d requests, %d certificates, %d events, verified", len(received), len(serials), report.Events)
+	t.Logf("%d requests, %d certificates, of which %d were seen in people's hands, %d events, verified", len(received), len(serials), had, report.Events)
 }
 
 // unnoticed is longer than a request takes on a busy machine, and shorter than
@@ -330,14 +394,15 @@ func (w *world) rollingRestart(t *testing.T) {
 	var mu sync.Mutex
 	var requests []string
 	late := map[string]time.Duration{} // by request
-	for _, how := range []struct {
+	for i, how := range []struct {
 		resource, service string
 		approved          bool
 	}{
 		{resource: "ssh/web-2"}, {resource: "ssh/web-2"}, {resource: "ssh/web-2", service: "https://" + w.service}, {resource: "ssh/web-1", approved: true},
 	} {
 		people.Go(func() {
-			alice, bob := caller{person: "alice", service: how.service}, caller{person: "bob", service: how.service}
+			alice := caller{person: "alice", service: how.service, folder: filepath.Join(w.dir, "people/alice", fmt.Sprintf("rolling-%d", i))}
+			bob := caller{person: "bob", service: how.service}
 			for ctx.Err() == nil {
 				began := time.Now()
 				args := []string{"request", how.resource, "--for", access.ShortDuration(long), "--reason", "topology", "--output", "json"}
@@ -359,9 +424,12 @@ func (w *world) rollingRestart(t *testing.T) {
 					if _, ok := w.does(t, bob, "approve", a.ID); !ok {
 						return
 					}
-					if _, ok := w.does(t, alice, "wait", a.ID, "--timeout", "1m"); !ok {
+					if out, ok = w.does(t, alice, "wait", a.ID, "--timeout", "1m", "--output", "json"); !ok {
 						return
 					}
+				}
+				if err := w.hold(a.ID, out); err != nil {
+					t.Error(err)
 				}
 				took := time.Since(began)
 				slowest.Store(max(slowest.Load(), took.Milliseconds()))

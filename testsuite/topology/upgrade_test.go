@@ -118,7 +118,7 @@ func (w *world) versionedUpgrade(t *testing.T) {
 // asked is a request that waits for its approval.
 func (w *world) asked(t *testing.T) string {
 	t.Helper()
-	id, err := w.ask(t.Context(), "ssh/web-1", visit)
+	id, err := w.ask(t.Context(), alice, "ssh/web-1", visit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,17 +136,17 @@ func (w *world) asked(t *testing.T) string {
 // lives has a request approved, granted and given back.
 func (w *world) lives(t *testing.T, id string) {
 	t.Helper()
-	if err := w.approve(t.Context(), id); err != nil {
+	if err := w.approve(t.Context(), alice, id); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.granted(t.Context(), id); err != nil {
+	if err := w.granted(t.Context(), alice, id); err != nil {
 		t.Fatal(err)
 	}
 	if code, _, errs := w.as(t.Context(), "alice", "release", id); code != cli.ExitOK {
 		t.Fatalf("release: exit code %d: %s", code, errs)
 	}
 	w.poll("its end", func() error {
-		if s := w.state(t.Context(), id); s != access.StateReleased {
+		if s := w.state(t.Context(), alice, id); s != access.StateReleased {
 			return fmt.Errorf("request %s is %q", id, s)
 		}
 		return nil

@@ -113,14 +113,14 @@ func TestVaultScript(t *testing.T) {
 // given back and asked for anew.
 func (w *world) open(ctx context.Context) error {
 	return wait("a login of Vault's that works", func() error {
-		id, err := w.ask(ctx, orders, visit)
+		id, err := w.ask(ctx, alice, orders, visit)
 		w.visits.Store(id, visit)
 		began := time.Now()
 		if err == nil {
-			err = w.approve(ctx, id)
+			err = w.approve(ctx, alice, id)
 		}
 		if err == nil {
-			err = w.granted(ctx, id)
+			err = w.granted(ctx, alice, id)
 		}
 		if err != nil {
 			return err
@@ -143,7 +143,7 @@ func (w *world) open(ctx context.Context) error {
 			err = w.pg.Login(login.Username, login.Password, "orders")
 		}
 		back := wait("it to be given back", func() error {
-			if code, _, errs := w.as(ctx, "alice", "release", id); code != cli.ExitOK && !w.state(ctx, id).Final() {
+			if code, _, errs := w.as(ctx, "alice", "release", id); code != cli.ExitOK && !w.state(ctx, alice, id).Final() {
 				return fmt.Errorf("release: exit code %d: %s", code, errs)
 			}
 			return nil
