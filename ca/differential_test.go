@@ -2,22 +2,20 @@ package ca
 
 import (
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"hallpass/access"
+	"hallpass/testsuite/process"
 	"hallpass/testsuite/sshdtest"
 )
 
 // FuzzIssueAgainstOpenSSH has ssh-keygen read certificates with what people and
 // policy put into them: what we issue, it reads in the same way, and nothing else.
 func FuzzIssueAgainstOpenSSH(f *testing.F) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
+	process.Installed(f, "ssh-keygen")
 	f.Setenv("TZ", "UTC")
 	f.Add("alice", "web-1/deploy", `echo "a b" && uptime`, "10.0.0.0/8", uint64(42), uint32(3600))
 	f.Add("a.b-c_d", "db/root", "", "2001:db8::/32", ^uint64(0), uint32(1))
@@ -74,9 +72,7 @@ func FuzzIssueAgainstOpenSSH(f *testing.F) {
 
 // FuzzIssueHostAgainstOpenSSH is the same for certificates of hosts.
 func FuzzIssueHostAgainstOpenSSH(f *testing.F) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
+	process.Installed(f, "ssh-keygen")
 	f.Setenv("TZ", "UTC")
 	f.Add("ssh/web-1", "web-1,web-1.example.com,10.0.0.7", uint64(42), uint32(3600))
 	f.Add("ssh/db_2.example.com", "2001:db8::1", ^uint64(0), uint32(1))

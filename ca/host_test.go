@@ -11,6 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/testsuite/process"
 )
 
 func TestPrepareHost(t *testing.T) {
@@ -108,10 +109,7 @@ func hostSubject(t testing.TB) ssh.PublicKey {
 
 // ssh-keygen reads a host certificate as one.
 func TestOpenSSHReadsAHostCertificate(t *testing.T) {
-	tool, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		t.Skip("ssh-keygen is not installed")
-	}
+	tool := process.Installed(t, "ssh-keygen")
 	c := hostCA(t)
 	p, err := c.PrepareHost(HostSpec{Resource: "ssh/web-1", Names: []string{"web-1", "10.0.0.7"}, PublicKey: hostSubject(t), Serial: 7,
 		NotBefore: hostNow, NotAfter: hostNow.Add(time.Hour)})

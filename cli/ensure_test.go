@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"hallpass/access"
+	"hallpass/testsuite/process"
 )
 
 func TestEnsureIsSilentWithALiveGrant(t *testing.T) {
@@ -406,10 +407,7 @@ func TestSSHConfigInstall(t *testing.T) {
 	}
 
 	// What ssh itself makes of it, with ensure replaced by true and false.
-	bin, err := exec.LookPath("ssh")
-	if err != nil {
-		t.Skip("no ssh")
-	}
+	bin := process.Installed(t, "ssh")
 	generated := filepath.Join(w.home(), "ssh_config")
 	data, err := os.ReadFile(generated)
 	check(t, err)
@@ -446,7 +444,7 @@ func TestSSHConfigInstall(t *testing.T) {
 
 func TestFolderOfSomebodyElse(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a folder away")
+		process.Unable(t, "only root can give a folder away")
 	}
 	w := newWorld(t)
 	check(t, os.Mkdir(w.home(), 0o755))

@@ -18,6 +18,7 @@ import (
 	"hallpass/access"
 	"hallpass/policy"
 	"hallpass/statement"
+	"hallpass/testsuite/process"
 )
 
 const explainedPolicy = `rules:
@@ -201,10 +202,7 @@ func TestPolicyJSON(t *testing.T) {
 
 // What allowed-signers prints is what ssh-keygen reads.
 func TestAllowedSignersWithOpenSSH(t *testing.T) {
-	keygen, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		t.Skip("no ssh-keygen")
-	}
+	keygen := process.Installed(t, "ssh-keygen")
 	dir := rulesDir(t)
 	key, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))) // bob's
 	check(t, err)

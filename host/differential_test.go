@@ -15,6 +15,8 @@ import (
 	"unicode"
 
 	"golang.org/x/crypto/ssh"
+
+	testprocess "hallpass/testsuite/process"
 )
 
 // wire is a certificate as PROTOCOL.certkeys has it, whose parts may be
@@ -68,9 +70,7 @@ func sorted(options []byte) bool {
 // OpenSSH lets in on a key id of hallpass's the agent takes for a grant, unless its
 // options aren't sorted.
 func FuzzReadAuthInfoAgainstOpenSSH(f *testing.F) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
+	testprocess.Installed(f, "ssh-keygen")
 	f.Setenv("TZ", "UTC")
 	const id = "hallpass:0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b:alice"
 	option := func(name, value string) []byte { return list(name, string(list(value))) }

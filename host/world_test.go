@@ -30,6 +30,7 @@ import (
 	"hallpass/access"
 	"hallpass/ca/krl"
 	"hallpass/statement"
+	testprocess "hallpass/testsuite/process"
 )
 
 // patience is far more than anything here takes on a busy machine.
@@ -438,15 +439,15 @@ type world struct {
 	agent   *exec.Cmd
 }
 
-// needHost skips a test where there is no host to be had.
+// needHost is for tests that can run where there is a host to be had.
 func needHost(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, sshd and PAM")
+		testprocess.Unable(t, "a host takes root, sshd and PAM")
 	}
 	for _, p := range []string{"/usr/sbin/sshd", "/etc/pam.d/sshd"} {
 		if _, err := os.Stat(p); err != nil {
-			t.Skip("needs sshd and PAM: apt-get install openssh-server")
+			testprocess.Unable(t, "a host takes sshd and PAM: apt-get install openssh-server")
 		}
 	}
 }

@@ -14,16 +14,14 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/testsuite/process"
 )
 
 // allowedTo finds ssh-keygen, and makes a key of each sort and the file that allows them
 // to somebody.
 func allowedTo(f *testing.F, who string) (tool, file string, keys []ssh.Signer) {
 	f.Helper()
-	tool, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
+	tool = process.Installed(f, "ssh-keygen")
 	var allowed []byte
 	for _, typ := range []string{"ed25519", "ecdsa-256", "rsa-3072"} {
 		keys = append(keys, newSigner(f, typ))

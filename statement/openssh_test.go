@@ -13,6 +13,7 @@ import (
 	"hallpass/access"
 	"hallpass/directory"
 	"hallpass/statement"
+	"hallpass/testsuite/process"
 )
 
 // sshKeygen runs the real thing.
@@ -22,13 +23,6 @@ func sshKeygen(t *testing.T, stdin string, args ...string) (string, error) {
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
-}
-
-func needSSHKeygen(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		t.Skip("ssh-keygen is not installed")
-	}
 }
 
 var kinds = []struct {
@@ -78,7 +72,7 @@ func someRequest() access.Request {
 }
 
 func TestOpenSSH(t *testing.T) {
-	needSSHKeygen(t)
+	process.Installed(t, "ssh-keygen")
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			dir, d := people(t, k.args)
@@ -154,7 +148,7 @@ func signsForUs(t *testing.T, dir string, d *directory.Directory) {
 // A signature under a foreign namespace doesn't pass for a user of the
 // allowed_signers file even if it is right.
 func TestAllowedSignersLimitNamespaces(t *testing.T) {
-	needSSHKeygen(t)
+	process.Installed(t, "ssh-keygen")
 	dir, _ := people(t, kinds[0].args)
 	sig, err := sshKeygen(t, "x", "-q", "-Y", "sign", "-f", filepath.Join(dir, "alice"), "-n", "git")
 	if err != nil {
@@ -171,7 +165,7 @@ func TestAllowedSignersLimitNamespaces(t *testing.T) {
 
 // Encrypted files made by ssh-keygen open with the passphrase.
 func TestFindSignerOpensSSHKeygensFiles(t *testing.T) {
-	needSSHKeygen(t)
+	process.Installed(t, "ssh-keygen")
 	path := filepath.Join(t.TempDir(), "id")
 	if out, err := sshKeygen(t, "", "-q", "-t", "ed25519", "-N", "secret", "-f", path); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/testsuite/process"
 )
 
 func TestSignAndOpen(t *testing.T) {
@@ -464,9 +465,7 @@ func BenchmarkSign(b *testing.B) {
 
 // The security key that these tests make up signs as OpenSSH expects.
 func TestOpenSSHVerifiesSecurityKeys(t *testing.T) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		t.Skip("ssh-keygen is not installed")
-	}
+	process.Installed(t, "ssh-keygen")
 	for _, typ := range []string{"ed25519", "ecdsa-256"} {
 		dir := t.TempDir()
 		k := newSecurityKey(t, typ, touched|unlocked)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"hallpass/testsuite/process"
 )
 
 // fixed is a key that is always the same, so that an input that was found is
@@ -81,9 +83,7 @@ func around(ranges []Range) (serials []uint64) {
 
 // FuzzMarshalAgainstOpenSSH has ssh-keygen read lists that we have written.
 func FuzzMarshalAgainstOpenSSH(f *testing.F) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
+	process.Installed(f, "ssh-keygen")
 	f.Add([]byte{1}, uint64(0))
 	f.Add([]byte{1, 1, 1, 1, 2, 3, 4, 255, 0, 7}, uint64(1)<<32)
 	f.Add([]byte("every gap of another width"), uint64(5))
@@ -132,9 +132,7 @@ func FuzzMarshalAgainstOpenSSH(f *testing.F) {
 
 // FuzzParseAgainstOpenSSH has ssh-keygen read what we can read.
 func FuzzParseAgainstOpenSSH(f *testing.F) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		f.Skip("ssh-keygen is not installed")
-	}
+	process.Installed(f, "ssh-keygen")
 	for _, serials := range shapes {
 		data, err := (&List{Version: 1, Generated: time.Unix(1, 0), CAs: []CA{{Key: fixed(f, 'c').PublicKey(), Ranges: Join(serials...)}}}).Marshal()
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"hallpass/access"
 	"hallpass/statement"
+	"hallpass/testsuite/process"
 )
 
 func signed(t testing.TB, ca ssh.Signer) (list []byte, signature string) {
@@ -85,10 +86,7 @@ func TestOpen(t *testing.T) {
 
 // Whoever trusts nothing of ours checks a list with OpenSSH alone.
 func TestOpenSSHVerifiesTheSignature(t *testing.T) {
-	tool, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		t.Skip("ssh-keygen is not installed")
-	}
+	tool := process.Installed(t, "ssh-keygen")
 	ca := newSigner(t)
 	list, signature := signed(t, ca)
 	dir := t.TempDir()

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"hallpass/testsuite/process"
 )
 
 // An access control list may let anybody in, whatever the group is.
@@ -17,7 +19,7 @@ func TestPrivateGroupWithAList(t *testing.T) {
 	dir, path := place(t)
 	must(t, os.Chmod(dir, 0o775))
 	if listed(dir) {
-		unable(t, "this file system has no access control lists of the kind that is seen")
+		process.Unable(t, "this file system has no access control lists of the kind that is seen")
 	}
 	uid, gid := owned(t, dir)
 	files := t.TempDir()

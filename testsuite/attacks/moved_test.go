@@ -27,6 +27,7 @@ import (
 	"hallpass/ca"
 	"hallpass/statement"
 	"hallpass/testsuite/chaos"
+	"hallpass/testsuite/process"
 	"hallpass/testsuite/sshdtest"
 )
 
@@ -164,7 +165,7 @@ func TestRoguePollerRevokesNothing(t *testing.T) {
 // once its own is right again.
 func TestClockOfTheIssuerMoves(t *testing.T) {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		skip(t, "clocks of processes are moved on Linux on amd64 alone")
+		process.Unable(t, "clocks of processes are moved on Linux on amd64 alone")
 	}
 	r := apart(t, "clocks")
 	r.start(t, "workflows")

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/testsuite/process"
 )
 
 // Private keys are with their owners and nowhere else: not in another's files,
@@ -217,11 +218,11 @@ func memory(t testing.TB, pid int, patterns [][]byte) (found []string) {
 	proc := filepath.Join("/proc", itoa(pid))
 	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
 	if err != nil {
-		skip(t, "memory of processes can't be read here: "+err.Error())
+		process.Unable(t, "memory of processes can't be read here: "+err.Error())
 	}
 	mem, err := os.Open(filepath.Join(proc, "mem"))
 	if err != nil {
-		skip(t, "memory of processes can't be read here: "+err.Error())
+		process.Unable(t, "memory of processes can't be read here: "+err.Error())
 	}
 	defer func() { _ = mem.Close() }()
 	for line := range strings.Lines(string(maps)) {

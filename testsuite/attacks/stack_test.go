@@ -148,16 +148,6 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-// skip skips a test that can't run here. In CI, where nobody reads what was
-// skipped, it is an error.
-func skip(t testing.TB, why string) {
-	t.Helper()
-	if _, ci := os.LookupEnv("CI"); ci {
-		t.Fatalf("CI is set, and %s", why)
-	}
-	t.Skip(why)
-}
-
 // eventually waits until f says yes.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()

@@ -109,6 +109,26 @@ func (o *output) String() string {
 	return o.written.String()
 }
 
+// Unable skips a test that can't run here. With CI set, where nobody reads what was
+// skipped, that is an error.
+func Unable(t testing.TB, why string) {
+	t.Helper()
+	if _, ci := os.LookupEnv("CI"); ci {
+		t.Fatalf("CI is set, and %s", why)
+	}
+	t.Skip(why)
+}
+
+// Installed finds a program that tests run. Without it the test is Unable.
+func Installed(t testing.TB, name string) (path string) {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Unable(t, name+" is not installed")
+	}
+	return path
+}
+
 // Built finds the server that make TARGET builds for tests: bin/TARGET-for-tests, or
 // where an environment variable says. Where it is missing the test is skipped,
 // unless that or CI is set.
@@ -116,14 +136,13 @@ func Built(t testing.TB, variable, target string) string {
 	t.Helper()
 	bin, required := os.LookupEnv(variable)
 	if !required {
-		_, required = os.LookupEnv("CI")
 		bin = filepath.Join(root(t), "bin", target+"-for-tests")
 	}
 	if _, err := os.Stat(bin); err != nil {
 		if required {
 			t.Fatalf("a server for tests is missing; build it with make %s: %v", target, err)
 		}
-		t.Skipf("there is no %s; build it with make %s", filepath.Base(bin), target)
+		Unable(t, fmt.Sprintf("there is no %s; build it with make %s", filepath.Base(bin), target))
 	}
 	return bin
 }

@@ -251,7 +251,7 @@ func (w *world) old(t *testing.T) {
 // full has the audit log on a disk without room.
 func (w *world) full(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a small disk")
+		process.Unable(t, "it takes root to mount a small disk")
 	}
 	dir, err := os.MkdirTemp("", "small")
 	if err != nil {
