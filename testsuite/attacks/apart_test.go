@@ -2,10 +2,14 @@ package attacks
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,8 +20,9 @@ import (
 // Temporal, with people, keys, files and a record of their own.
 type roles struct {
 	*stack
-	env []string
-	run map[string]*exec.Cmd
+	env   []string
+	run   map[string]*exec.Cmd
+	cores string // folder below which those that are started next may dump core; "": they may not
 }
 
 // apart makes what roles need. None runs yet.
@@ -49,7 +54,14 @@ func (r *roles) start(t testing.TB, role string) (pid int) {
 	log, err := os.OpenFile(r.log(role), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	must(t, err)
 	cmd := exec.Command(r.program, "worker", "--role", role)
-	cmd.Env, cmd.Stderr = r.env, log
+	cmd.Env = r.env
+	if r.cores != "" {
+		cmd = exec.Command("sh", "-c", `ulimit -c "$(ulimit -H -c)"; ulimit -c unlimited 2>/dev/null; exec "$0" "$@"`, r.program, "worker", "--role", role)
+		cmd.Env = append(slices.Clone(r.env), "GOTRACEBACK=crash")
+		cmd.Dir = filepath.Join(r.cores, strings.ReplaceAll(role, ":", "-"))
+		must(t, os.Mkdir(cmd.Dir, 0o700))
+	}
+	cmd.Stderr = log
 	must(t, errors.Join(cmd.Start(), log.Close()))
 	r.run[role] = cmd
 	t.Cleanup(func() { r.stop(role) })
@@ -80,6 +92,33 @@ func (r *roles) gone(t testing.TB, role string) {
 	defer timeout.Stop()
 	_ = cmd.Wait() // that it fails is what it is for
 	delete(r.run, role)
+}
+
+// crash has one end by SIGABRT, and gives its core dump. The error says why this
+// machine makes none where it can be found.
+func (r *roles) crash(t testing.TB, role string) (core []byte, err error) {
+	t.Helper()
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsAny(string(pattern), "|/") { // to a program, or a folder for all
+		return nil, fmt.Errorf("the kernel's core_pattern is %s", strings.TrimSpace(string(pattern)))
+	}
+	cmd := r.run[role]
+	limits, err := os.ReadFile(filepath.Join("/proc", itoa(cmd.Process.Pid), "limits"))
+	must(t, err)
+	if !regexp.MustCompile(`(?m)^Max core file size +unlimited`).Match(limits) {
+		return nil, errors.New("core dumps are limited here")
+	}
+	must(t, cmd.Process.Signal(syscall.SIGABRT))
+	r.gone(t, role)
+	files, err := os.ReadDir(cmd.Dir)
+	must(t, err)
+	if len(files) != 1 {
+		t.Fatalf("%s has left %v", role, files)
+	}
+	return os.ReadFile(filepath.Join(cmd.Dir, files[0].Name()))
 }
 
 // hallpass runs a command as somebody, who has the folder people/WHO/home.

@@ -105,7 +105,7 @@ var All = []Attack{
 		[]string{"audit.TestProofTampering", "audit.TestParseProofIsStrict", "audit.FuzzCheckProof"}},
 	{"lines injected into logs", 3, "one event is one line, whatever is in it",
 		[]string{"testsuite/attacks.TestNothingIsInjectedIntoLogs", "internal/plainjson.TestLog", "worker.TestTextLogIsSafeForTerminals", "cli.TestJSONIsSafe", "audit.TestWhyCannotSteerATerminal"}},
-	{"secrets looked for in files, tables, logs, memory and /proc of the stack", 4, "private keys never leave their owner; what Vault gives is sealed before it is kept",
+	{"secrets looked for in files, tables, logs, memory, core dumps and /proc of the stack", 4, "private keys never leave their owner; what Vault gives is sealed before it is kept",
 		[]string{"testsuite/attacks.TestSecretsAreNowhereElse", "grant.TestSSHContract", "transport.TestSubmitTellsTemporalNothingPrivate", "sealed.TestOpenRefuses"}},
 	{"what Vault gives opened by another requester, a second time, or after the end", 4, "sealed to one key; a wrapping token works once, and what was in it is dead",
 		[]string{"testsuite/vaulttest/grants.TestUnwrapOnce", "audit.TestCheckSealed", "vault-tampered.txtar"}},

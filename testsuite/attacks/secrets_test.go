@@ -2,6 +2,7 @@ package attacks
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,15 +23,26 @@ import (
 )
 
 // Private keys are with their owners and nowhere else: not in another's files,
-// in tables or logs, in memory, environment or command line of a process that
-// it isn't for. A core dump holds what memory does, so memory is what is read.
+// in tables or logs, in memory, environment, command line or core dump of a
+// process that it isn't for.
 //
-// Each key is looked for by its seed, 32 random bytes, raw and as it may be
-// written; and each search has to find it where it belongs.
+// Each key is looked for by its 32 secret bytes, raw and as they may be
+// written; and each search has to find them where they belong.
 func TestSecretsAreNowhereElse(t *testing.T) {
 	const needle = "needle-in-the-record"
+	if runtime.GOOS != "linux" {
+		skip(t, "processes are looked into by Linux's /proc")
+	}
 	r := apart(t, "secrets")
-	workflows, issuer := r.start(t, "workflows"), r.start(t, "issuer:ssh")
+	r.cores = t.TempDir()
+	r.env = append(r.env, "HALLPASS_SERVICE_ADDRESS=127.0.0.1:"+freePort(t), "HALLPASS_ISSUERS_SSH_HOST_KEY=file:"+filepath.Join(r.dir, "host_ca"))
+	r.hallpass(t, "", "ca", "init", filepath.Join(r.dir, "host_ca"))
+	workflows, issuer, service := r.start(t, "workflows"), r.start(t, "issuer:ssh"), r.start(t, "service")
+	serviceKey := filepath.Join(r.dir, "service_ca.key")
+	eventually(t, "the service to have its key", func() bool {
+		said, err := os.ReadFile(r.log("service"))
+		return err == nil && bytes.Contains(said, []byte("serving hosts and people"))
+	})
 	out := r.hallpass(t, "alice", "request", "ssh/sandbox", "--for", "10m", "--reason", needle)
 	a := r.ask(t, "alice", "ssh/web-1")
 	await(t, r.Client, a, access.StatePending)
@@ -50,47 +63,69 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 		t.Fatalf("hallpass request has made no key: %s", out)
 	}
 	type secret struct {
-		file   string
-		where  []string // besides, where else it may be
-		memory int      // the process that has it
+		file      string
+		where     []string // besides, where else it may be
+		processes []string // that have it
+		forms     [][]byte
 	}
-	secrets := map[string]secret{
-		"the CA's key":        {file: filepath.Join(r.dir, "ssh_ca"), memory: issuer},
+	secrets := map[string]*secret{
+		"the CA's key":        {file: filepath.Join(r.dir, "ssh_ca"), processes: []string{"issuer:ssh"}},
+		"the hosts' CA's key": {file: filepath.Join(r.dir, "host_ca"), processes: []string{"issuer:ssh"}},
+		"the service's key":   {file: serviceKey, processes: []string{"service"}},
+		"the log's key":       {file: filepath.Join(r.dir, "audit.key"), processes: []string{"workflows", "issuer:ssh", "service"}},
 		"alice's signing key": {file: r.People["alice"].Key},
 		"bob's signing key":   {file: r.People["bob"].Key},
 		"the request's key":   {file: made[0], where: made},
 	}
-	processes := map[string]int{"workflows": workflows, "issuer": issuer, "Temporal and hallpass dev": attack(t).PID}
+	// held says which of them a part of a process has, and which it hasn't.
+	held := func(process, at string, has func(name string) bool) {
+		for name, s := range secrets {
+			switch is, may := has(name), slices.Contains(s.processes, process); {
+			case is && !may:
+				t.Errorf("%s is in %s of %s", name, at, process)
+			case !is && may:
+				t.Errorf("%s isn't found in %s of %s, which has it: the search shows nothing", name, at, process)
+			}
+		}
+	}
+	processes := map[string]int{"workflows": workflows, "issuer:ssh": issuer, "service": service, "Temporal and hallpass dev": attack(t).PID}
+	wanted := map[string][][]byte{a.ID: {[]byte(a.ID)}}
 	for name, s := range secrets {
-		seed := seedOf(t, s.file)
+		s.forms = written(secretOf(t, s.file))
+		wanted[name] = s.forms
 		for _, dir := range []string{r.dir, attack(t).dir} {
-			for _, path := range inFiles(t, dir, seed) {
+			for _, path := range grep(t, dir, s.forms) {
 				if path != s.file && !slices.Contains(s.where, path) {
 					t.Errorf("%s is in %s", name, path)
 				}
 			}
 		}
-		if !slices.Contains(inFiles(t, filepath.Dir(s.file), seed), s.file) {
+		if !slices.Contains(grep(t, filepath.Dir(s.file), s.forms), s.file) {
 			t.Errorf("%s isn't found in %s, so the search shows nothing", name, s.file)
 		}
-		if slices.ContainsFunc(written(seed), func(f []byte) bool { return strings.Contains(out, string(f)) }) {
+		if slices.ContainsFunc(s.forms, func(f []byte) bool { return strings.Contains(out, string(f)) }) {
 			t.Errorf("%s is in what hallpass request says", name)
 		}
 		for process, pid := range processes {
-			found := inProcess(t, pid, seed)
-			switch {
-			case pid != s.memory && len(found) > 0:
-				t.Errorf("%s is in %s of %s", name, found, process)
-			case pid == s.memory && len(found) == 0:
-				t.Errorf("%s isn't found in the memory of %s, which has it: the search shows nothing", name, process)
-			}
-			if slices.ContainsFunc(found, func(at string) bool { return at == "environ" || at == "cmdline" }) {
-				t.Errorf("%s is in %s of %s", name, found, process)
+			for _, at := range []string{"environ", "cmdline"} {
+				if inProc(t, pid, at, s.forms) {
+					t.Errorf("%s is in %s of %s", name, at, process)
+				}
 			}
 		}
 	}
+	for process, pid := range processes {
+		if !inProc(t, pid, "environ", [][]byte{[]byte("HOME=")}) && os.Getenv("HOME") != "" {
+			t.Errorf("HOME isn't found in the environment of %s: the search shows nothing", process)
+		}
+		found := memory(t, pid, wanted)
+		held(process, "memory", func(name string) bool { return len(found[name]) > 0 })
+		if len(found[a.ID]) == 0 && process != "service" { // which wasn't asked for it
+			t.Errorf("a request's id isn't found in the memory of %s: the search shows nothing", process)
+		}
+	}
 
-	// The same search finds what isn't secret in tables and in other memory.
+	// The same search finds what isn't secret in tables.
 	control := []byte(needle)
 	var tables []string
 	for _, dir := range []string{r.dir, attack(t).dir} {
@@ -103,34 +138,65 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 			t.Errorf("a reason isn't found in %s, only in %s: the search shows nothing", want, tables)
 		}
 	}
-	for process, pid := range processes {
-		if len(memory(t, pid, [][]byte{[]byte(a.ID)})) == 0 {
-			t.Errorf("a request's id isn't found in the memory of %s: the search shows nothing", process)
+
+	// What they leave when they crash: a core dump each, and what they say.
+	for _, process := range []string{"workflows", "issuer:ssh", "service"} {
+		core, err := r.crash(t, process)
+		if err != nil {
+			t.Logf("no core dump, only memory: %v", err)
+			break
+		}
+		held(process, "the core dump", func(name string) bool {
+			return slices.ContainsFunc(secrets[name].forms, func(f []byte) bool { return bytes.Contains(core, f) })
+		})
+		said, err := os.ReadFile(r.log(process))
+		must(t, err)
+		if !bytes.Contains(said, []byte("SIGABRT")) {
+			t.Errorf("%s says nothing of its crash: the search shows nothing", process)
+		}
+		for name, s := range secrets {
+			if slices.ContainsFunc(s.forms, func(f []byte) bool { return bytes.Contains(said, f) }) {
+				t.Errorf("%s is in what %s says when it crashes", name, process)
+			}
 		}
 	}
 }
 
-// seedOf is what is secret of an Ed25519 key: all else follows from it.
-func seedOf(t testing.TB, file string) []byte {
+// secretOf is what is secret of an Ed25519 or P-256 key, from which all else
+// follows: the seed, or the scalar.
+func secretOf(t testing.TB, file string) (secret []byte) {
 	t.Helper()
 	data, err := os.ReadFile(file)
 	must(t, err)
+	if text, ok := strings.CutPrefix(strings.TrimSpace(string(data)), "PRIVATE+KEY+"); ok { // name, hash, and base64 of the algorithm and the seed
+		parts := strings.SplitN(text, "+", 3)
+		secret, err = base64.StdEncoding.DecodeString(parts[len(parts)-1])
+		must(t, err)
+		return secret[1:]
+	}
 	key, err := ssh.ParseRawPrivateKey(data)
 	must(t, err)
-	private, ok := key.(*ed25519.PrivateKey)
-	if !ok {
-		t.Fatalf("%s is a %T", file, key)
+	switch key := key.(type) {
+	case *ed25519.PrivateKey:
+		return key.Seed()
+	case *ecdsa.PrivateKey:
+		secret, err = key.Bytes()
+		must(t, err)
+		return secret
 	}
-	return private.Seed()
+	t.Fatalf("%s is a %T", file, key)
+	return nil
 }
 
-// written are the ways in which 32 bytes may be written: as they are, in
-// hexadecimal, as numbers, and in base64, wherever in it they begin, also if a
+// written are the ways in which 32 bytes may be written: as they are, backwards
+// as a big number in memory is, in hexadecimal, as numbers, and in base64, wherever in it they begin, also if a
 // line ends amid them.
 func written(secret []byte) (forms [][]byte) {
 	hexadecimal, numbers := hex.EncodeToString(secret), strings.Trim(fmt.Sprintf("%d", secret), "[]")
+	backwards := slices.Clone(secret)
+	slices.Reverse(backwards)
 	forms = [][]byte{
-		secret, []byte(hexadecimal), []byte(strings.ToUpper(hexadecimal)),
+		secret, backwards, []byte(hexadecimal), []byte(strings.ToUpper(hexadecimal)),
 		[]byte(numbers), []byte(strings.ReplaceAll(numbers, " ", ",")),
 	}
 	for before := range 3 {
@@ -175,8 +241,6 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-func inFiles(t testing.TB, dir string, seed []byte) []string { return grep(t, dir, written(seed)) }
-
 // grep lists the files below a folder in which one of the patterns is.
 func grep(t testing.TB, dir string, patterns [][]byte) (found []string) {
 	t.Helper()
@@ -199,22 +263,20 @@ func grep(t testing.TB, dir string, patterns [][]byte) (found []string) {
 	return found
 }
 
-// inProcess says where in a process a secret is: its memory, command line and
-// environment. It needs Linux, and to be the process's owner.
-func inProcess(t testing.TB, pid int, seed []byte) (found []string) {
+// inProc says whether a pattern is in a file of a process's in /proc. It needs
+// Linux, and to be the process's owner.
+func inProc(t testing.TB, pid int, name string, patterns [][]byte) bool {
 	t.Helper()
-	for _, name := range []string{"cmdline", "environ"} {
-		data, err := os.ReadFile(filepath.Join("/proc", itoa(pid), name))
-		if err == nil && slices.ContainsFunc(written(seed), func(p []byte) bool { return bytes.Contains(data, p) }) {
-			found = append(found, name)
-		}
-	}
-	return append(found, memory(t, pid, written(seed))...)
+	data, err := os.ReadFile(filepath.Join("/proc", itoa(pid), name))
+	must(t, err) // what can't be read isn't clean
+	return slices.ContainsFunc(patterns, func(p []byte) bool { return bytes.Contains(data, p) })
 }
 
-// memory says in which parts of a process's memory a pattern is.
-func memory(t testing.TB, pid int, patterns [][]byte) (found []string) {
+// memory says in which parts of a process's memory patterns are, by the names
+// that these have. It reads all that can be read but the unchanged pages of files.
+func memory(t testing.TB, pid int, wanted map[string][][]byte) (found map[string][]string) {
 	t.Helper()
+	found = map[string][]string{}
 	proc := filepath.Join("/proc", itoa(pid))
 	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
 	if err != nil {
@@ -226,14 +288,16 @@ func memory(t testing.TB, pid int, patterns [][]byte) (found []string) {
 	}
 	defer func() { _ = mem.Close() }()
 	for line := range strings.Lines(string(maps)) {
-		from, to, writable := region(line)
-		if !writable {
+		from, to, ok := region(line)
+		if !ok {
 			continue
 		}
 		data := make([]byte, to-from)
 		n, _ := io.ReadFull(io.NewSectionReader(mem, from, to-from), data) // some can't be read
-		if slices.ContainsFunc(patterns, func(p []byte) bool { return bytes.Contains(data[:n], p) }) {
-			found = append(found, strings.TrimSpace(line))
+		for name, patterns := range wanted {
+			if slices.ContainsFunc(patterns, func(p []byte) bool { return bytes.Contains(data[:n], p) }) {
+				found[name] = append(found[name], strings.TrimSpace(line))
+			}
 		}
 	}
 	return found
