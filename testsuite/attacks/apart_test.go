@@ -139,8 +139,8 @@ func (r *roles) hallpass(t testing.TB, who string, args ...string) string {
 func (r *roles) home(who string) string { return filepath.Join(r.dir, "people", who, "home") }
 
 // replace puts a file of the folder in another's place, whole.
-func (r *roles) replace(t testing.TB, name, content string) {
+func (s *stack) replace(t testing.TB, name, content string) {
 	t.Helper()
-	path := filepath.Join(r.dir, name)
+	path := filepath.Join(s.dir, name)
 	must(t, os.WriteFile(path+".new", []byte(content), 0o600), os.Rename(path+".new", path))
 }

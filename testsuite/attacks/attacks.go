@@ -30,7 +30,7 @@ var All = []Attack{
 	{"signature over other bytes, of another namespace, by a key that isn't the signer's", 1, "refused before anything is parsed",
 		[]string{"testsuite/attacks.TestForgedApprovals", "testsuite/attacks.TestForgedRequests", "statement.TestOpenRefuses", "statement.TestTypesDontMix", "statement.TestHostStatementsDontMix", "statement.FuzzVerify", "statement.FuzzVerifyAgainstOpenSSH"}},
 	{"weak, re-wrapped or trailing signatures", 1, "refused",
-		[]string{"statement.TestWeakSignaturesRefused", "statement.TestUnarmor", "statement.TestTrailingBytesBehindSignature"}},
+		[]string{"testsuite/attacks.TestForgedApprovals", "statement.TestWeakSignaturesRefused", "statement.TestUnarmor", "statement.TestTrailingBytesBehindSignature"}},
 	{"approval by somebody who has left, or lost the key or the group", 1, "judged by today's directory",
 		[]string{"testsuite/attacks.TestFilesSwappedBeforeTheIssue", "grant.TestIssueRefuses", "evidence.TestJudge", "workflows.TestGroupsChangeMeanwhile"}},
 	{"policy, directory or catalog swapped between the decision and the issue", 1, "judged by today's files",

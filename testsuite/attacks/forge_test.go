@@ -3,14 +3,22 @@ package attacks
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha512"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hiddeco/sshsig"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 	"hallpass/statement"
@@ -59,9 +67,12 @@ func edit(t testing.TB, s, old, new string) string {
 }
 
 // Approvals that bob hasn't given: by other keys, over other bytes, for other
-// purposes, and such that one parser reads as this and another as that.
+// purposes, and such that one parser reads as this and another as that. And what he
+// has signed, in a form that nobody has to take: by SHA-1, with bytes behind it, in
+// another armor.
 func TestForgedApprovals(t *testing.T) {
 	s := attack(t)
+	bobsRSA := s.addRSA(t, "bob")
 	a := s.ask(t, "alice", "ssh/web-1")
 	await(t, s.Client, a, access.StatePending)
 	other := s.ask(t, "alice", "ssh/web-1")
@@ -82,6 +93,10 @@ func TestForgedApprovals(t *testing.T) {
 		"bob's approval of another request":      s.decide(t, "bob", "bob", other, access.Approve),
 		"of another request, with this one's id": s.forge(t, "bob", access.Decision{Header: s.Header("bob", access.TypeDecision), Request: a.ID, RequestHash: other.signed.Hash(), Verdict: access.Approve}),
 		"of this one's hash, with another's id":  s.forge(t, "bob", access.Decision{Header: s.Header("bob", access.TypeDecision), Request: other.ID, RequestHash: a.signed.Hash(), Verdict: access.Approve}),
+	}
+	cases["signature by an RSA key and SHA-1"] = signedRSA(t, bobsRSA, ssh.KeyAlgoRSA, good)
+	for name, signature := range rewrapped(t, approval.Signature) {
+		cases["signature "+name] = access.Statement{Payload: good, Signature: signature}
 	}
 	for _, namespace := range []string{"file", "git", "request@hallpass", "release@hallpass", "lock@hallpass", "decision@hallpass.example", "Decision@hallpass"} {
 		cases["signed as "+namespace] = s.signed(t, "bob", namespace, good)
@@ -117,19 +132,85 @@ func TestForgedApprovals(t *testing.T) {
 		cases[name] = s.signed(t, "bob", "decision@hallpass", payload)
 	}
 	for name, st := range cases {
-		if err := say(t, s.Client, a, access.MessageDecision, st); err == nil {
+		err := say(t, s.Client, a, access.MessageDecision, st)
+		if err == nil {
 			t.Errorf("%s: taken", name)
+		} else if form := "is not an armored SSH signature"; strings.HasPrefix(name, "signature ") && !strings.Contains(err.Error(), form) {
+			t.Errorf("%s: %v, want %s", name, err, form)
 		}
 	}
 	if got := status(t, s.Client, a); got.State != access.StatePending || len(got.Standing.Voices) != 0 {
 		t.Errorf("%s, with %+v", got.State, got.Standing.Voices)
 	}
-	must(t, say(t, s.Client, a, access.MessageDecision, approval)) // they were all of this one
+	// They were all of this one, and by SHA-512 the RSA key is as good as the other.
+	must(t, say(t, s.Client, a, access.MessageDecision, signedRSA(t, bobsRSA, ssh.KeyAlgoRSASHA512, good)))
 	await(t, s.Client, a, access.StateActive)
 	if n := s.issued(t, other); n != 0 {
 		t.Errorf("the other request has %d credentials", n)
 	}
 	s.verifies(t)
+}
+
+// addRSA gives somebody an RSA key beside the other until the test is over.
+func (s *stack) addRSA(t testing.TB, who string) ssh.AlgorithmSigner {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 3072)
+	must(t, err)
+	signer, err := ssh.NewSignerFromKey(key)
+	must(t, err)
+	algorithms, ok := signer.(ssh.AlgorithmSigner)
+	if !ok {
+		t.Fatalf("%T signs by one algorithm alone", signer)
+	}
+	directory := s.Directory()
+	has := fmt.Sprintf("%q", statement.MarshalKey(s.People[who].Signer.PublicKey()))
+	s.replace(t, "directory.yaml", edit(t, directory, has, fmt.Sprintf("%s, %q", has, statement.MarshalKey(signer.PublicKey()))))
+	t.Cleanup(func() { s.replace(t, "directory.yaml", directory) })
+	return algorithms
+}
+
+// signedRSA is a decision signed by an RSA key and one of the algorithms for it.
+func signedRSA(t testing.TB, key ssh.AlgorithmSigner, algorithm, payload string) access.Statement {
+	t.Helper()
+	const namespace = "decision@hallpass"
+	digest := sha512.Sum512([]byte(payload))
+	signature, err := key.SignWithAlgorithm(rand.Reader, append([]byte("SSHSIG"), ssh.Marshal(struct{ Namespace, Reserved, Hash, Digest string }{
+		namespace, "", string(sshsig.HashSHA512), string(digest[:]),
+	})...), algorithm)
+	must(t, err)
+	return access.Statement{Payload: payload, Signature: string(sshsig.Armor(&sshsig.Signature{
+		Version: 1, PublicKey: key.PublicKey(), Namespace: namespace, HashAlgorithm: sshsig.HashSHA512, Signature: signature,
+	}))}
+}
+
+// rewrapped is a good signature with more in it or around it.
+func rewrapped(t testing.TB, armored string) map[string]string {
+	t.Helper()
+	const begin, end = "-----BEGIN SSH SIGNATURE-----\n", "-----END SSH SIGNATURE-----\n"
+	inner := strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(armored, begin), end), "\n", "")
+	blob, err := base64.StdEncoding.DecodeString(inner)
+	must(t, err)
+	again := func(blob []byte) string { return begin + base64.StdEncoding.EncodeToString(blob) + "\n" + end }
+	parsed, err := sshsig.Unarmor([]byte(armored))
+	must(t, err)
+	parsed.Signature.Rest = []byte{1}
+	return map[string]string{
+		"with a byte behind it":             again(append(slices.Clone(blob), 0)),
+		"with another behind it":            again(slices.Concat(blob, blob)),
+		"with a byte behind the key's own":  string(sshsig.Armor(parsed)),
+		"with a byte less":                  again(blob[:len(blob)-1]),
+		"twice":                             armored + armored,
+		"behind a line":                     "x\n" + armored,
+		"behind an empty line":              "\n" + armored,
+		"before a line":                     armored + "x\n",
+		"with headers":                      edit(t, armored, begin, begin+"Version: 1\n\n"),
+		"with the line ends of DOS":         strings.ReplaceAll(armored, "\n", "\r\n"),
+		"in the armor of PGP":               strings.ReplaceAll(armored, "SSH SIGNATURE", "PGP SIGNATURE"),
+		"without an armor":                  inner,
+		"raw":                               string(blob),
+		"that says it is by SHA-1":          again(bytes.Replace(blob, []byte("\x00\x00\x00\x06sha512"), []byte("\x00\x00\x00\x04sha1"), 1)),
+		"that says it is of version 2":      again(bytes.Replace(blob, []byte("SSHSIG\x00\x00\x00\x01"), []byte("SSHSIG\x00\x00\x00\x02"), 1)),
+	}
 }
 
 // Requests that a client would never sign: what gets into a certificate isn't
