@@ -41,7 +41,7 @@ var All = []Attack{
 		[]string{"testsuite/attacks.TestForgedRequests", "ca.TestPrepare", "ca.TestPrincipal", "ca.TestSSHKeygenReads", "ca.FuzzIssueAgainstOpenSSH", "ca.TestSSHD"}},
 	{"forged key id", 1, "refused by CA, client and host agent; sessions by it aren't hallpass's",
 		[]string{"testsuite/attacks.TestForgedKeyID", "testsuite/attacks.TestForgedRequests", "testsuite/attacks.TestRoguePollerOnTheIssuersQueue", "host.TestOtherCertificatesAreLeftAlone", "host.FuzzReadAuthInfoAgainstOpenSSH", "ca.TestKeyID", "ca.FuzzKeyID", "ca.TestParseKeyID", "ca.FuzzParseKeyID", "host.TestReadAuthInfo"}},
-	{"certificate for a key that isn't the requester's", 1, "refused, and not installed by the client",
+	{"certificate for a key that the directory has as somebody else's, or for another than was asked for", 1, "the first is refused; the client doesn't install the second",
 		[]string{"refuse.txtar", "evidence.TestJudge", "cli.TestCertificateOfAnotherIsNotInstalled"}},
 	{"forced command or source address lost on the way, or overridden by the requester", 1, "in the certificate as policy says; enforced by sshd",
 		[]string{"testsuite/attacks.TestForcedOptionsReachTheHost", "grant.TestIssue"}},
