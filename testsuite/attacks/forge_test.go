@@ -15,12 +15,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hiddeco/sshsig"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
+	"hallpass/audit"
 	"hallpass/statement"
 )
 
@@ -195,21 +198,21 @@ func rewrapped(t testing.TB, armored string) map[string]string {
 	must(t, err)
 	parsed.Signature.Rest = []byte{1}
 	return map[string]string{
-		"with a byte behind it":             again(append(slices.Clone(blob), 0)),
-		"with another behind it":            again(slices.Concat(blob, blob)),
-		"with a byte behind the key's own":  string(sshsig.Armor(parsed)),
-		"with a byte less":                  again(blob[:len(blob)-1]),
-		"twice":                             armored + armored,
-		"behind a line":                     "x\n" + armored,
-		"behind an empty line":              "\n" + armored,
-		"before a line":                     armored + "x\n",
-		"with headers":                      edit(t, armored, begin, begin+"Version: 1\n\n"),
-		"with the line ends of DOS":         strings.ReplaceAll(armored, "\n", "\r\n"),
-		"in the armor of PGP":               strings.ReplaceAll(armored, "SSH SIGNATURE", "PGP SIGNATURE"),
-		"without an armor":                  inner,
-		"raw":                               string(blob),
-		"that says it is by SHA-1":          again(bytes.Replace(blob, []byte("\x00\x00\x00\x06sha512"), []byte("\x00\x00\x00\x04sha1"), 1)),
-		"that says it is of version 2":      again(bytes.Replace(blob, []byte("SSHSIG\x00\x00\x00\x01"), []byte("SSHSIG\x00\x00\x00\x02"), 1)),
+		"with a byte behind it":            again(append(slices.Clone(blob), 0)),
+		"with another behind it":           again(slices.Concat(blob, blob)),
+		"with a byte behind the key's own": string(sshsig.Armor(parsed)),
+		"with a byte less":                 again(blob[:len(blob)-1]),
+		"twice":                            armored + armored,
+		"behind a line":                    "x\n" + armored,
+		"behind an empty line":             "\n" + armored,
+		"before a line":                    armored + "x\n",
+		"with headers":                     edit(t, armored, begin, begin+"Version: 1\n\n"),
+		"with the line ends of DOS":        strings.ReplaceAll(armored, "\n", "\r\n"),
+		"in the armor of PGP":              strings.ReplaceAll(armored, "SSH SIGNATURE", "PGP SIGNATURE"),
+		"without an armor":                 inner,
+		"raw":                              string(blob),
+		"that says it is by SHA-1":         again(bytes.Replace(blob, []byte("\x00\x00\x00\x06sha512"), []byte("\x00\x00\x00\x04sha1"), 1)),
+		"that says it is of version 2":     again(bytes.Replace(blob, []byte("SSHSIG\x00\x00\x00\x01"), []byte("SSHSIG\x00\x00\x00\x02"), 1)),
 	}
 }
 
@@ -408,4 +411,118 @@ func TestResetToBeforeTheEnd(t *testing.T) {
 		}
 	}
 	s.verifies(t)
+}
+
+// A grant that lives is reset to each of its workflow's tasks, with and without
+// what was said since. It goes on as what it was: one certificate, with the same
+// serial and the same end, and it can be taken back as ever.
+func TestResetOfALiveGrant(t *testing.T) {
+	s := attack(t)
+	for name, exclude := range map[string][]enums.ResetReapplyExcludeType{
+		"with what was said":    nil,
+		"without what was said": {enums.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL, enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := s.ask(t, "alice", "ssh/web-1")
+			await(t, s.Client, a, access.StatePending)
+			approval := s.decide(t, "bob", "bob", a, access.Approve)
+			must(t, say(t, s.Client, a, access.MessageDecision, approval))
+			first := await(t, s.Client, a, access.StateActive).Credential
+			id := access.WorkflowID(a.ID)
+			described, err := s.Client.DescribeWorkflowExecution(t.Context(), id, "")
+			must(t, err)
+			for _, task := range tasks(t, s.Client, a) {
+				reset, err := s.Client.ResetWorkflowExecution(t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+					Namespace: "default", WorkflowExecution: described.WorkflowExecutionInfo.Execution,
+					Reason: "attack", WorkflowTaskFinishEventId: task, RequestId: statement.NewID(), ResetReapplyExcludeTypes: exclude,
+				})
+				must(t, err)
+				if reset.GetRunId() == described.WorkflowExecutionInfo.Execution.RunId {
+					t.Fatal("the workflow wasn't reset, so the test shows nothing")
+				}
+				_ = s.Client.SignalWorkflow(t.Context(), id, "", access.MessageDecision, approval) // it may have it
+				got := await(t, s.Client, a, access.StateActive).Credential
+				if diff := cmp.Diff(first, got); diff != "" {
+					t.Errorf("reset to event %d, it is another: %s", task, diff)
+				}
+				if n := s.issued(t, a); n != 1 {
+					t.Errorf("reset to event %d, it is issued %d times", task, n)
+				}
+			}
+			must(t, say(t, s.Client, a, access.MessageRevoke, s.word(t, "dave", access.TypeRevoke, a)))
+			await(t, s.Client, a, access.StateRevoked)
+			if n := s.count(t, a, audit.GrantRevoked); n != 1 {
+				t.Errorf("its end is on record %d times", n)
+			}
+		})
+	}
+	s.verifies(t)
+}
+
+// A lock that was lifted isn't in force again when its workflow is reset, or run
+// once more: neither for who asks then, nor for what was granted since.
+func TestResetOfALiftedLock(t *testing.T) {
+	s := attack(t)
+	lock := func(l access.Lock) (id string, st access.Statement) {
+		t.Helper()
+		l.Header, l.Kind, l.Name = s.Header("dave", access.TypeLock), access.LockResource, "ssh/narrow"
+		st, err := s.Sign("dave", l)
+		must(t, err)
+		return l.ID, st
+	}
+	play := func(id string, st access.Statement) {
+		t.Helper()
+		run, err := s.Client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
+			ID: access.LockWorkflowID(id), TaskQueue: access.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+		}, access.WorkflowLock, access.Locking{Statement: st})
+		must(t, err)
+		over(t, run)
+	}
+	ask := func() asked { return s.ask(t, "alice", "ssh/narrow") }
+	was := ask()
+	await(t, s.Client, was, access.StateActive)
+	id, st := lock(access.Lock{Action: access.ActionLock, Reason: "attack"})
+	play(id, st)
+	await(t, s.Client, was, access.StateRevoked)
+	await(t, s.Client, ask(), access.StateDenied)
+	unlockID, unlock := lock(access.Lock{Action: access.ActionUnlock, Lock: id, Reason: "over"})
+	play(unlockID, unlock)
+	since := ask()
+	await(t, s.Client, since, access.StateActive)
+
+	holds := func(how string) {
+		t.Helper()
+		if got := status(t, s.Client, since); got.State != access.StateActive {
+			t.Errorf("%s: what was granted since is %s: %s", how, got.State, got.Why)
+		}
+		if got := await(t, s.Client, ask(), access.StateActive); got.Credential == nil {
+			t.Errorf("%s: %s", how, got.Why)
+		}
+	}
+	described, err := s.Client.DescribeWorkflowExecution(t.Context(), access.LockWorkflowID(id), "")
+	must(t, err)
+	events := completed(t, s.Client, access.LockWorkflowID(id))
+	if len(events) == 0 {
+		t.Fatal("there is nothing to reset to, so the test shows nothing")
+	}
+	for _, task := range events {
+		reset, err := s.Client.ResetWorkflowExecution(t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+			Namespace: "default", WorkflowExecution: described.WorkflowExecutionInfo.Execution,
+			Reason: "attack", WorkflowTaskFinishEventId: task, RequestId: statement.NewID(),
+		})
+		must(t, err)
+		over(t, s.Client.GetWorkflow(t.Context(), access.LockWorkflowID(id), reset.GetRunId()))
+		holds(fmt.Sprintf("reset to event %d", task))
+	}
+	play(id, st)
+	holds("run once more")
+	s.verifies(t)
+}
+
+// over waits for the end of a workflow.
+func over(t testing.TB, run client.WorkflowRun) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, run.Get(ctx, nil))
 }

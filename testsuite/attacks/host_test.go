@@ -1,6 +1,7 @@
 package attacks
 
 import (
+	"context"
 	"encoding/json"
 	"io/fs"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -255,6 +257,23 @@ func TestRogueAnswersAHost(t *testing.T) {
 	eventually(t, "what the issuer says to be taken", func() bool {
 		return has()[filepath.Join(m.Root, "etc/hallpass-host/principals/deploy")] == "web-1/deploy\n"
 	})
+
+	// It is the same with somebody on the issuer's own queue: hallpass's workflow is
+	// told what he likes, and the host isn't.
+	r.stop("issuer:ssh")
+	poller := sdkworker.New(r.Client, access.IssueQueue("ssh"), sdkworker.Options{DisableWorkflowWorker: true})
+	poller.RegisterActivityWithOptions(func(_ context.Context, in access.Enrolment) (access.Statement, error) {
+		return made(in, mine, statement.MarshalKey(ca), his), nil
+	}, activity.RegisterOptions{Name: "CertifyHost"})
+	must(t, poller.Start())
+	t.Cleanup(poller.Stop)
+	before = has()
+	seen := len(said())
+	ask()
+	eventually(t, "a poller's answer to be refused", func() bool { return strings.Contains(said()[seen:], "which none of this host's vouches for") })
+	if diff := cmp.Diff(before, has()); diff != "" {
+		t.Fatalf("a poller on the issuer's queue: the host has changed: %s", diff)
+	}
 }
 
 // freePort is a port of 127.0.0.1 that nobody listens on.

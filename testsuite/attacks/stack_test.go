@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,6 +67,7 @@ limits: {min_grant: 1s}
     max_duration: 1h
     approvals: none
     ssh: {source_address: [203.0.113.0/24]}
+locks: {groups: [security]}
 `
 	catalog = `resources:
   ssh/web-1: {labels: {env: prod}, logins: [LOGIN]}
@@ -395,18 +397,25 @@ func TestResetToBeforeTheDenial(t *testing.T) {
 	}
 }
 
-// tasks are the events in which workflow tasks were completed.
-func tasks(t testing.TB, c client.Client, a asked) (ids []int64) {
+// tasks are the events in which workflow tasks of a request were completed.
+func tasks(t testing.TB, c client.Client, a asked) []int64 {
 	t.Helper()
-	for events := c.GetWorkflowHistory(t.Context(), access.WorkflowID(a.ID), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); events.HasNext(); {
+	ids := completed(t, c, access.WorkflowID(a.ID))
+	if len(ids) < 2 {
+		t.Fatalf("%d workflow tasks", len(ids))
+	}
+	return ids
+}
+
+// completed are the events in which tasks of a workflow were completed.
+func completed(t testing.TB, c client.Client, workflow string) (ids []int64) {
+	t.Helper()
+	for events := c.GetWorkflowHistory(t.Context(), workflow, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); events.HasNext(); {
 		e, err := events.Next()
 		must(t, err)
 		if e.EventType == enums.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
 			ids = append(ids, e.EventId)
 		}
-	}
-	if len(ids) < 2 {
-		t.Fatalf("%d workflow tasks", len(ids))
 	}
 	return ids
 }
@@ -452,8 +461,9 @@ func TestWorkflowIDAgain(t *testing.T) {
 	s.verifies(t)
 }
 
-// Somebody on the issuer's queue answers in the issuer's place. What he hands
-// out opens nothing, and the record knows nothing of it.
+// Somebody on the issuer's queue answers in the issuer's place. What he makes up
+// no host takes; what names another request, be it made up or a real certificate
+// for the same key, the client doesn't keep; and the record knows nothing of either.
 func TestRoguePollerOnTheIssuersQueue(t *testing.T) {
 	s := attack(t)
 	const namespace = "poller"
@@ -465,6 +475,14 @@ func TestRoguePollerOnTheIssuersQueue(t *testing.T) {
 		"HALLPASS_TEMPORAL_ADDRESS="+s.Address, "HALLPASS_TEMPORAL_NAMESPACE="+namespace)
 	must(t, worker.Start())
 	t.Cleanup(func() { _ = worker.Process.Signal(os.Interrupt); _ = worker.Wait() })
+
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	key, err := ssh.NewSignerFromKey(private)
+	must(t, err)
+	withKey := func(r *access.Request) { r.PublicKey = statement.MarshalKey(key.PublicKey()) }
+	live := s.ask(t, "dave", "ssh/sandbox", withKey)
+	real := *await(t, s.Client, live, access.StateActive).Credential
 
 	poller := sdkworker.New(c, access.IssueQueue("ssh"), sdkworker.Options{DisableWorkflowWorker: true})
 	other := statement.NewID()
@@ -479,46 +497,55 @@ func TestRoguePollerOnTheIssuersQueue(t *testing.T) {
 		if err != nil {
 			return access.Credential{}, err
 		}
+		if req.Signer == "dave" {
+			replayed := real
+			replayed.Handle.Request = req.ID
+			return replayed, nil
+		}
 		return counterfeit(req, named(req), s.People["mallory"].Signer)
 	}, activity.RegisterOptions{Name: "Issue"})
 	poller.RegisterActivityWithOptions(func(context.Context, audit.End) error { return nil }, activity.RegisterOptions{Name: "Revoke"})
 	must(t, poller.Start())
 	t.Cleanup(poller.Stop)
 
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	must(t, err)
-	key, err := ssh.NewSignerFromKey(private)
-	must(t, err)
-	a := s.request(t, "alice", "ssh/sandbox", func(r *access.Request) { r.PublicKey = statement.MarshalKey(key.PublicKey()) })
+	a := s.request(t, "alice", "ssh/sandbox", withKey)
 	submit(t, c, a.ID, a.signed)
 	cert := certificate(t, await(t, c, a, access.StateActive))
-	if r := s.host(t).Login(t, keyFile(t, private), sshdtest.WriteCert(t, cert), "true"); !r.Refused() {
+	host := s.host(t)
+	if r := host.Login(t, keyFile(t, private), sshdtest.WriteCert(t, cert), "true"); !r.Refused() {
 		t.Errorf("the counterfeit opens the host: %s", r)
 	}
 	if s.issued(t, a) != 0 {
 		t.Error("the counterfeit is on record")
 	}
+	if r := host.Login(t, keyFile(t, private), sshdtest.WriteCert(t, certificate(t, access.Status{Credential: &real})), "true"); !r.OK() {
+		t.Errorf("the real one doesn't open the host, so the test shows nothing: %s", r)
+	}
 
 	// One that names another request isn't even kept by who asked.
-	home := t.TempDir()
-	hallpass := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), s.program, args...)
-		cmd.Env = append(worker.Env, "SSH_AUTH_SOCK=", "HALLPASS_USER=bob", "HALLPASS_KEY="+s.People["bob"].Key, "HALLPASS_HOME="+home)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
-	}
-	out, err := hallpass("request", "ssh/sandbox", "--for", "10m", "--reason", "x", "--no-wait")
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	b := asked{Request: access.Request{Header: access.Header{ID: regexp.MustCompile("[0-9a-f]{8}-[0-9a-f-]{27}").FindString(out)}}}
-	await(t, c, b, access.StateActive)
-	if out, err := hallpass("wait", b.ID); err == nil || !strings.Contains(out, "belongs to another request; it was not kept") {
-		t.Errorf("wait: %v\n%s", err, out)
-	}
-	kept(t, home)
-	if s.issued(t, b) != 0 {
-		t.Error("the counterfeit is on record")
+	public := filepath.Join(t.TempDir(), "id.pub")
+	must(t, os.WriteFile(public, ssh.MarshalAuthorizedKey(key.PublicKey()), 0o600))
+	for who, flags := range map[string][]string{"bob": nil, "dave": {"--key", public}} {
+		home := t.TempDir()
+		hallpass := func(args ...string) (string, error) {
+			cmd := exec.CommandContext(t.Context(), s.program, args...)
+			cmd.Env = append(worker.Env, "SSH_AUTH_SOCK=", "HALLPASS_USER="+who, "HALLPASS_KEY="+s.People[who].Key, "HALLPASS_HOME="+home)
+			out, err := cmd.CombinedOutput()
+			return string(out), err
+		}
+		out, err := hallpass(append([]string{"request", "ssh/sandbox", "--for", "10m", "--reason", "x", "--no-wait"}, flags...)...)
+		if err != nil {
+			t.Fatalf("%s: %v: %s", who, err, out)
+		}
+		b := asked{Request: access.Request{Header: access.Header{ID: regexp.MustCompile("[0-9a-f]{8}-[0-9a-f-]{27}").FindString(out)}}}
+		await(t, c, b, access.StateActive)
+		if out, err := hallpass("wait", b.ID); err == nil || !strings.Contains(out, "belongs to another request; it was not kept") {
+			t.Errorf("%s: wait: %v\n%s", who, err, out)
+		}
+		kept(t, home)
+		if s.issued(t, b) != 0 {
+			t.Errorf("%s: what the poller handed out is on record", who)
+		}
 	}
 	s.verifies(t)
 }
@@ -602,44 +629,79 @@ func TestForcedOptionsReachTheHost(t *testing.T) {
 	}
 }
 
-// A certificate for a host doesn't let anybody in, even one that the users' CA
-// has signed, and a user's certificate doesn't make a host.
+// The certificate that a host got doesn't let anybody in, and the one that
+// somebody got for his login makes no host: also where all trust both CAs for
+// both, and a host's name is among the principals.
 func TestCertificatesOfTheOtherType(t *testing.T) {
-	s := attack(t)
-	line, err := os.ReadFile(filepath.Join(s.dir, "ssh_ca"))
-	must(t, err)
-	ca, err := ssh.ParsePrivateKey(line) // the worst case: a CA that signs anything
-	must(t, err)
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	must(t, err)
-	key, err := ssh.NewPublicKey(public)
-	must(t, err)
-	sign := func(typ uint32, names ...string) *ssh.Certificate {
-		cert := &ssh.Certificate{
-			Key: key, Serial: 1 << 40, CertType: typ, KeyId: "attack", ValidPrincipals: names,
-			ValidAfter: uint64(time.Now().Add(-time.Minute).Unix()), ValidBefore: uint64(time.Now().Add(time.Hour).Unix()),
-		}
-		must(t, cert.SignCert(rand.Reader, ca))
-		return cert
-	}
-	host := s.host(t)
-	if r := host.Login(t, keyFile(t, private), sshdtest.WriteCert(t, sign(ssh.HostCert, "web-1/"+login())), "true"); !r.Refused() {
-		t.Errorf("in with a host's certificate: %s", r)
-	}
-	if r := host.Login(t, keyFile(t, private), sshdtest.WriteCert(t, sign(ssh.UserCert, "web-1/"+login())), "true"); !r.OK() {
-		t.Errorf("the same as a user's doesn't work, so the test shows nothing: %s", r)
+	r := apart(t, "types")
+	r.env = append(r.env, "HALLPASS_ISSUERS_SSH_HOST_KEY=file:"+filepath.Join(r.dir, "host_ca"))
+	r.hallpass(t, "", "ca", "init", filepath.Join(r.dir, "host_ca"))
+	r.replace(t, "policy.yaml", policy+"hosts: {enroll: [sre]}\n")
+	r.replace(t, "catalog.yaml", edit(t, r.read(t, "catalog.yaml"), "ssh/sandbox: {", "ssh/sandbox: {address: 127.0.0.1, "))
+	r.start(t, "workflows")
+	r.start(t, "issuer:ssh")
+	newKey := func() (ed25519.PrivateKey, ssh.Signer) {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		must(t, err)
+		key, err := ssh.NewSignerFromKey(private)
+		must(t, err)
+		return private, key
 	}
 
-	// A machine that shows a certificate to people who trust the CA for hosts.
-	for typ, trusted := range map[uint32]bool{ssh.HostCert: true, ssh.UserCert: false} {
-		signer, err := ssh.NewSignerFromKey(private)
+	// What a host gets, and what somebody gets who asks for a login on it.
+	hosts, hostKey := newKey()
+	join := access.Join{Header: r.Header("carol", access.TypeHost), Resource: "ssh/sandbox", Until: statement.Time(time.Now().Add(time.Hour))}
+	st, err := r.Sign("carol", join)
+	must(t, err)
+	run, err := r.Client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: access.HostWorkflowID(join.ID), TaskQueue: access.TaskQueue},
+		access.HostWorkflow, access.Enrolment{Statement: st, HostKey: statement.MarshalKey(hostKey.PublicKey()), AgentKey: marshal(r, "mallory")})
+	must(t, err)
+	var answer access.Statement
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, run.Get(ctx, &answer))
+	told, _, err := statement.OpenEnrolled(answer)
+	must(t, err)
+	ofHost := certificate(t, access.Status{Credential: &access.Credential{Certificate: told.Certificate}})
+	users, userKey := newKey()
+	a := r.ask(t, "alice", "ssh/sandbox", func(q *access.Request) { q.PublicKey = statement.MarshalKey(userKey.PublicKey()) })
+	ofUser := certificate(t, await(t, r.Client, a, access.StateActive))
+	if ofHost.CertType != ssh.HostCert || ofUser.CertType != ssh.UserCert || len(told.HostCAs) != 1 || len(told.UserCAs) != 1 {
+		t.Fatalf("a host's certificate of type %d, a user's of type %d, %q, %q", ofHost.CertType, ofUser.CertType, told.HostCAs, told.UserCAs)
+	}
+
+	// A host that lets in whom either CA has signed, by any name that is in either.
+	var cas []ssh.PublicKey
+	for _, line := range slices.Concat(told.UserCAs, told.HostCAs) {
+		ca, err := statement.ParseKey(line)
 		must(t, err)
-		shown, err := ssh.NewCertSigner(sign(typ, "127.0.0.1"), signer)
-		must(t, err)
-		known := filepath.Join(t.TempDir(), "known_hosts")
-		must(t, os.WriteFile(known, []byte("@cert-authority * "+string(ssh.MarshalAuthorizedKey(ca.PublicKey()))), 0o600))
-		if taken, said := dialAs(t, shown, known); taken != trusted {
-			t.Errorf("certificate type %d: ssh says %s", typ, said)
+		cas = append(cas, ca)
+	}
+	host := sshdtest.Start(t, sshdtest.Config{CA: cas, Principals: map[string][]string{login(): slices.Concat(ofHost.ValidPrincipals, ofUser.ValidPrincipals)}})
+	if got := host.Login(t, keyFile(t, hosts), sshdtest.WriteCert(t, ofHost), "true"); !got.Refused() {
+		t.Errorf("in with a host's certificate: %s", got)
+	}
+	if got := host.Login(t, keyFile(t, users), sshdtest.WriteCert(t, ofUser), "true"); !got.OK() {
+		t.Errorf("a user's doesn't work, so the test shows nothing: %s", got)
+	}
+
+	// A machine that shows either to people whose known_hosts has the line of
+	// docs/hosts.md, or one for each CA.
+	ours := "@cert-authority * " + told.HostCAs[0] + "\n"
+	for _, known := range []string{ours, ours + "@cert-authority * " + told.UserCAs[0] + "\n"} {
+		file := filepath.Join(t.TempDir(), "known_hosts")
+		must(t, os.WriteFile(file, []byte(known), 0o600))
+		for _, c := range []struct {
+			name  string
+			cert  *ssh.Certificate
+			key   ssh.Signer
+			taken bool
+		}{{"a host's", ofHost, hostKey, true}, {"a user's", ofUser, userKey, false}} {
+			shown, err := ssh.NewCertSigner(c.cert, c.key)
+			must(t, err)
+			if taken, said := dialAs(t, shown, file); taken != c.taken {
+				t.Errorf("%s certificate, with %s: ssh says %s", c.name, known, said)
+			}
 		}
 	}
 }
