@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -256,5 +257,50 @@ func TestInFlight(t *testing.T) {
 	runs.Store(0)
 	if _, _, err := inFlight(t.Context(), 2, 1000, func(context.Context) error { runs.Add(1); return broken }); !errors.Is(err, broken) || runs.Load() > 4 {
 		t.Errorf("%v after %d runs", err, runs.Load())
+	}
+}
+
+// A flood isn't faster than it says, is counted, and ends when it shall, and when
+// nothing can be made to send.
+func TestPour(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var s sending
+	n := 0
+	began := time.Now()
+	err := s.pour(ctx, func(context.Context) (func(context.Context) bool, error) {
+		n++
+		taken := n%2 == 0
+		return func(context.Context) bool {
+			if s.all.Load() == 100 {
+				stop()
+			}
+			return taken
+		}, nil
+	})
+	took := time.Since(began)
+	if all, taken := s.all.Load(), s.taken.Load(); err != nil || all < 100 || taken == 0 || taken > all/2+flooders || float64(n) > took.Seconds()*floodRate+1 {
+		t.Errorf("%d made, %d sent, %d taken in %s: %v", n, all, taken, took, err)
+	}
+	broken := errors.New("broken")
+	if err := s.pour(t.Context(), func(context.Context) (func(context.Context) bool, error) { return nil, broken }); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	if err := s.pour(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMemory(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	now, err := resident(os.Getpid())
+	most, perr := peak(os.Getpid())
+	if err := errors.Join(err, perr, forget(os.Getpid())); err != nil || now <= 0 || most < now {
+		t.Errorf("%v MiB, %v at most: %v", now, most, err)
+	}
+	if _, err := memory(os.Getpid(), "VmNone"); err == nil || !strings.Contains(err.Error(), "has no VmNone") {
+		t.Error(err)
 	}
 }

@@ -1,21 +1,28 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
+	"io"
+	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"hallpass/access"
+	"hallpass/statement"
 	"hallpass/testsuite/measure"
 )
 
 const (
-	floodRate = 1000 // bad signals a second that are offered
-	floodEach = 2000 // to one request: Temporal takes no more
+	floodRate = 1000 // that are offered a second
+	floodEach = 2000 // signals to one request: Temporal takes no more
 	floodOver = 16   // requests at a time: Temporal takes the signals of one in turn
-	flooders  = 128  // signals on their way at a time
+	flooders  = 128  // on their way at a time
 
 	// So many revocations, of which the slowest hundredth is more than one; or as
 	// many as there are within so much time.
@@ -23,89 +30,251 @@ const (
 	floodTime    = 10 * time.Minute
 )
 
-// flood measures what the revocation of carol's grants takes while alice sends as
-// many bad signals as she can, up to floodRate.
-func (b *bench) flood() error {
-	return b.world(func(w *world) error {
-		note := func(name, base string, t measure.Times, also map[string]float64) {
-			also["revocations"] = float64(len(t))
-			b.add(row{Name: name, Base: base, P50: t.At(0.5).Seconds(), P99: t.At(0.99).Seconds(), N: len(t), Also: also})
-		}
-		const list, answer = "command to list at the host", "command to its answer"
-		n, within := b.times(floodRevoked), time.Duration(b.scale*float64(floodTime))
-		grants, err := w.grants(b.ctx, "carol", 2*n)
-		if err != nil {
-			return err
-		}
-		arrived, command, err := b.revocations(w, grants[:n], within)
-		if err != nil {
-			return err
-		}
-		note(list, "", arrived, map[string]float64{})
-		note(answer, "", command, map[string]float64{})
-
-		ctx, stop := context.WithCancel(b.ctx)
-		defer stop()
-		var sent atomic.Int64
-		done := make(chan error, 1)
-		began := time.Now()
-		go func() { done <- w.flood(ctx, &sent) }()
-		arrived, command, err = b.revocations(w, grants[n:], within)
-		took := time.Since(began)
-		stop()
-		if err := errors.Join(err, <-done); err != nil {
-			return err
-		}
-		note(list+", under the flood", list, arrived, map[string]float64{"bad signals/s": float64(sent.Load()) / took.Seconds()})
-		note(answer+", under the flood", answer, command, map[string]float64{})
-		return nil
-	})
+// floods are what alice sends without end.
+var floods = []struct {
+	name  string
+	taken string // what came of those that were taken
+	begin func(*world) (flood, error)
+}{
+	{"bad signals", "taken", (*world).signals},
+	{"requests", "taken", (*world).requests},
+	{"statements through the service", "let in", (*world).statements},
 }
 
-// flood sends bad signals to requests of alice's until ctx ends, and counts
-// those that Temporal took.
-func (w *world) flood(ctx context.Context, sent *atomic.Int64) error {
+// flood makes the next thing to send. It is called by one goroutine; what sends it,
+// and says whether it was taken, is called by many.
+type flood func(context.Context) (send func(context.Context) bool, err error)
+
+// flood measures what the revocation of carol's grants takes by way of the service, and
+// how much memory hallpass, while alice sends as many of something as she can,
+// up to floodRate. Each flood has a world of its own, and the first is measured
+// before it, too.
+func (b *bench) flood() error {
+	roles := append(slices.Clone(making), "service")
+	for i, f := range floods {
+		err := b.apart(roles, func(w *world, parts []part) error {
+			parts = parts[:1+len(roles)]
+			send, err := f.begin(w)
+			if err != nil {
+				return err
+			}
+			if i == 0 {
+				if err := b.revocationsUnder(w, parts, "", nil, ""); err != nil {
+					return err
+				}
+			}
+			return b.revocationsUnder(w, parts, f.name, send, f.taken)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// revocationsUnder measures revocations under a flood; nil: under none.
+func (b *bench) revocationsUnder(w *world, parts []part, name string, f flood, taken string) error {
+	n, within := b.times(floodRevoked), time.Duration(b.scale*float64(floodTime))
+	grants, err := w.grants(b.ctx, "carol", n)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if err := forget(p.pid); err != nil {
+			return err
+		}
+	}
+	ctx, stop := context.WithCancel(b.ctx)
+	defer stop()
+	var sent sending
+	done := make(chan error, 1)
+	began := time.Now()
+	go func() { done <- sent.pour(ctx, f) }()
+	arrived, command, err := b.revocations(w, append(w.env("bob"), "HALLPASS_SERVICE="+w.Service), grants, within)
+	took := time.Since(began).Seconds()
+	stop()
+	if err := errors.Join(err, <-done); err != nil {
+		return err
+	}
+
+	const list, answer = "command to list at the host", "command to its answer"
+	rows := []row{
+		{Name: list, Also: map[string]float64{"revocations": float64(len(arrived))}},
+		{Name: answer, Also: map[string]float64{}},
+	}
+	for k, t := range []measure.Times{arrived, command} {
+		rows[k].P50, rows[k].P99, rows[k].N = t.At(0.5).Seconds(), t.At(0.99).Seconds(), len(t)
+	}
+	if f != nil {
+		rows[0].Name, rows[0].Base = list+", under "+name, list
+		rows[1].Name, rows[1].Base = answer+", under "+name, answer
+		rows[0].Also["sent/s"], rows[0].Also[taken+"/s"] = float64(sent.all.Load())/took, float64(sent.taken.Load())/took
+	}
+	for _, p := range parts {
+		mib, err := peak(p.pid)
+		if err != nil {
+			return err
+		}
+		rows[1].Also["MiB "+p.name] = mib
+	}
+	for _, r := range rows {
+		b.add(r)
+	}
+	return nil
+}
+
+// sending counts what has been sent and answered.
+type sending struct{ all, taken atomic.Int64 }
+
+// pour sends what a flood makes until ctx ends.
+func (s *sending) pour(ctx context.Context, f flood) error {
+	if f == nil {
+		return nil
+	}
 	var senders sync.WaitGroup
 	defer senders.Wait()
 	seats := make(chan struct{}, flooders)
-	tick := time.NewTicker(time.Second / floodRate)
-	defer tick.Stop()
-	names := []string{access.MessageDecision, access.MessageRevoke, access.MessageRelease}
-	for {
-		var targets []asked
-		var bad [][]access.Statement
-		for range floodOver {
-			a, err := w.ask(ctx, "ssh/web-1", time.Hour)
-			if err != nil && ctx.Err() != nil {
-				return nil
-			}
-			all, berr := w.bad(a)
-			if err := errors.Join(err, berr); err != nil {
-				return err
-			}
-			targets, bad = append(targets, a), append(bad, all)
+	began := time.Now()
+	for n := range time.Duration(1 << 40) {
+		// Who was late catches up.
+		due := time.NewTimer(time.Until(began.Add(n * time.Second / floodRate)))
+		select {
+		case <-ctx.Done():
+			due.Stop()
+			return nil
+		case <-due.C:
 		}
-		for n := range floodEach * floodOver {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C: // one that nobody was there for is dropped
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case seats <- struct{}{}:
-			}
-			senders.Go(func() {
-				defer func() { <-seats }()
-				to, n := n%floodOver, n/floodOver
-				err := w.Client.SignalWorkflow(ctx, access.WorkflowID(targets[to].request.ID), "", names[n%len(names)], bad[to][n%len(bad[to])])
-				if err == nil {
-					sent.Add(1)
-				}
-			})
+		send, err := f(ctx)
+		if ctx.Err() != nil {
+			return nil
 		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case seats <- struct{}{}:
+		}
+		senders.Go(func() {
+			defer func() { <-seats }()
+			taken := send(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			s.all.Add(1)
+			if taken {
+				s.taken.Add(1)
+			}
+		})
 	}
+	return nil
+}
+
+// signals are bad ones, to requests of alice's.
+func (w *world) signals() (flood, error) {
+	var targets []asked
+	var bad [][]access.Statement
+	n := 0
+	names := []string{access.MessageDecision, access.MessageRevoke, access.MessageRelease}
+	return func(ctx context.Context) (func(context.Context) bool, error) {
+		if n%(floodEach*floodOver) == 0 {
+			targets, bad = nil, nil
+			for range floodOver {
+				a, err := w.ask(ctx, "ssh/web-1", time.Hour)
+				all, berr := w.bad(a)
+				if err := errors.Join(err, berr); err != nil {
+					return nil, err
+				}
+				targets, bad = append(targets, a), append(bad, all)
+			}
+		}
+		to, k := n%floodOver, n/floodOver
+		id, message, st := access.WorkflowID(targets[to].request.ID), names[k%len(names)], bad[to][k%len(bad[to])]
+		n++
+		return func(ctx context.Context) bool { return w.Client.SignalWorkflow(ctx, id, "", message, st) == nil }, nil
+	}, nil
+}
+
+// requests are alice's, of which every other is granted by itself.
+func (w *world) requests() (flood, error) {
+	n := 0
+	return func(context.Context) (func(context.Context) bool, error) {
+		n++
+		resource := []string{"ssh/dev-1", "ssh/web-1"}[n%2]
+		return func(ctx context.Context) bool {
+			_, err := w.ask(ctx, resource, long)
+			return err == nil
+		}, nil
+	}, nil
+}
+
+// statements are what alice sends to the service: a request, and then
+// something bad about one.
+func (w *world) statements() (flood, error) {
+	c, ca, err := w.https()
+	if err != nil {
+		return nil, err
+	}
+	var about asked
+	var token string
+	n := 0
+	return func(context.Context) (_ func(context.Context) bool, err error) {
+		if n%(10*floodRate) == 0 { // long before the last one is over
+			if token, err = w.token("alice", ca); err != nil {
+				return nil, err
+			}
+		}
+		path, st := "/v1/requests", access.Statement{}
+		if n%2 == 0 {
+			if about.request, about.signed, err = w.sign("alice", []string{"ssh/dev-1", "ssh/web-1"}[n/2%2], long); err != nil {
+				return nil, err
+			}
+			st = about.signed
+		} else {
+			bad, err := w.bad(about)
+			if err != nil {
+				return nil, err
+			}
+			path, st = path+"/"+about.request.ID+"/"+access.MessageDecision, bad[n/2%len(bad)]
+		}
+		n++
+		with := token
+		return func(ctx context.Context) bool {
+			code, err := post(ctx, c, w.Service+path, with, st)
+			return err == nil && code != http.StatusTooManyRequests
+		}, nil
+	}, nil
+}
+
+// token is a read statement of somebody's for the service with a CA.
+func (w *world) token(who string, ca *x509.Certificate) (string, error) {
+	h := w.people.Header(who, access.TypeRead)
+	st, err := w.people.Sign(who, access.Read{Header: h, Audience: access.Audience(ca.Raw), Until: h.Time.Add(access.MaxRead)})
+	if err != nil {
+		return "", err
+	}
+	return statement.Token(st)
+}
+
+// post sends a statement to the service.
+func post(ctx context.Context, c *http.Client, url, token string, st access.Statement) (code int, err error) {
+	data, err := json.Marshal(st)
+	if err != nil {
+		return 0, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(data))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, errors.Join(err, resp.Body.Close())
 }
 
 // bad are statements that somebody may send and that change nothing.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,44 +22,60 @@ import (
 // bareName is the part that runs bare workflows.
 const bareName = "bare worker"
 
+// making are the roles that make of a request a grant.
+var making = []string{"workflows", "issuer:ssh"}
+
 // apart starts each part as a process of its own: Temporal (with a hallpass dev that
-// has nothing to do), the worker of the workflows, the issuer, and a worker for bare
-// workflows. It gives them to f, and a world in which requests go to them.
-func (b *bench) apart(f func(*world, []part) error) error {
+// has nothing to do), the roles, and a worker for bare workflows. It gives them to f,
+// in this order, and a world in which requests go to them.
+func (b *bench) apart(roles []string, f func(*world, []part) error) error {
 	return b.world(func(w *world) (err error) {
-		const namespace = "apart"
-		c, err := w.Namespace(b.ctx, namespace)
+		inside := *w
+		inside.namespace = "apart"
+		c, err := w.Namespace(b.ctx, inside.namespace)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
+		inside.Server = &devtest.Server{Ready: w.Ready, Client: c}
 		// The sweeps of hallpass dev would miss the workflows, which are in
 		// another namespace, and end their grants.
 		if err := w.Client.ScheduleClient().GetHandle(b.ctx, access.SweepSchedule).Pause(b.ctx, client.SchedulePauseOptions{}); err != nil {
 			return fmt.Errorf("pause sweeps: %w", err)
 		}
 		parts := []part{{name: "Temporal", pid: w.PID}}
-		for _, role := range []string{"workflows", "issuer:ssh"} {
+		for _, role := range roles {
 			cmd := exec.Command(b.program, "worker", "--role", role)
-			cmd.Env = append(w.env("alice"), "HALLPASS_TEMPORAL_NAMESPACE="+namespace)
+			cmd.Env = inside.env("alice")
+			address := ""
+			if role == "service" {
+				if address, err = freeAddress(); err != nil {
+					return err
+				}
+				inside.Service = "https://" + address
+				cmd.Env = append(cmd.Env, "HALLPASS_SERVICE_ADDRESS="+address)
+			}
 			p, stop, err := run(role, cmd)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
+			if address != "" {
+				if err := listens(b.ctx, address); err != nil {
+					return fmt.Errorf("%s: %w", role, err)
+				}
+			}
 			parts = append(parts, p)
 		}
 		self, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		p, stop, err := run(bareName, exec.Command(self, bareWorker, w.Address, namespace))
+		p, stop, err := run(bareName, exec.Command(self, bareWorker, w.Address, inside.namespace))
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
-		inside := *w
-		inside.Server = &devtest.Server{Ready: w.Ready, Client: c}
 		return f(&inside, append(parts, p))
 	})
 }
@@ -67,7 +84,7 @@ func (b *bench) apart(f func(*world, []part) error) error {
 // for requests, for bare workflows, and for bare ones that show their state and have
 // a timer, so that what is Temporal's of it can be told from what is hallpass's.
 func (b *bench) parts() error {
-	return b.apart(func(w *world, parts []part) error {
+	return b.apart(making, func(w *world, parts []part) error {
 		parts = append(parts, part{name: "clients", pid: os.Getpid()})
 		for _, f := range []struct {
 			name     string
@@ -155,6 +172,35 @@ func run(name string, cmd *exec.Cmd) (part, func() error, error) {
 	}, nil
 }
 
+// freeAddress is one of 127.0.0.1 at which nobody listens.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// listens waits until something does at an address.
+func listens(ctx context.Context, address string) error {
+	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	var d net.Dialer
+	for {
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // processor is the time of the processor that each has used.
 func processor(parts []part) (map[string]time.Duration, error) {
 	used := map[string]time.Duration{}
@@ -182,18 +228,29 @@ func processor(parts []part) (map[string]time.Duration, error) {
 }
 
 // resident is the memory of a process in MiB.
-func resident(pid int) (float64, error) {
+func resident(pid int) (float64, error) { return memory(pid, "VmRSS") }
+
+// peak is the most memory that a process has had since forget, or since it
+// started, in MiB.
+func peak(pid int) (float64, error) { return memory(pid, "VmHWM") }
+
+// forget begins the peak of a process anew.
+func forget(pid int) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0o600) // proc_pid_clear_refs(5)
+}
+
+func memory(pid int, line string) (float64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(data)) {
+	for l := range strings.Lines(string(data)) {
 		var kib float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kib); err == nil {
+		if _, err := fmt.Sscanf(l, line+": %f kB", &kib); err == nil {
 			return kib / 1024, nil
 		}
 	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
+	return 0, fmt.Errorf("process %d has no %s", pid, line)
 }
 
 // bareWorker is the first argument that makes this program a worker for bare

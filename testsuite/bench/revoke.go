@@ -15,6 +15,7 @@ import (
 	"hallpass/access"
 	"hallpass/ca/krl"
 	"hallpass/testsuite/measure"
+	"hallpass/transport"
 )
 
 // revoke measures the two halves of a revocation: from the command to the
@@ -45,7 +46,7 @@ func (b *bench) revokeToList(w *world) error {
 	if err != nil {
 		return err
 	}
-	arrived, command, err := b.revocations(w, grants, time.Hour)
+	arrived, command, err := b.revocations(w, w.env("bob"), grants, time.Hour)
 	if err != nil {
 		return err
 	}
@@ -54,19 +55,33 @@ func (b *bench) revokeToList(w *world) error {
 	return nil
 }
 
-// revocations has grants revoked, one after the other and as many as there is
-// time for, and says how long each took: until the list was at a host that waits
-// for it, and until the command had its answer.
-func (b *bench) revocations(w *world, grants []asked, within time.Duration) (arrived, command measure.Times, err error) {
-	pem, err := os.ReadFile(w.CA)
+// https is a client of the service, and the certificate of the CA that it knows
+// it by.
+func (w *world) https() (*http.Client, *x509.Certificate, error) {
+	data, err := os.ReadFile(w.CA)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca, err := transport.ParseCA(data)
 	if err != nil {
 		return nil, nil, err
 	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, nil, errors.New("the service has no certificate to know it by")
+	roots.AddCert(ca)
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true,
+	}}, ca, nil
+}
+
+// revocations has grants revoked by commands in an environment, one after the
+// other and as many as there is time for, and says how long each took: until the list was at a host that waits
+// for it, and until the command had its answer.
+func (b *bench) revocations(w *world, env []string, grants []asked, within time.Duration) (arrived, command measure.Times, err error) {
+	host, _, err := w.https()
+	if err != nil {
+		return nil, nil, err
 	}
-	host := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
+	defer host.CloseIdleConnections()
 	// list waits as an agent does.
 	list := func(after uint64) (*krl.List, error) {
 		resp, err := host.Get(w.Service + "/v1/krl?wait=50s&after=" + strconv.FormatUint(after, 10))
@@ -99,7 +114,7 @@ func (b *bench) revocations(w *world, grants []asked, within time.Duration) (arr
 			got <- err
 		}()
 		cmd := exec.CommandContext(b.ctx, b.program, "revoke", a.request.ID, "--reason", "measured")
-		cmd.Env = w.env("bob")
+		cmd.Env = env
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return nil, nil, fmt.Errorf("hallpass revoke: %w\n%s", err, out)
 		}

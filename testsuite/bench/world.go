@@ -53,8 +53,9 @@ limits: {min_grant: 1s}
 // worker for bare workflows on the same Temporal.
 type world struct {
 	*devtest.Server
-	people devtest.People
-	folder string
+	people    devtest.People
+	folder    string
+	namespace string // that requests go to
 }
 
 // world starts one and gives it to f.
@@ -63,7 +64,7 @@ func (b *bench) world(f func(*world) error) (err error) {
 	if err != nil {
 		return err
 	}
-	w := &world{folder: dir}
+	w := &world{folder: dir, namespace: "default"}
 	if w.people, err = devtest.Furnish(dir, files, groups); err != nil {
 		return err
 	}
@@ -95,7 +96,8 @@ func serveBare(c client.Client) (stop func(), err error) {
 // env is the environment of commands that somebody runs.
 func (w *world) env(name string) []string {
 	return append(os.Environ(), "HOME="+filepath.Join(w.folder, "people", name), "SSH_AUTH_SOCK=",
-		"HALLPASS_CONFIG="+w.Config, "HALLPASS_TEMPORAL_ADDRESS="+w.Address, "HALLPASS_USER="+name, "HALLPASS_KEY="+w.people[name].Key)
+		"HALLPASS_CONFIG="+w.Config, "HALLPASS_TEMPORAL_ADDRESS="+w.Address,
+		"HALLPASS_TEMPORAL_NAMESPACE="+w.namespace, "HALLPASS_USER="+name, "HALLPASS_KEY="+w.people[name].Key)
 }
 
 // asked is a request that has been submitted.
@@ -105,16 +107,21 @@ type asked struct {
 	history *watch
 }
 
+// sign is a request that somebody has signed.
+func (w *world) sign(who, resource string, d time.Duration) (req access.Request, st access.Statement, err error) {
+	if req, err = w.people.Request(who, resource, "deploy", d); err == nil {
+		st, err = w.people.Sign(who, req)
+	}
+	return req, st, err
+}
+
 // ask submits a request of alice's.
 func (w *world) ask(ctx context.Context, resource string, d time.Duration) (asked, error) {
 	return w.askAs(ctx, "alice", resource, d)
 }
 
 func (w *world) askAs(ctx context.Context, who, resource string, d time.Duration) (a asked, err error) {
-	if a.request, err = w.people.Request(who, resource, "deploy", d); err != nil {
-		return a, err
-	}
-	if a.signed, err = w.people.Sign(who, a.request); err != nil {
+	if a.request, a.signed, err = w.sign(who, resource, d); err != nil {
 		return a, err
 	}
 	temporal := transport.Temporal{Client: w.Client}
