@@ -7,13 +7,21 @@ import (
 	"time"
 )
 
-// What one person may ask for. A command that waits makes about one call in ten
+// What one person may call. A command that waits makes about one call in ten
 // seconds; one that lists what is pending makes one for each.
 const (
 	callsPerSecond = 20.0
 	callsAtOnce    = 200 // after a pause
 	callsOpen      = 32  // that are worked on, or wait, at the same moment
 	listedPerCall  = 100 // a list of so many counts as one more call
+)
+
+// What one person may ask access for. A machine of two cores with all of hallpass
+// on it takes some twenty requests in a second, from everybody
+// (docs/performance.md), and each stays on record.
+const (
+	asksPerSecond = 2.0
+	asksAtOnce    = 50 // after a pause
 )
 
 // What one person may say. A request hears a thousand messages, from whomever, so
@@ -35,12 +43,29 @@ type guests struct {
 
 // guest is one of them.
 type guest struct {
-	left float64
-	at   time.Time // when that was so
+	calls, asks allowance
+
 	open int
 
 	said  map[string][]string // ids of statements, by kind and request
 	since time.Time           // when there were none
+}
+
+// allowance is what is left of something that comes back with time.
+type allowance struct {
+	left float64
+	at   time.Time // when that was so
+}
+
+// take takes some of it, or says how long to wait until there is as much.
+func (a *allowance) take(now time.Time, cost, most, perSecond float64) (wait time.Duration) {
+	a.left = min(most, a.left+max(0, now.Sub(a.at).Seconds())*perSecond)
+	a.at = now
+	if a.left < cost {
+		return time.Duration(math.Ceil((cost-a.left)/perSecond)) * time.Second
+	}
+	a.left -= cost
+	return 0
 }
 
 // enter counts a call that costs as much as so many. It says how long to stay
@@ -51,25 +76,29 @@ func (g *guests) enter(name string, cost float64) (leave func(), wait time.Durat
 	now := g.now()
 	one := g.of[name]
 	if one == nil {
-		one = &guest{left: callsAtOnce, at: now}
+		one = &guest{calls: allowance{callsAtOnce, now}, asks: allowance{asksAtOnce, now}}
 		g.of[name] = one
-	}
-	one.left = min(callsAtOnce, one.left+max(0, now.Sub(one.at).Seconds())*callsPerSecond)
-	one.at = now
-	cost = min(cost, callsAtOnce)
-	if one.left < cost {
-		return nil, time.Duration(math.Ceil((cost-one.left)/callsPerSecond)) * time.Second
 	}
 	if one.open >= callsOpen {
 		return nil, time.Second
 	}
-	one.left -= cost
+	if wait := one.calls.take(now, min(cost, callsAtOnce), callsAtOnce, callsPerSecond); wait > 0 {
+		return nil, wait
+	}
 	one.open++
 	return func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		one.open--
 	}, 0
+}
+
+// ask counts a request of somebody who has entered, and says how long to wait if
+// it is one too many.
+func (g *guests) ask(name string) (wait time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.of[name].asks.take(g.now(), 1, asksAtOnce, asksPerSecond)
 }
 
 // say counts a statement of somebody who has entered. If that is too much, full is

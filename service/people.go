@@ -105,10 +105,7 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request, do func(v visit) 
 	}
 	leave, wait := s.guests.enter(who.Name, cost(r))
 	if leave == nil {
-		return nil, &turnedAway{
-			error:  access.Errorf(access.CodeUnavailable, "these are too many calls by %s in too short a time", who.Name),
-			status: http.StatusTooManyRequests, retry: wait,
-		}
+		return nil, tooMany("calls", who, wait)
 	}
 	defer leave()
 	if s.Trace != nil && r.Method == http.MethodPost {
@@ -156,6 +153,14 @@ func (s *server) caller(r *http.Request, book *evidence.Rulebook) (access.User, 
 	return access.User{}, &turnedAway{error: refusal, status: http.StatusUnauthorized}
 }
 
+// tooMany tells somebody to come back later.
+func tooMany(what string, who access.User, wait time.Duration) error {
+	return &turnedAway{
+		error:  access.Errorf(access.CodeUnavailable, "these are too many %s by %s in too short a time", what, who.Name),
+		status: http.StatusTooManyRequests, retry: wait,
+	}
+}
+
 // cost is how many calls one counts as.
 func cost(r *http.Request) float64 {
 	n, _ := strconv.Atoi(r.URL.Query().Get("limit"))
@@ -194,6 +199,9 @@ func (s *server) submit(v visit) (any, error) {
 	st, req, err := said(v, statement.OpenRequest)
 	if err != nil {
 		return nil, err
+	}
+	if wait := s.guests.ask(v.who.Name); wait > 0 {
+		return nil, tooMany("requests", v.who, wait)
 	}
 	if err := v.requests.Submit(v.Context(), access.Submission{Request: st}, req); err != nil {
 		return nil, err

@@ -757,6 +757,53 @@ func TestTooManyCalls(t *testing.T) {
 	}
 }
 
+// Requests cost much more than calls: each is a workflow, and stays on record.
+// Somebody who makes too many has his calls left for all else.
+func TestTooManyRequests(t *testing.T) {
+	l := newLobby(t)
+	ask := func(who string, edit ...func(*access.Statement)) answered {
+		t.Helper()
+		st := l.sign(who, access.Request{
+			Header: l.header(access.TypeRequest, who), Resource: "ssh/web-1", Login: "deploy", Duration: access.InSeconds(time.Hour),
+			Reason: "because", PublicKey: statement.MarshalKey(l.people[who].PublicKey()),
+		})
+		for _, f := range edit {
+			f(&st)
+		}
+		return l.call(http.MethodPost, "/v1/requests", "Bearer "+l.read(who, nil), st)
+	}
+	if r := ask("alice", func(st *access.Statement) { st.Payload += " " }); r.status != 401 {
+		t.Errorf("what isn't hers: %d %s", r.status, r.body)
+	}
+	for i := range asksAtOnce {
+		if r := ask("alice"); r.status != 201 {
+			t.Fatalf("request %d: %d %s", i, r.status, r.body)
+		}
+	}
+	r := ask("alice")
+	if r.status != 429 || r.code() != "unavailable" || r.header.Get("Retry-After") != "1" || !strings.Contains(r.body, "too many requests by alice") {
+		t.Errorf("%d %v %s", r.status, r.header, r.body)
+	}
+	if len(l.heard) != asksAtOnce {
+		t.Errorf("%d were heard", len(l.heard))
+	}
+	if r := ask("bob"); r.status != 201 {
+		t.Errorf("bob: %d %s", r.status, r.body)
+	}
+	if r := l.call(http.MethodGet, "/v1/locks", "Bearer "+l.read("alice", nil), nil); r.status != 200 {
+		t.Errorf("something else: %d %s", r.status, r.body)
+	}
+	l.now = l.now.Add(time.Second)
+	for i := range int(asksPerSecond) {
+		if r := ask("alice"); r.status != 201 {
+			t.Fatalf("a second later, request %d: %d %s", i, r.status, r.body)
+		}
+	}
+	if r := ask("alice"); r.status != 429 {
+		t.Errorf("a second later: %d", r.status)
+	}
+}
+
 func TestTooManyAtATime(t *testing.T) {
 	g := guests{now: time.Now, of: map[string]*guest{}}
 	var leave func()
