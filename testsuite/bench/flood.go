@@ -90,7 +90,7 @@ func (b *bench) revocationsUnder(w *world, parts []part, name string, f flood, t
 	done := make(chan error, 1)
 	began := time.Now()
 	go func() { done <- sent.pour(ctx, f) }()
-	arrived, command, err := b.revocations(w, append(w.env("bob"), "HALLPASS_SERVICE="+w.Service), grants, within)
+	arrived, command, unanswered, err := b.revocations(w, append(w.env("bob"), "HALLPASS_SERVICE="+w.Service), grants, within)
 	took := time.Since(began).Seconds()
 	stop()
 	if err := errors.Join(err, <-done); err != nil {
@@ -108,6 +108,9 @@ func (b *bench) revocationsUnder(w *world, parts []part, name string, f flood, t
 	if f != nil {
 		rows[0].Name, rows[0].Base = list+", under "+name, list
 		rows[1].Name, rows[1].Base = answer+", under "+name, answer
+		if unanswered > 0 {
+			rows[1].Also["without an answer"] = float64(unanswered)
+		}
 		rows[0].Also["sent/s"], rows[0].Also[taken+"/s"] = float64(sent.all.Load())/took, float64(sent.taken.Load())/took
 	}
 	for _, p := range parts {

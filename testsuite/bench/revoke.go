@@ -46,9 +46,12 @@ func (b *bench) revokeToList(w *world) error {
 	if err != nil {
 		return err
 	}
-	arrived, command, err := b.revocations(w, w.env("bob"), grants, time.Hour)
+	arrived, command, unanswered, err := b.revocations(w, w.env("bob"), grants, time.Hour)
 	if err != nil {
 		return err
+	}
+	if unanswered > 0 {
+		return fmt.Errorf("%d commands had no answer", unanswered)
 	}
 	b.add(row{Name: "command to list at the host", P50: arrived.At(0.5).Seconds(), P99: arrived.At(0.99).Seconds(), N: len(arrived)})
 	b.add(row{Name: "command to its answer, " + string(access.StateRevoked), P50: command.At(0.5).Seconds(), P99: command.At(0.99).Seconds(), N: len(command)})
@@ -73,13 +76,17 @@ func (w *world) https() (*http.Client, *x509.Certificate, error) {
 	}}, ca, nil
 }
 
+// unavailable is what a command exits with whom nobody has answered in time.
+const unavailable = 5
+
 // revocations has grants revoked by commands in an environment, one after the
 // other and as many as there is time for, and says how long each took: until the list was at a host that waits
-// for it, and until the command had its answer.
-func (b *bench) revocations(w *world, env []string, grants []asked, within time.Duration) (arrived, command measure.Times, err error) {
+// for it, and until the command had its answer. One that nobody answers is run again
+// until the list is there, and counted.
+func (b *bench) revocations(w *world, env []string, grants []asked, within time.Duration) (arrived, command measure.Times, unanswered int, err error) {
 	host, _, err := w.https()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	defer host.CloseIdleConnections()
 	// list waits as an agent does.
@@ -99,7 +106,7 @@ func (b *bench) revocations(w *world, env []string, grants []asked, within time.
 		a := grants[0]
 		before, err := list(0)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, 0, err
 		}
 		got := make(chan error, 1)
 		began := time.Now()
@@ -113,16 +120,26 @@ func (b *bench) revocations(w *world, env []string, grants []asked, within time.
 			took = time.Since(began)
 			got <- err
 		}()
-		cmd := exec.CommandContext(b.ctx, b.program, "revoke", a.request.ID, "--reason", "measured")
-		cmd.Env = env
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, nil, fmt.Errorf("hallpass revoke: %w\n%s", err, out)
+		for tries := 1; ; tries++ {
+			cmd := exec.CommandContext(b.ctx, b.program, "revoke", a.request.ID, "--reason", "measured")
+			cmd.Env = env
+			out, err := cmd.CombinedOutput()
+			if err == nil {
+				break
+			}
+			unanswered++
+			if len(got) > 0 {
+				break
+			}
+			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != unavailable || tries == 20 {
+				return nil, nil, 0, fmt.Errorf("hallpass revoke: %w\n%s", err, out)
+			}
 		}
 		command = append(command, time.Since(began))
 		if err := <-got; err != nil {
-			return nil, nil, err
+			return nil, nil, 0, err
 		}
 		arrived = append(arrived, took)
 	}
-	return arrived, command, nil
+	return arrived, command, unanswered, nil
 }
