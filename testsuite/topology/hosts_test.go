@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -197,4 +199,77 @@ func (p *pass) refused(ctx context.Context) error {
 		}
 		return fmt.Errorf("it says %w, %s", err, out)
 	})
+}
+
+// apart runs a script with an /etc, a /home, a /run and a /var/lib of its own, as a container
+// has them, and leaves nothing of it on this machine.
+const apart = `set -eu
+mkdir "$1/etc"
+cp -a /etc/. "$1/etc/"
+rm -rf "$1"/etc/ssh/ssh_host_* "$1/etc/hallpass-host"
+mount --bind "$1/etc" /etc
+for folder in /home /run /var/lib; do mount -t tmpfs tmpfs $folder; done
+shift
+exec sh "$@"
+`
+
+// deploy/host.sh makes a host of a machine that has sshd and hallpass-host: it
+// enrols, and somebody with a grant gets in, as the user that the script makes.
+func TestHostScript(t *testing.T) {
+	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
+		if _, ci := os.LookupEnv("CI"); ci {
+			t.Fatal("a host takes root on Linux, and CI doesn't run as that")
+		}
+		t.Skip("a host takes root on Linux")
+	}
+	w := furnish(t)
+	w.run("workflows-1", "issuer-1", "service")
+	address := w.address()
+	_, port, _ := net.SplitHostPort(address)
+	folder := t.TempDir()
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", apart, "sh", folder,
+		abs(t, filepath.Join(deploy, "host.sh")), "-p", port, "-o", "ListenAddress=127.0.0.1")
+	cmd.Env = []string{"PATH=" + w.bin + ":" + os.Getenv("PATH"), "HOST=web-1", "SERVICE=https://" + w.service, "HALLPASS_SETUP=" + w.dir}
+	host, err := process.Start(cmd, func(line string) bool { return strings.Contains(line, "Server listening on") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		host.Kill()
+		if t.Failed() {
+			t.Logf("log of the host:\n%s", tail(host.Output(), 40))
+		}
+	})
+
+	id, err := w.ask(t.Context(), alice, "ssh/web-1", visit)
+	if err == nil {
+		w.visits.Store(id, visit)
+		err = w.approve(t.Context(), alice, id)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.does(t, alice, "wait", id); !ok {
+		return
+	}
+	key := filepath.Join(w.dir, "people/alice/.hallpass/certs/deploy@web-1")
+	said := ""
+	w.poll("a login on the host", func() error {
+		out, err := exec.Command("ssh", "-F", "none", "-p", port, "-i", key, "-o", "CertificateFile="+key+"-cert.pub", "-o", "IdentitiesOnly=yes",
+			"-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-o", "HostKeyAlias=web-1", "-o", "UserKnownHostsFile="+filepath.Join(w.dir, "public/known_hosts"),
+			"-o", "GlobalKnownHostsFile=none", "deploy@127.0.0.1", "id -un").CombinedOutput()
+		if said = string(out); err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+	if !strings.HasSuffix(said, "deploy\n") {
+		t.Errorf("the host says %s", said)
+	}
+	if _, err := os.Stat("/etc/hallpass-host/config.json"); err == nil {
+		t.Error("the test has enrolled this machine")
+	}
 }
