@@ -129,9 +129,7 @@ func (l *Log) create(ctx context.Context, verifier note.Verifier) (err error) {
 		return err
 	}
 	if have == 0 {
-		// The empty log's checkpoint binds the database to its key.
-		var empty tree
-		msg, err := Checkpoint{l.signer.Name(), 0, empty.root()}.sign(l.signer)
+		msg, err := emptyCheckpoint(l.signer)
 		if err != nil {
 			return err
 		}
@@ -164,6 +162,12 @@ func (l *Log) create(ctx context.Context, verifier note.Verifier) (err error) {
 		return fmt.Errorf("open audit log: %w", explain(err))
 	}
 	return nil
+}
+
+// emptyCheckpoint is that of the empty log, which binds the database to its key.
+func emptyCheckpoint(s note.Signer) ([]byte, error) {
+	var empty tree
+	return Checkpoint{s.Name(), 0, empty.root()}.sign(s)
 }
 
 // Close waits for what is being written and closes the database. Calls that come

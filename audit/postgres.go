@@ -380,6 +380,30 @@ func (p *postgres) create(have int) []string {
 	return append(queries, fmt.Sprintf("COMMENT ON SCHEMA %s IS '%s%d'", postgresSchema, postgresComment, schemaVersion))
 }
 
+// PostgresSchema is the SQL that makes an empty log in a PostgreSQL database, bound to
+// the log's private key as Open binds it: for those who make it with psql, as the
+// owner of its tables, so that whoever writes to the log needn't be that. It fails as
+// a whole where there is a log already. Nothing secret is in it.
+func PostgresSchema(key string) (string, error) {
+	signer, _, err := parseKey(key)
+	if err != nil {
+		return "", err
+	}
+	note, err := emptyCheckpoint(signer)
+	if err != nil {
+		return "", err
+	}
+	var p postgres
+	var b strings.Builder
+	made := p.create(0)
+	// The schema before the tables, which are made in it.
+	for _, query := range slices.Concat([]string{"BEGIN", made[0], "SET LOCAL search_path TO " + postgresSchema}, made[1:],
+		[]string{fmt.Sprintf(`INSERT INTO checkpoints (size, note) VALUES (0, '\x%x')`, note), "COMMIT"}) {
+		b.WriteString(p.translate(query) + ";\n")
+	}
+	return b.String(), nil
+}
+
 // intact: PostgreSQL has checksums of its own, and pg_amcheck for its
 // administrators.
 func (p *postgres) intact(context.Context, querier) (string, error) { return "", nil }

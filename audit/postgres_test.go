@@ -119,6 +119,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		testPutBack,
 		testRoles,
 		testServiceRole,
+		testOwnerWhoCantLogIn,
 		testPasswordsStayHidden,
 		testDumpAndRestore,
 		// append_test.go, audit_test.go

@@ -33,6 +33,13 @@ func (a *app) auditCommand() *cli.Command {
 				Action: a.auditInit,
 			},
 			{
+				Name:  "schema",
+				Usage: "print the SQL that makes an empty log in a PostgreSQL database",
+				Description: "For psql, as who shall own the tables. Workers then come as users who can't change them;\n" +
+					"where they may make them, the first one does, and this isn't needed.",
+				Action: a.auditSchema,
+			},
+			{
 				Name:  "log",
 				Usage: "list what happened; --grants: who accessed what when",
 				Flags: append(auditFilterFlags(),
@@ -104,6 +111,32 @@ type AuditKey struct {
 	Key       string `json:"key"`        // file of the private half
 	File      string `json:"file"`       // of the public half
 	PublicKey string `json:"public_key"` // name+hash+key
+}
+
+func (a *app) auditSchema(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	cfg, err := a.settings()
+	if err != nil {
+		return err
+	}
+	if cfg.Audit.Key == "" {
+		return failf(ExitNotFound, "audit.key is not configured").withHint("name it in hallpass.yaml")
+	}
+	key, err := audit.ReadKey(cfg.Audit.Key)
+	if err != nil {
+		return err
+	}
+	made, err := audit.PostgresSchema(key)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(map[string]string{"sql": made})
+	}
+	_, err = a.out.Write([]byte(made))
+	return err
 }
 
 func (a *app) auditInit(c *cli.Context) error {

@@ -133,6 +133,8 @@ func TestAuditCommands(t *testing.T) {
 		{"audit export --format csv --event grant.", 0, []string{"index,time,type", "grant.released," + id + ",alice,alice,ssh/web-1,released"}},
 		{"audit export --format ocsf --event credential.issued", 0, []string{`"class_uid":3005`, `"privileges":["web-1/deploy"]`}},
 		{"audit export --format xml", 2, []string{"not jsonl, csv or ocsf"}},
+		{"audit schema", 0, []string{"BEGIN;\n", "CREATE TABLE events (", "INSERT INTO checkpoints (size, note) VALUES (0, '\\x", "COMMIT;\n"}},
+		{"audit schema x", 2, []string{"audit schema"}},
 		{"audit checkpoint", 0, []string{"audit.example.com\n9\n", "— audit.example.com "}},
 		{"audit prove ffff", 7, []string{"no request in the audit log begins with"}},
 		{"audit check nothing.json", 1, []string{"read the proof"}},

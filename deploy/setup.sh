@@ -21,7 +21,7 @@ fi
 # Who runs in the containers.
 hallpass=65532 temporal=1000 postgres=999 vault=1000
 
-mkdir -p tls-ca public workers tls ssh-ca vault service-ca service-key temporal ui postgres vault-server vault-data vault-setup people/alice people/bob hosts/web-1 hosts/web-2
+mkdir -p tls-ca public workers writers tls ssh-ca vault service-ca service-key temporal ui postgres vault-server vault-data vault-setup people/alice people/bob hosts/web-1 hosts/web-2
 
 # The configuration and the rulebook that count are copies, root's: what is mounted
 # belongs to whoever checked it out, and hallpass obeys files of root's and of its own
@@ -60,13 +60,15 @@ certificate ui/client DNS:temporal-ui clientAuth
 certificate tls/client DNS:hallpass clientAuth
 [ -s vault-setup/ca.pem ] || cp tls-ca/ca.pem vault-setup/ca.pem
 
-for user in admin temporal hallpass vault; do secret "postgres/$user"; done
+for user in admin temporal hallpass_writer hallpass_service hallpass_reader vault; do secret "postgres/$user"; done
 [ -s temporal/password ] || cp postgres/temporal temporal/password
 [ -s temporal/pgpass ] || printf '*:*:*:temporal:%s\n' "$(cat postgres/temporal)" >temporal/pgpass
 [ -s vault-setup/password ] || cp postgres/vault vault-setup/password
-[ -s workers/pgpass ] || printf '*:*:audit:hallpass:%s\n' "$(cat postgres/hallpass)" >workers/pgpass
+[ -s writers/pgpass ] || printf '*:*:audit:hallpass_writer:%s\n' "$(cat postgres/hallpass_writer)" >writers/pgpass
+[ -s service-key/pgpass ] || printf '*:*:audit:hallpass_service:%s\n' "$(cat postgres/hallpass_service)" >service-key/pgpass
 
 [ -s workers/audit.key ] || hallpass audit init docker-compose.hallpass >/dev/null
+[ -s postgres/audit.sql ] || hallpass audit schema >postgres/audit.sql
 [ -s ssh-ca/users ] || hallpass ca init ssh-ca/users >/dev/null
 [ -s ssh-ca/hosts ] || hallpass ca init ssh-ca/hosts >/dev/null
 [ -s public/known_hosts ] || printf '@cert-authority * %s\n' "$(cat ssh-ca/hosts.pub)" >public/known_hosts
@@ -96,7 +98,7 @@ for host in web-1 web-2; do
 done
 
 [ "${HALLPASS_SETUP_OWNERS:-yes}" = yes ] || exit 0
-chown -R $hallpass:$hallpass workers tls ssh-ca vault service-ca service-key people
+chown -R $hallpass:$hallpass workers writers tls ssh-ca vault service-ca service-key people
 chown -R $temporal:$temporal temporal ui
 chown -R $postgres:$postgres postgres
 chown -R $vault:$vault vault-server vault-data

@@ -290,6 +290,7 @@ func TestSecretsStayApart(t *testing.T) {
 		"vault-setup":      {"setup", "vault-setup", "vault-unseal"},
 		"vault-data":       {"setup", "vault"},
 		"workers":          {"issuer-ssh", "issuer-vault", "service", "setup", "workflows"},
+		"writers":          {"issuer-ssh", "issuer-vault", "setup", "workflows"},
 		"alice":            {"alice", "setup"},
 		"bob":              {"bob", "setup"},
 		"web-1":            {"setup", "web-1"},
@@ -675,6 +676,34 @@ func TestScriptsParse(t *testing.T) {
 	for _, script := range scripts {
 		if out, err := exec.Command("sh", "-n", script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
+
+// In the audit log, who writes, who serves and who reads has the rights that
+// docs/operate.md says, which the audit log's own tests try, and nobody comes as the
+// owner of its tables.
+func TestRightsInTheAuditLog(t *testing.T) {
+	grants := func(name string) []string {
+		var all []string
+		for _, m := range regexp.MustCompile(`(?m)^ *(GRANT [^;]* hallpass_[^;]*;)`).FindAllStringSubmatch(read(t, name), -1) {
+			all = append(all, m[1])
+		}
+		return all
+	}
+	if diff := cmp.Diff(grants("docs/operate.md"), grants("deploy/postgres.sh")); diff != "" || len(grants("deploy/postgres.sh")) != 5 {
+		t.Errorf("docs/operate.md and deploy/postgres.sh give other rights: %s", diff)
+	}
+	for name, s := range compose(t) {
+		if s.Build.Target != "hallpass" {
+			continue
+		}
+		want := "hallpass_writer"
+		if name == "service" {
+			want = "hallpass_service"
+		}
+		if address := s.Environment["HALLPASS_AUDIT_DATABASE"]; !strings.HasPrefix(address, "postgres://"+want+"@") {
+			t.Errorf("%s writes to the audit log at %s, want as %s", name, address, want)
 		}
 	}
 }

@@ -78,9 +78,10 @@ func TestChaos(t *testing.T) {
 		case "history", "matching", "frontend", "worker":
 			return []string{"POSTGRES_ADDRESS=" + log}
 		}
+		user, _ := w.logUser(name) // the service is called by its role
 		env := []string{
 			"TEMPORAL_ADDRESS=" + link(name+" to temporal", w.frontend).Address(),
-			"HALLPASS_AUDIT_DATABASE=" + strings.Replace(w.env["HALLPASS_AUDIT_DATABASE"], w.database(), log, 1),
+			"HALLPASS_AUDIT_DATABASE=" + w.logAs(user, log),
 		}
 		if name == "issuer-vault" {
 			env = append(env, "HALLPASS_ISSUERS_VAULT_ADDRESS=https://"+link("issuer to vault", vault).Address())

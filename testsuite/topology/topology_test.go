@@ -49,6 +49,10 @@ func TestEachPartKilled(t *testing.T) {
 	w.furnishHosts()
 	w.run()
 	w.enroll()
+	// Nobody comes to the audit log as the owner of its tables.
+	if who := w.pg.Value(t, "audit", "SELECT string_agg(DISTINCT usename, ' ' ORDER BY usename) FROM pg_stat_activity WHERE datname = 'audit' AND usename LIKE 'hallpass%'"); who != "hallpass_service hallpass_writer" {
+		t.Errorf("who has connections to the audit log: %s", who)
+	}
 	wanted := 60
 	if text := os.Getenv("HALLPASS_TOPOLOGY_REQUESTS"); text != "" {
 		var err error

@@ -132,8 +132,8 @@ func furnishIn(t testing.TB, dir, database string) *world {
 	w.frontend, w.service = w.address(), w.address()
 	w.env = map[string]string{
 		"HALLPASS_CONFIG":                  filepath.Join(w.dir, "public", "hallpass.yaml"),
-		"HALLPASS_AUDIT_DATABASE":          fmt.Sprintf("postgres://hallpass@127.0.0.1:%s/audit?sslrootcert=%s/tls/ca.pem", port, w.dir),
-		"PGPASSFILE":                       filepath.Join(w.dir, "workers/pgpass"),
+		"HALLPASS_AUDIT_DATABASE":          w.logAs("hallpass_writer", w.database()),
+		"PGPASSFILE":                       filepath.Join(w.dir, "writers/pgpass"),
 		"TEMPORAL_ADDRESS":                 w.frontend,
 		"TEMPORAL_TLS_SERVER_CA_CERT_PATH": filepath.Join(w.dir, "tls/ca.pem"),
 		"TEMPORAL_TLS_CLIENT_CERT_PATH":    filepath.Join(w.dir, "tls/client.pem"),
@@ -148,6 +148,21 @@ func furnishIn(t testing.TB, dir, database string) *world {
 
 // database is PostgreSQL's address.
 func (w *world) database() string { return "127.0.0.1:" + strconv.Itoa(w.pg.Port) }
+
+// logAs is the address of the audit log for one of its users, where PostgreSQL is at
+// an address.
+func (w *world) logAs(user, at string) string {
+	return fmt.Sprintf("postgres://%s@%s/audit?sslrootcert=%s/tls/ca.pem", user, at, w.dir)
+}
+
+// logUser is the one as whom a process of hallpass comes to the audit log, as in
+// docker-compose.yml, and the file with the password.
+func (w *world) logUser(role string) (user, passfile string) {
+	if role == worker.RoleService {
+		return "hallpass_service", filepath.Join(w.dir, "service-key/pgpass")
+	}
+	return "hallpass_writer", filepath.Join(w.dir, "writers/pgpass")
+}
 
 // run starts all of it in a world that is furnished, or of hallpass these
 // processes alone, and waits until it is ready.
@@ -234,7 +249,8 @@ func (w *world) hallpass(name, role string, beside ...string) {
 	p := &program{name: name, health: w.address(), began: "says how it is"}
 	p.command = func() *exec.Cmd {
 		cmd := exec.Command(filepath.Join(w.bin, "hallpass"), "worker", "--role", role)
-		cmd.Env = append(w.environment(), "HALLPASS_HEALTH_ADDRESS="+p.health)
+		user, passfile := w.logUser(role)
+		cmd.Env = append(w.environment(), "HALLPASS_HEALTH_ADDRESS="+p.health, "HALLPASS_AUDIT_DATABASE="+w.logAs(user, w.database()), "PGPASSFILE="+passfile)
 		cmd.Env = append(cmd.Env, beside...)
 		return cmd
 	}
@@ -438,7 +454,15 @@ func (w *world) log() *audit.Reader {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r, err := audit.OpenReader(w.t.Context(), w.env["HALLPASS_AUDIT_DATABASE"]+"&passfile="+w.env["PGPASSFILE"], key)
+	password, err := os.ReadFile(filepath.Join(w.dir, "postgres/hallpass_reader"))
+	passfile := filepath.Join(w.t.TempDir(), "pgpass")
+	if err == nil {
+		err = os.WriteFile(passfile, fmt.Appendf(nil, "*:*:audit:hallpass_reader:%s\n", password), 0o600)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := audit.OpenReader(w.t.Context(), w.logAs("hallpass_reader", w.database())+"&passfile="+passfile, key)
 	if err != nil {
 		w.t.Fatal(err)
 	}
