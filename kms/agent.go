@@ -38,7 +38,7 @@ func (t *talk) List() ([]*agent.Key, error) {
 	for _, k := range t.keys {
 		s, err := k.get()
 		if err != nil {
-			t.why = errors.Join(t.why, fmt.Errorf("%s can't be opened: %w", k.role.Name, err))
+			t.why = errors.Join(t.why, err)
 			continue
 		}
 		list = append(list, &agent.Key{Format: s.PublicKey().Type(), Blob: s.PublicKey().Marshal(), Comment: k.role.Name})
@@ -66,9 +66,14 @@ func (t *talk) SignWithFlags(key ssh.PublicKey, data []byte, flags agent.Signatu
 }
 
 func (t *talk) sign(wanted ssh.PublicKey, data []byte, flags agent.SignatureFlags) (signature *ssh.Signature, what string, err error) {
+	var closed error // why keys aren't here, of which it may be one
 	for _, k := range t.keys {
 		s, err := k.get()
-		if err != nil || !same(s.PublicKey(), wanted) {
+		if err != nil {
+			closed = errors.Join(closed, err)
+			continue
+		}
+		if !same(s.PublicKey(), wanted) {
 			continue
 		}
 		if what, err = allow.Data(k.role, s.PublicKey(), data, t.now()); err != nil {
@@ -80,7 +85,7 @@ func (t *talk) sign(wanted ssh.PublicKey, data []byte, flags agent.SignatureFlag
 		signature, err = sign(s, data)
 		return signature, what, err
 	}
-	return nil, "", errors.New("the key is not one of those here")
+	return nil, "", errors.Join(errors.New("the key is not one of those here"), closed)
 }
 
 // Extension says why the last thing was refused.

@@ -376,6 +376,10 @@ func TestClouds(t *testing.T) {
 						t.Errorf("it says %q", said)
 					}
 				})
+				// An issuer that had the key before asks for a signature.
+				if _, err := late.sign(key, []byte(allow.Trial)); err == nil || !strings.Contains(err.Error(), "the SSH CA can't be opened") || !strings.Contains(err.Error(), tt.denied) {
+					t.Errorf("signing, it says %v", err)
+				}
 				trouble.Store(false)
 				late.keys(1) // by itself
 			}

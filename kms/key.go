@@ -118,7 +118,10 @@ var errPIN = errors.New("the token refuses the PIN, and it is not tried again, b
 func (k *key) get() (ssh.AlgorithmSigner, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.signer, k.trouble
+	if k.trouble != nil {
+		return nil, fmt.Errorf("%s can't be opened: %w", k.role.Name, k.trouble)
+	}
+	return k.signer, nil
 }
 
 // keepOpening opens the key, as often as it takes.
