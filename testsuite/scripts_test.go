@@ -35,6 +35,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
+	sdkworker "go.temporal.io/sdk/worker"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -145,7 +146,12 @@ type house struct {
 //	call [-service ADDRESS] [-ca FILE] [-audience FILE] [-as NAME] [-ago LONG] [-for LONG] [-times N] METHOD PATH
 //	                        call the service with a read statement that is signed here: the status and the answer
 //	                        are in stdout, for each time. The audience is the certificate of dev, or FILE
-//	steal ID                open what the service hands out for a request, with the requester's own key
+//	steal [-keep FILE] ID   open what the service hands out for a request, with the requester's own key, and
+//	                        unwrap it in Vault, or keep the wrapping token and its accessor in FILE
+//	memory FILE REGEXP      the first line of FILE isn't in the memory of the programs whose command lines are
+//	                        like REGEXP; ! memory FILE REGEXP says that it is in that of each
+//	poller [stop] NAMESPACE answer in the place of the issuer of kind vault, with a token of one's own, as the
+//	                        request's reason says: see poller_test.go
 //	rogue NAMESPACE         run a worker on the queue hallpass that says allowed to everything
 //	metal [start]           make a host with PAM, ssh/metal in the catalog, that hallpass-host isn't on yet; start its sshd
 //	crowd N AFTER WINDOW    have N requests for ssh/crowd wait, whose escalation comes due AFTER; dave approves some
@@ -242,6 +248,8 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"rogue":      cmdRogue,
 			"nowhere":    cmdNowhere,
 			"steal":      cmdSteal,
+			"memory":     cmdMemory,
+			"poller":     cmdPoller,
 			"metal":      h.cmdMetal,
 			"vault":      cmdVault,
 			"storm":      cmdStorm,
@@ -276,9 +284,10 @@ func TestByRoot(t *testing.T) {
 // world is what one script has.
 type world struct {
 	vault        *vaultHouse
-	bin, dir     string         // the program, and the folder of hallpass dev
-	agent        string         // socket of the ssh-agent with its CA; "": there is none
-	metal        *hosttest.Host // nil: there is none
+	poller       sdkworker.Worker // nil: there is none
+	bin, dir     string           // the program, and the folder of hallpass dev
+	agent        string           // socket of the ssh-agent with its CA; "": there is none
+	metal        *hosttest.Host   // nil: there is none
 	port, uiPort string
 	env          *testscript.Env
 	dev          *exec.Cmd     // nil while it isn't running

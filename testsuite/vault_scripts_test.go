@@ -80,7 +80,7 @@ const vaultPolicy = `  - name: reading
 
 // Scripts that take Vault down, or sweep it, have one of their own. All others
 // share one.
-var ownVault = []string{"vault-down", "vault-many", "vault-sweep"}
+var ownVault = []string{"vault-down", "vault-many", "vault-rogue", "vault-sweep"}
 
 // TestVaultScripts runs the scripts that need a Vault: those whose names begin
 // with "vault". They have $VAULT_ADDR, and PGHOST, PGPORT and PGDATABASE of the
@@ -375,20 +375,23 @@ func children(of int) (all []int) {
 }
 
 // cmdSteal is somebody who has got at the requester's key: he opens what the
-// service hands out, and unwraps it.
+// service hands out, and unwraps it, or keeps it in a file for later: the wrapping
+// token, and below it the accessor of what it wraps.
 func cmdSteal(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "steal ID")
-	ts.Check(ts.Exec("hallpass", "show", args[0], "--output", "json"))
+	usage(ts, neg, len(args) == 1 || len(args) == 3 && args[0] == "-keep", "steal [-keep FILE] ID")
+	id := args[len(args)-1]
+	ts.Check(ts.Exec("hallpass", "show", id, "--output", "json"))
 	var s access.Status
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &s))
-	key := ts.ReadFile(filepath.Join(ts.Getenv("HOME"), ".hallpass", "requests", args[0], "key"))
+	key := ts.ReadFile(filepath.Join(ts.Getenv("HOME"), ".hallpass", "requests", id, "key"))
 	secret, err := sealed.Open(strings.TrimSpace(key), s.Credential.Sealed)
 	ts.Check(err)
-	tb, ok := worldOf(ts).env.T().(testing.TB)
-	if !ok {
-		ts.Fatalf("a script isn't a test any more")
+	if len(args) == 3 {
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(secret.WrappingToken+"\n"+s.Credential.Handle.Accessor+"\n"), 0o600))
+		return
 	}
-	_, err = worldOf(ts).vault.server.ClientWithToken(tb, secret.WrappingToken).Logical().Unwrap("")
+	v, tb := vaultOf(ts)
+	_, err = v.server.ClientWithToken(tb, secret.WrappingToken).Logical().Unwrap("")
 	ts.Check(err)
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,7 +107,7 @@ func (r *roles) crash(t testing.TB, role string) (core []byte, err error) {
 		return nil, fmt.Errorf("the kernel's core_pattern is %s", strings.TrimSpace(string(pattern)))
 	}
 	cmd := r.run[role]
-	limits, err := os.ReadFile(filepath.Join("/proc", itoa(cmd.Process.Pid), "limits"))
+	limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "limits"))
 	must(t, err)
 	if !regexp.MustCompile(`(?m)^Max core file size +unlimited`).Match(limits) {
 		return nil, errors.New("core dumps are limited here")

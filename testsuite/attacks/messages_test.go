@@ -105,7 +105,7 @@ func squeezed(t testing.TB) []byte {
 // to be in CI, it isn't ok.
 func peak(t testing.TB, pid int) (mib int, ok bool) {
 	t.Helper()
-	proc := filepath.Join("/proc", itoa(pid))
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	data, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err == nil {
 		err = os.WriteFile(filepath.Join(proc, "clear_refs"), []byte("5"), 0o600)

@@ -8,11 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,7 +31,7 @@ import (
 func TestSecretsAreNowhereElse(t *testing.T) {
 	const needle = "needle-in-the-record"
 	if runtime.GOOS != "linux" {
-		skip(t, "processes are looked into by Linux's /proc")
+		process.Unable(t, "processes are looked into by Linux's /proc")
 	}
 	r := apart(t, "secrets")
 	r.cores = t.TempDir()
@@ -78,13 +78,13 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 		"the request's key":   {file: made[0], where: made},
 	}
 	// held says which of them a part of a process has, and which it hasn't.
-	held := func(process, at string, has func(name string) bool) {
+	held := func(role, at string, has func(name string) bool) {
 		for name, s := range secrets {
-			switch is, may := has(name), slices.Contains(s.processes, process); {
+			switch is, may := has(name), slices.Contains(s.processes, role); {
 			case is && !may:
-				t.Errorf("%s is in %s of %s", name, at, process)
+				t.Errorf("%s is in %s of %s", name, at, role)
 			case !is && may:
-				t.Errorf("%s isn't found in %s of %s, which has it: the search shows nothing", name, at, process)
+				t.Errorf("%s isn't found in %s of %s, which has it: the search shows nothing", name, at, role)
 			}
 		}
 	}
@@ -267,38 +267,22 @@ func grep(t testing.TB, dir string, patterns [][]byte) (found []string) {
 // Linux, and to be the process's owner.
 func inProc(t testing.TB, pid int, name string, patterns [][]byte) bool {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("/proc", itoa(pid), name))
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), name))
 	must(t, err) // what can't be read isn't clean
 	return slices.ContainsFunc(patterns, func(p []byte) bool { return bytes.Contains(data, p) })
 }
 
 // memory says in which parts of a process's memory patterns are, by the names
-// that these have. It reads all that can be read but the unchanged pages of files.
+// that these have.
 func memory(t testing.TB, pid int, wanted map[string][][]byte) (found map[string][]string) {
 	t.Helper()
 	found = map[string][]string{}
-	proc := filepath.Join("/proc", itoa(pid))
-	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
-	if err != nil {
-		process.Unable(t, "memory of processes can't be read here: "+err.Error())
-	}
-	mem, err := os.Open(filepath.Join(proc, "mem"))
-	if err != nil {
-		process.Unable(t, "memory of processes can't be read here: "+err.Error())
-	}
-	defer func() { _ = mem.Close() }()
-	for line := range strings.Lines(string(maps)) {
-		from, to, ok := region(line)
-		if !ok {
-			continue
-		}
-		data := make([]byte, to-from)
-		n, _ := io.ReadFull(io.NewSectionReader(mem, from, to-from), data) // some can't be read
+	must(t, process.Memory(pid, func(region string, data []byte) {
 		for name, patterns := range wanted {
-			if slices.ContainsFunc(patterns, func(p []byte) bool { return bytes.Contains(data[:n], p) }) {
-				found[name] = append(found[name], strings.TrimSpace(line))
+			if slices.ContainsFunc(patterns, func(p []byte) bool { return bytes.Contains(data, p) }) {
+				found[name] = append(found[name], region)
 			}
 		}
-	}
+	}))
 	return found
 }

@@ -1,25 +1,30 @@
-package attacks
+package process
 
 import (
-	"strconv"
-	"strings"
+	"bytes"
+	"os"
+	"runtime"
 	"testing"
 )
 
-func itoa(n int) string { return strconv.Itoa(n) }
-
-// region reads a line of /proc/PID/maps: "from-to rw-p offset device inode path",
-// the first two in hexadecimal. It is one to read if it can be and isn't what is in
-// a file, as a core dump has it.
-func region(line string) (from, to int64, ok bool) {
-	f := strings.Fields(line)
-	if len(f) < 5 || f[1][0] != 'r' || f[1][1] != 'w' && f[4] != "0" {
-		return 0, 0, false
+// What is in memory is found there, and nothing is read of who isn't there.
+func TestMemory(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("it takes Linux's /proc")
 	}
-	low, high, _ := strings.Cut(f[0], "-")
-	a, err1 := strconv.ParseInt(low, 16, 64)
-	b, err2 := strconv.ParseInt(high, 16, 64)
-	return a, b, err1 == nil && err2 == nil && b > a && b-a < 1<<31
+	secret := bytes.Repeat([]byte{0xa7, 0x1c, 0x33}, 20)
+	found := 0
+	if err := Memory(os.Getpid(), func(_ string, data []byte) {
+		if bytes.Contains(data, secret) {
+			found++
+		}
+	}); err != nil || found == 0 {
+		t.Errorf("found in %d regions: %v", found, err)
+	}
+	runtime.KeepAlive(secret)
+	if err := Memory(1<<30, func(string, []byte) { t.Error("something is read") }); err == nil {
+		t.Error("a process that isn't there has memory")
+	}
 }
 
 func TestRegion(t *testing.T) {
