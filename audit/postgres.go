@@ -147,6 +147,13 @@ func parseAddress(address string) (*pgx.ConnConfig, error) {
 // host comes from the address, in one of two places, the environment or a service file.
 func trusting(config *pgx.ConnConfig) bool {
 	all := append([]*pgconn.FallbackConfig{{Host: config.Host, Port: config.Port, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
+	for _, to := range all {
+		// Where TLS begins at once there is no other try, but as little is asked of
+		// whoever answers.
+		if config.SSLNegotiation == "direct" && !local(to.Host) && to.TLSConfig != nil && to.TLSConfig.InsecureSkipVerify {
+			return true
+		}
+	}
 	for i, to := range all[1:] {
 		was := all[i]
 		if !local(to.Host) && was.Host == to.Host && was.Port == to.Port && was.TLSConfig != nil && to.TLSConfig == nil {

@@ -64,7 +64,7 @@ func parseS3(name string) (s3, error) {
 		return bad("a key has letters, digits, dots, underscores, hyphens and slashes, and no part begins with a dot")
 	case !s3Region.MatchString(region):
 		return bad("which region? Stores other than Amazon's often say us-east-1")
-	case endpoint != "" && !s3Host.MatchString(endpoint):
+	case endpoint != "" && (!s3Host.MatchString(endpoint) || !isURL(endpoint)):
 		return bad("the endpoint is not of the form https://HOST or https://HOST:PORT")
 	case endpoint != "":
 		return s3{endpoint + "/" + u.Host + u.Path, region}, nil
@@ -73,6 +73,12 @@ func parseS3(name string) (s3, error) {
 	default:
 		return s3{"https://" + u.Host + ".s3." + region + ".amazonaws.com" + u.Path, region}, nil
 	}
+}
+
+// isURL says whether an endpoint's host and port can be read.
+func isURL(endpoint string) bool {
+	_, err := url.Parse(endpoint)
+	return err == nil
 }
 
 // s3Key is an access key.
