@@ -10,14 +10,18 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	pathpkg "path"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 )
@@ -220,4 +224,64 @@ func FuzzParseTransitKey(f *testing.F) {
 			t.Errorf("%q leads to %v: %v", source, to, err)
 		}
 	})
+}
+
+// FuzzTransitAnswers: what Vault says of a key is the key of a CA, or none; and a
+// certificate isn't issued with what is no signature, whatever Vault says.
+func FuzzTransitAnswers(f *testing.F) {
+	for _, typ := range TransitTypes()[:3] {
+		data, err := json.Marshal(newVault(f, typ).key)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, []byte(`{"signature":"vault:v1:AAAA"}`))
+	}
+	whole := newVault(f, "ed25519")
+	f.Fuzz(func(t *testing.T, described, signed []byte) {
+		var key, answer map[string]any
+		_ = json.Unmarshal(described, &key)
+		_ = json.Unmarshal(signed, &answer)
+		k := TransitKey{"transit", "ca", 1}
+		public, err := k.public(key)
+		if err != nil && access.CheckText("error", err.Error(), 1000) != nil {
+			t.Errorf("of %q is said: %q", described, err)
+		}
+		if err == nil {
+			public, err := ssh.NewPublicKey(public)
+			if err != nil || !slices.Contains([]string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoRSA}, public.Type()) {
+				t.Errorf("%q is a key of type %v: %v", described, public, err)
+			}
+			if key["exportable"] != false || key["allow_plaintext_backup"] != false {
+				t.Errorf("%q can be taken out of Vault", described)
+			}
+		}
+		says := &answering{whole, answer}
+		signer, err := Open("vault:transit/ca", OpenOptions{Vault: says})
+		if err != nil {
+			t.Fatal(err)
+		}
+		authority, err := New(signer, clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := authority.Prepare(good(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cert, err := authority.Issue(p); err == nil { // which has a nonce: what was said before is no signature of it
+			t.Errorf("signed by %q: %v", signed, cert)
+		} else if access.CheckText("error", err.Error(), 1000) != nil {
+			t.Errorf("of %q is said: %q", signed, err)
+		}
+	})
+}
+
+// answering is a Vault that always signs in the same way.
+type answering struct {
+	*vault
+	answer map[string]any
+}
+
+func (v *answering) Write(context.Context, string, map[string]any) (map[string]any, error) {
+	return v.answer, nil
 }

@@ -116,7 +116,7 @@ func issued(data map[string]any) (time.Time, error) {
 	text, _ := data["issue_time"].(string)
 	at, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		return at, fmt.Errorf("vault says %v where a time should be", data["issue_time"])
+		return at, otherwise(data["issue_time"], "a time")
 	}
 	return at, nil
 }

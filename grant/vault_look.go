@@ -17,6 +17,7 @@ import (
 	"hallpass/access"
 	"hallpass/audit"
 	"hallpass/catalog"
+	"hallpass/internal/wording"
 	"hallpass/vault"
 )
 
@@ -321,7 +322,7 @@ func (k *Vault) lease(ctx context.Context, id string) (l lease, there bool, err 
 	l = lease{id: id, ttl: time.Duration(ttl) * time.Second}
 	if text, _ := data["expire_time"].(string); text != "" {
 		if l.expires, err = time.Parse(time.RFC3339Nano, text); err != nil {
-			return fail(err)
+			return fail(otherwise(text, "a time"))
 		}
 	}
 	if l.issued, err = issued(data); err != nil {
@@ -397,11 +398,18 @@ func beside(ctx context.Context, all []string, do func(context.Context, string) 
 
 // seconds reads a number of Vault's.
 func seconds(v any) (int64, error) {
-	n, ok := v.(interface{ Int64() (int64, error) })
-	if !ok {
-		return 0, fmt.Errorf("vault says %v where a number should be", v)
+	if n, ok := v.(interface{ Int64() (int64, error) }); ok {
+		if seconds, err := n.Int64(); err == nil {
+			return seconds, nil
+		}
 	}
-	return n.Int64()
+	return 0, otherwise(v, "a number of seconds")
+}
+
+// otherwise is the error of what Vault says, or whoever answers in its place,
+// where something else should be.
+func otherwise(v any, want string) error {
+	return fmt.Errorf("vault says %s where %s should be", wording.Short(wording.Line(fmt.Sprint(v))), want)
 }
 
 func (f *foreign) has(accessor string) bool {
