@@ -76,6 +76,60 @@ func TestThreatModelNamesWhatIsThere(t *testing.T) {
 	}
 }
 
+// Each line of the changelog under Security names a test, which is there.
+func TestChangelogNamesWhatIsThere(t *testing.T) {
+	_, text, ok := strings.Cut(pages(t)["CHANGELOG.md"], "\n### Security\n")
+	if !ok {
+		t.Fatal("there is nothing under Security")
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	named := regexp.MustCompile("`([a-z][a-z0-9/]*)\\.((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(text, -1)
+	for _, m := range named {
+		if !defines(t, m[1], m[2]) {
+			t.Errorf("there is no test %s in %s", m[2], m[1])
+		}
+	}
+	// Each line has one, but for what was only said wrongly.
+	for _, line := range strings.Split(text, "\n- ")[1:] {
+		if !regexp.MustCompile("`[a-z][a-z0-9/]*\\.(?:Test|Fuzz)\\w+`").MatchString(line) && !strings.HasPrefix(line, "`locks` called verified") {
+			t.Errorf("it has no test: %s", line)
+		}
+	}
+	// Written in another way, a name would escape the check.
+	if bare := len(regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(text, -1)); bare != len(named) || bare == 0 {
+		t.Errorf("%d tests are named, %d of them as `package.Test`", bare, len(named))
+	}
+}
+
+// Each fuzz target begins with inputs that are checked in.
+func TestFuzzTargetsHaveInputs(t *testing.T) {
+	target := regexp.MustCompile(`(?m)^func (Fuzz\w+)\(\w+ \*testing\.F\)`)
+	found := 0
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && slices.Contains([]string{".git", "bin", "dist"}, d.Name()) {
+			return filepath.SkipDir
+		}
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range target.FindAllStringSubmatch(string(data), -1) {
+			found++
+			inputs, err := os.ReadDir(filepath.Join(filepath.Dir(path), "testdata/fuzz", m[1]))
+			if err != nil || len(inputs) < 2 {
+				t.Errorf("%s: %s has %d inputs in testdata/fuzz: %v", path, m[1], len(inputs), err)
+			}
+		}
+		return nil
+	})
+	if err != nil || found < 50 {
+		t.Errorf("found %d targets: %v", found, err)
+	}
+}
+
 func defines(t *testing.T, pkg, test string) bool {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, pkg, "*_test.go"))
