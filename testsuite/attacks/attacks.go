@@ -83,6 +83,8 @@ var All = []Attack{
 		[]string{"grant.TestNotExpiredBeforeItsEnd", "audit.TestForgery"}},
 	{"a flood of messages, so that a request doesn't hear its revocation", 2, "it is ended beside the request",
 		[]string{"testsuite/attacks.TestRevokedUnderAFlood", "workflows.TestStopEndsTheDeaf", "workflows.TestStopBeforeTheGrant", "workflows.TestStopRefuses", "workflows.TestLockEndsTheDeaf"}},
+	{"a flood of requests or bad statements by way of the service, so that another's revocation waits", 2, "each person is let in with so much, and the rest is turned away at once; no part's memory grows with it",
+		[]string{"testsuite/attacks.TestRevokedBesideFloods", "service.TestTooManyCalls", "service.TestTooManyRequests", "service.TestTooManyAtATime"}},
 	{"key revocation list rolled back, forged, or empty", 2, "hosts keep the newest that verifies",
 		[]string{"host.TestBadListsAreRefused", "host.TestRestartKeepsTheNewerList", "host.TestNewerListOfSSHD", "host.TestOpenSSHIsAsked", "host.TestListIsWrittenLater", "audit.TestKRLVersionsOnlyGrow", "ca/krl.TestParseRefuses", "ca/krl.FuzzMarshalAgainstOpenSSH", "ca/krl.FuzzParseAgainstOpenSSH"}},
 	{"a lease of Vault's that outlives its grant", 2, "the token ends, and its leases and sessions with it",
