@@ -256,9 +256,10 @@ func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 		}
 		if end.State == access.StateExpired && entry.Handle != nil {
 			over := entry.Handle.Over()
+			// The event's time as well: the clock may be set between the two.
 			if past, err := t.past(l); err != nil {
 				return Entry{}, err
-			} else if past.Before(over) {
+			} else if past.Before(over) || e.Time.Before(over) {
 				return Entry{}, access.Errorf(access.CodeUnavailable, "the grant isn't over before %s", over.Format(time.RFC3339))
 			}
 		}

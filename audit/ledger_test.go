@@ -284,3 +284,35 @@ func TestEventsWithTheLedgerOnly(t *testing.T) {
 		}
 	}
 }
+
+// A clock that is set right while an end is on its way to the log: what is recorded is
+// a time at which the grant was over, or nothing.
+func TestExpiredWhileTheClockIsSet(t *testing.T) {
+	for name, clocks := range map[string][2]time.Duration{"back and right again": {-26 * time.Hour, 0}, "right and back": {0, -26 * time.Hour}} {
+		t.Run(name, func(t *testing.T) {
+			w, r, ev := ready(t)
+			w.grant(r, ev)
+			w.until(r.ID)
+			reads := 0
+			other, err := Open(t.Context(), Options{Database: w.path, Key: w.private, Now: func() time.Time {
+				reads++
+				return w.now.Add(clocks[min(reads, len(clocks))-1])
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = other.Close() }()
+			reads = 0
+			entry, err := other.End(t.Context(), End{Request: r.ID, State: access.StateExpired})
+			if err != nil && access.CodeOf(err) != access.CodeUnavailable {
+				t.Fatal(err)
+			}
+			if err == nil && entry.EndedAt.Before(w.now) {
+				t.Errorf("expired at %s, by a grant that was over at %s", entry.EndedAt, w.now)
+			}
+			if report := w.verify(VerifyOptions{}); !report.OK {
+				t.Errorf("log: %+v", report.Problems)
+			}
+		})
+	}
+}
