@@ -167,7 +167,8 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 // credential was recorded first: hand out that one (Entry); CodeMismatch if it
 // isn't the credential of the reserved handle, or not of this evidence;
 // CodeUnavailable if it was judged under other locks (Event.Locks) than there
-// are now, or rests on a delegation that was revoked since: judge again.
+// are now, by a clock that has been set meanwhile, or rests on a delegation that was
+// revoked since: judge again.
 func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error {
 	id := cred.Handle.Request
 	if e.Type == "" {
@@ -208,6 +209,12 @@ func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error
 				return none, access.Errorf(access.CodeDuplicate, "another credential of request %s was issued first", id)
 			}
 			return none, nil
+		}
+		if e.Time.IsZero() {
+			e.Time = l.now()
+		}
+		if r := e.Ruling; r != nil && e.Time.Sub(r.At).Abs() > access.ClockSkew {
+			return none, access.Errorf(access.CodeUnavailable, "the issuer's clock was set while the credential was issued")
 		}
 		if err := t.underLocks(e.Locks); err != nil {
 			return none, err

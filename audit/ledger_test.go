@@ -316,3 +316,29 @@ func TestExpiredWhileTheClockIsSet(t *testing.T) {
 		})
 	}
 }
+
+// A clock that is set between the judgement and the record: the credential isn't
+// recorded, and so never leaves, or the log couldn't be verified from then on.
+func TestIssuedWhileTheClockIsSet(t *testing.T) {
+	for _, by := range []time.Duration{-26 * time.Hour, -access.ClockSkew - time.Second, access.ClockSkew + time.Second} {
+		w, r, ev := ready(t)
+		w.tick()
+		entry, err := w.log.Reserve(t.Context(), ev.Request.Hash(), w.handle(r), Event{Digests: w.digests()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cred, e := w.certificate(*entry.Handle, w.spec(r, *entry.Handle)), w.issued(ev)
+		was := w.now
+		w.now = was.Add(by)
+		if err := w.log.Issued(t.Context(), cred, e); access.CodeOf(err) != access.CodeUnavailable {
+			t.Errorf("clock set by %s: %v", by, err)
+		}
+		w.now = was
+		if err := w.log.Issued(t.Context(), cred, e); err != nil {
+			t.Errorf("once the clock is right: %v", err)
+		}
+		if report := w.verify(VerifyOptions{}); !report.OK {
+			t.Errorf("clock set by %s: log: %+v", by, report.Problems)
+		}
+	}
+}
