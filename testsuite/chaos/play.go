@@ -463,6 +463,10 @@ func (p *player) lock(ctx context.Context, s Step) {
 		l.Action = access.ActionUnlock
 	}
 	p.mu.Unlock()
+	if s.Do == unlock && l.Lock == "" {
+		p.logf("%s: nobody who may has locked that", s)
+		return
+	}
 	key := s.Who
 	if s.Key != "" {
 		key = s.Key
