@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"go.temporal.io/sdk/workflow"
@@ -30,13 +29,14 @@ const maxLooks = 20
 // came in: Temporal keeps the order of signals of one name only.
 var messages = [...]string{access.MessageLock, access.MessageCancel, access.MessageRelease, access.MessageRevoke, access.MessageDecision}
 
-// inbox is where what comes from outside waits. Messages are heard one at a time. The
-// channels of signals are the SDK's, which makes one for a signal that has come: six that
-// stay empty would be a tenth of what a running grant takes in its worker.
+// inbox is where what comes from outside waits. Messages are heard one at a time. It has
+// the channels itself: to ask which signals wait looks at all that ever came, of any name.
 type inbox struct {
-	workflow  workflow.Context // cancelled when somebody cancels the workflow in Temporal
-	listening bool             // a coroutine takes the signals
-	looking   bool             // one looks
+	signals   [len(messages)]workflow.ReceiveChannel
+	told      workflow.ReceiveChannel // to look into the ledger
+	cancelled workflow.Context        // when somebody cancels the workflow in Temporal
+	listening bool                    // a coroutine takes the signals
+	looking   bool                    // one looks
 	hearing   workflow.Mutex
 	waiting   int // messages that somebody holds and that aren't answered yet
 	heard     int
@@ -45,12 +45,17 @@ type inbox struct {
 
 // quiet says whether everything that was said has been heard and answered.
 func (b *inbox) quiet(ctx workflow.Context) bool {
-	return b.waiting == 0 && !b.signalled(messages[:]...) && workflow.AllHandlersFinished(ctx)
+	return b.waiting == 0 && !b.signalled() && workflow.AllHandlersFinished(ctx)
 }
 
-// signalled says whether a signal of one of these names waits.
-func (b *inbox) signalled(names ...string) bool {
-	return slices.ContainsFunc(workflow.GetUnhandledSignalNames(b.workflow), func(name string) bool { return slices.Contains(names, name) })
+// signalled says whether a signal waits.
+func (b *inbox) signalled() bool {
+	for _, signals := range b.signals {
+		if signals.Len() > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // message is one message to a request.
@@ -62,11 +67,10 @@ type message struct {
 
 // next takes the signal that is to be heard next.
 func (b *inbox) next() (m message, ok bool) {
-	for _, name := range messages {
+	for i, signals := range b.signals {
 		var data json.RawMessage
-		// In an encoding nobody can read, it is dropped and logged by the SDK.
-		if b.signalled(name) && workflow.GetSignalChannel(b.workflow, name).ReceiveAsync(&data) {
-			return read(name, data), true
+		if signals.ReceiveAsync(&data) { // in an encoding nobody can read, it is dropped and logged by the SDK
+			return read(messages[i], data), true
 		}
 	}
 	return message{}, false
@@ -85,8 +89,10 @@ func read(name string, data []byte) message {
 
 // listen opens the inbox for whatever comes from outside.
 func (r *request) listen(ctx workflow.Context) error {
-	r.inbox.workflow, r.inbox.hearing = ctx, workflow.NewMutex(ctx)
-	for _, name := range messages {
+	r.inbox.cancelled, r.inbox.told = ctx, workflow.GetSignalChannel(ctx, access.MessageLook)
+	r.inbox.hearing = workflow.NewMutex(ctx)
+	for i, name := range messages {
+		r.inbox.signals[i] = workflow.GetSignalChannel(ctx, name)
 		err := workflow.SetUpdateHandlerWithOptions(ctx, name,
 			func(ctx workflow.Context, data json.RawMessage) (access.Status, error) {
 				var st access.Statement
@@ -108,10 +114,10 @@ func (r *request) listen(ctx workflow.Context) error {
 func (r *request) comes() bool { return r.toLook() || r.toHear() || r.gone() }
 
 func (r *request) toLook() bool {
-	return !r.inbox.looking && r.inbox.looks < maxLooks && r.inbox.signalled(access.MessageLook)
+	return !r.inbox.looking && r.inbox.looks < maxLooks && r.inbox.told.Len() > 0
 }
-func (r *request) toHear() bool { return !r.inbox.listening && r.inbox.signalled(messages[:]...) }
-func (r *request) gone() bool   { return r.inbox.workflow.Err() != nil && r.end == nil }
+func (r *request) toHear() bool { return !r.inbox.listening && r.inbox.signalled() }
+func (r *request) gone() bool   { return r.inbox.cancelled.Err() != nil && r.end == nil }
 
 // see has what has come seen to, by coroutines of its own, which end with that: one
 // is a goroutine, whose stack a worker keeps for every request in its memory.
@@ -152,8 +158,7 @@ func (r *request) hearSignal(ctx workflow.Context) bool {
 // extends, or that extends it. Whoever sends that learns nothing and changes
 // nothing by it.
 func (r *request) look(ctx workflow.Context) {
-	told := workflow.GetSignalChannel(ctx, access.MessageLook)
-	for r.inbox.looks < maxLooks && told.ReceiveAsync(nil) {
+	for r.inbox.looks < maxLooks && r.inbox.told.ReceiveAsync(nil) {
 		if !r.handed || r.end != nil {
 			continue
 		}
