@@ -91,6 +91,16 @@ func TestCreateAndOpen(t *testing.T) {
 // issueOne shows that a signer works.
 func issueOne(t *testing.T, signer ssh.Signer) *ssh.Certificate {
 	t.Helper()
+	cert, err := tryIssue(t, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// tryIssue says what comes of a signer's signature.
+func tryIssue(t *testing.T, signer ssh.Signer) (*ssh.Certificate, error) {
+	t.Helper()
 	authority, err := New(signer, clock)
 	if err != nil {
 		t.Fatal(err)
@@ -99,11 +109,7 @@ func issueOne(t *testing.T, signer ssh.Signer) *ssh.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := authority.Issue(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
+	return authority.Issue(p)
 }
 
 func TestCreateRefuses(t *testing.T) {

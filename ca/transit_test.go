@@ -189,15 +189,7 @@ func TestTransitSignsWrongly(t *testing.T) {
 				t.Fatal(err)
 			}
 			tt.edit(v)
-			authority, err := New(signer, clock)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := authority.Prepare(good(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err = authority.Issue(p); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), tt.want) {
+			if _, err := tryIssue(t, signer); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want %s", err, tt.want)
 			}
 		})
@@ -260,15 +252,7 @@ func FuzzTransitAnswers(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		authority, err := New(signer, clock)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := authority.Prepare(good(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if cert, err := authority.Issue(p); err == nil { // which has a nonce: what was said before is no signature of it
+		if cert, err := tryIssue(t, signer); err == nil { // which has a nonce: what was said before is no signature of it
 			t.Errorf("signed by %q: %v", signed, cert)
 		} else if access.CheckText("error", err.Error(), 1000) != nil {
 			t.Errorf("of %q is said: %q", signed, err)
