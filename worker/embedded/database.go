@@ -95,9 +95,9 @@ func prepare(ctx context.Context, path string) (err error) {
 	return tx.Commit()
 }
 
-// dropIndexes drops those of what Temporal lists by that hallpass and Temporal's UI
-// don't look anything up by. Each of its 58 indexes is written anew whenever a workflow
-// starts, shows its state or ends; what has none is found by reading the rows.
+// dropIndexes drops those of the indexes of what Temporal lists that hallpass doesn't look
+// anything up by. Each of the 58 is written anew whenever a workflow starts, shows its state
+// or ends; what has none, and Temporal's UI can filter by as well, is found by reading the rows.
 func dropIndexes(ctx context.Context, tx *sql.Tx) error {
 	rows, err := tx.QueryContext(ctx, `SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'executions_visibility'
 		AND sql IS NOT NULL AND name NOT IN ('default_idx', 'by_workflow_id', 'by_workflow_type', 'by_status')
