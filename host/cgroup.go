@@ -33,7 +33,7 @@ func parseMountinfo(data string) (string, error) {
 	for line := range strings.Lines(data) {
 		before, after, ok := strings.Cut(line, " - ")
 		f := strings.Fields(before)
-		if typ := strings.Fields(after); ok && len(typ) > 0 && typ[0] == "cgroup2" && len(f) > 4 {
+		if typ := strings.Fields(after); ok && len(typ) > 0 && typ[0] == "cgroup2" && len(f) > 4 && filepath.IsAbs(f[4]) {
 			return f[4], nil
 		}
 	}

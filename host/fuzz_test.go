@@ -265,6 +265,7 @@ func FuzzSystem(f *testing.F) {
 	f.Add("7 (a b) S 1 7 7 34816 7 0 0 0 0 0 0 0 0 0 20 0 1 0 99 0\n")
 	f.Add("25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n")
 	f.Add("25 30 0:22 / /x rw - tmpfs - cgroup2\n - cgroup2\n1 2 3 4 /y - cgroup2 x")
+	f.Add("25 30 0:22 / -\trw - cgroup2 cgroup2 rw\n")
 	f.Add("12:cpu:/x\n0::/system.slice/ssh.service\n")
 	f.Add("0::/../../x\n")
 	f.Add("0::/a/../../../etc\n")
