@@ -29,19 +29,17 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	commonpb "go.temporal.io/api/common/v1"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
 	sdkworker "go.temporal.io/sdk/worker"
 	"golang.org/x/crypto/ssh"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"hallpass/access"
 	"hallpass/ca"
 	"hallpass/codec"
+	"hallpass/testsuite/devtest"
 	"hallpass/testsuite/hosttest"
 	"hallpass/testsuite/postgrestest"
 	"hallpass/testsuite/s3test"
@@ -240,6 +238,8 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"json":       cmdJSON,
 			"signal":     cmdSignal,
 			"terminate":  cmdTerminate,
+			"forget":     cmdForget,
+			"listed":     cmdListed,
 			"flip":       cmdFlip,
 			"checkpoint": cmdCheckpoint,
 			"postgres":   h.cmdPostgres,
@@ -719,26 +719,35 @@ func cmdTerminate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(worldOf(ts).dial(ts, "default").TerminateWorkflow(context.Background(), id, "", "by the test"))
 }
 
-func cmdNamespace(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "namespace NAME")
-	c, ctx := worldOf(ts).dial(ts, args[0]), context.Background()
-	_, err := c.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
-		Namespace: args[0], WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
+// cmdForget has Temporal delete all that it knows of a request, as it does when its
+// retention is over.
+func cmdForget(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "forget ID")
+	_, err := worldOf(ts).dial(ts, "default").WorkflowService().DeleteWorkflowExecution(context.Background(), &workflowservice.DeleteWorkflowExecutionRequest{
+		Namespace: "default", WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: access.WorkflowID(args[0])},
 	})
 	ts.Check(err)
-	ts.Check(poll("the namespace", func() (bool, error) {
-		_, err := c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
-			Namespace: args[0],
-			SearchAttributes: map[string]enumspb.IndexedValueType{
-				access.AttrRequester: enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-				access.AttrResource:  enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-				access.AttrState:     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-				access.AttrApprovers: enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-				access.AttrExpires:   enumspb.INDEXED_VALUE_TYPE_DATETIME,
-			},
-		})
-		return err == nil, err
+}
+
+// cmdListed waits until Temporal finds as many requests as it should, by their search attributes.
+func cmdListed(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "listed COUNT QUERY")
+	c := worldOf(ts).dial(ts, "default")
+	ts.Check(poll(args[0]+" requests with "+args[1], func() (bool, error) {
+		found, err := c.CountWorkflow(context.Background(), &workflowservice.CountWorkflowExecutionsRequest{Query: args[1]})
+		if err != nil {
+			return false, err
+		}
+		if count := strconv.FormatInt(found.GetCount(), 10); count != args[0] {
+			return false, fmt.Errorf("there are %s", count)
+		}
+		return true, nil
 	}))
+}
+
+func cmdNamespace(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "namespace NAME")
+	ts.Check(devtest.MakeNamespace(context.Background(), worldOf(ts).dial(ts, "default"), args[0]))
 }
 
 func usage(ts *testscript.TestScript, neg, ok bool, text string) {

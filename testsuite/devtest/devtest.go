@@ -192,19 +192,26 @@ func Dial(ctx context.Context, address, namespace string) (client.Client, error)
 // Quiet is a logger for Temporal's SDK that says nothing.
 func Quiet() sdklog.Logger { return sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler)) }
 
-// Namespace makes a namespace that nobody serves yet, with the search attributes
-// that requests have, and connects to it.
-func (s *Server) Namespace(ctx context.Context, name string) (_ client.Client, err error) {
-	_, err = s.Client.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
+// Namespace makes a namespace that nobody serves yet, and connects to it.
+func (s *Server) Namespace(ctx context.Context, name string) (client.Client, error) {
+	if err := MakeNamespace(ctx, s.Client, name); err != nil {
+		return nil, err
+	}
+	return s.Dial(ctx, name)
+}
+
+// MakeNamespace makes a namespace with the search attributes that requests have. c is
+// connected to any.
+func MakeNamespace(ctx context.Context, c client.Client, name string) error {
+	_, err := c.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
 		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for tries := 0; ; tries++ { // the server takes a moment to know it
-		_, err := s.Client.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+	// The server takes a moment to know the namespace, and another to know what it has.
+	if err := again(ctx, func() error {
+		_, err := c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
 			Namespace: name,
 			SearchAttributes: map[string]enums.IndexedValueType{
 				access.AttrRequester: enums.INDEXED_VALUE_TYPE_KEYWORD,
@@ -214,16 +221,30 @@ func (s *Server) Namespace(ctx context.Context, name string) (_ client.Client, e
 				access.AttrExpires:   enums.INDEXED_VALUE_TYPE_DATETIME,
 			},
 		})
-		if err == nil {
-			return s.Dial(ctx, name)
-		}
-		if tries == 600 {
-			return nil, err
+		return err
+	}); err != nil {
+		return err
+	}
+	return again(ctx, func() error {
+		_, err := c.WorkflowService().CountWorkflowExecutions(ctx, &workflowservice.CountWorkflowExecutionsRequest{
+			Namespace: name, Query: access.AttrState + " = 'pending'",
+		})
+		return err
+	})
+}
+
+// again does something until it succeeds, for half a minute.
+func again(ctx context.Context, do func() error) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for tries := 0; ; tries++ {
+		if err := do(); err == nil || tries == 600 {
+			return err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }

@@ -4,9 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/server/common/config"
 	"go.temporal.io/server/common/headers"
 	"go.temporal.io/server/common/persistence/sql/sqlplugin"
@@ -82,7 +87,7 @@ func prepare(ctx context.Context, path string) (err error) {
 	}}); err != nil {
 		return err
 	}
-	if err := dropIndexes(ctx, tx); err != nil {
+	if err := lighten(ctx, tx); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, `CREATE TABLE hallpass_format (schema TEXT, visibility TEXT, server TEXT, shards INTEGER)`); err != nil {
@@ -95,34 +100,82 @@ func prepare(ctx context.Context, path string) (err error) {
 	return tx.Commit()
 }
 
-// dropIndexes drops those of the indexes of what Temporal lists that hallpass doesn't look
-// anything up by. Each of the 58 is written anew whenever a workflow starts, shows its state
-// or ends; what has none, and Temporal's UI can filter by as well, is found by reading the rows.
-func dropIndexes(ctx context.Context, tx *sql.Tx) error {
-	rows, err := tx.QueryContext(ctx, `SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'executions_visibility'
-		AND sql IS NOT NULL AND name NOT IN ('default_idx', 'by_workflow_id', 'by_workflow_type', 'by_status')
-		AND name NOT LIKE 'by\_keyword\_%' ESCAPE '\'`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	var names []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
+// lighten makes a write of what Temporal lists cheaper: one is due whenever a workflow
+// starts, shows its state or ends.
+func lighten(ctx context.Context, tx *sql.Tx) error {
+	for _, step := range []func(context.Context, *sql.Tx) ([]string, error){unneeded, triggers} {
+		stmts, err := step(ctx, tx)
+		if err != nil {
 			return err
 		}
-		names = append(names, name)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	for _, name := range names {
-		if _, err := tx.ExecContext(ctx, `DROP INDEX "`+name+`"`); err != nil {
-			return err
+		for _, stmt := range stmts {
+			if _, err := tx.ExecContext(ctx, stmt); err != nil {
+				return fmt.Errorf("%s: %w", stmt, err)
+			}
 		}
 	}
 	return nil
+}
+
+// unneeded drops those of the 58 indexes that hallpass doesn't look anything up by. Each
+// is written anew by each write; what has none, and Temporal's UI can filter by
+// as well, is found by reading the rows.
+func unneeded(ctx context.Context, tx *sql.Tx) ([]string, error) {
+	return texts(ctx, tx, `SELECT 'DROP INDEX "' || name || '"' FROM sqlite_master WHERE type = 'index' AND tbl_name = 'executions_visibility'
+		AND sql IS NOT NULL AND name NOT IN ('default_idx', 'by_workflow_id', 'by_workflow_type', 'by_status',
+			'by_keyword_01', 'by_keyword_02', 'by_keyword_03')`) // see numbered
+}
+
+// triggers replaces the triggers that keep the two tables for searches in texts and lists of
+// keywords. Temporal's write a row of both anew at each write, though what they hold is mostly
+// nothing, or what it was. These write what has changed, and no row of nothing, which no search could find.
+func triggers(ctx context.Context, tx *sql.Tx) ([]string, error) {
+	stmts, err := texts(ctx, tx, `SELECT 'DROP TRIGGER "' || name || '"' FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'executions_visibility'`)
+	if err != nil {
+		return nil, err
+	}
+	for _, table := range []string{"executions_visibility_fts_text", "executions_visibility_fts_keyword_list"} {
+		columns, err := texts(ctx, tx, "SELECT name FROM pragma_table_info('"+table+"')")
+		if err != nil {
+			return nil, err
+		}
+		// each is what f says of each column, together.
+		each := func(sep, f string) string {
+			var all []string
+			for _, column := range columns {
+				all = append(all, strings.ReplaceAll(f, "?", column))
+			}
+			return strings.Join(all, sep)
+		}
+		add := "INSERT INTO " + table + " (rowid" + each("", ", ?") + ") SELECT NEW.rowid" + each("", ", NEW.?") +
+			" WHERE (" + each(" OR ", "NEW.? IS NOT NULL") + ")"
+		remove := "INSERT INTO " + table + " (" + table + ", rowid" + each("", ", ?") + ") SELECT 'delete', OLD.rowid" + each("", ", OLD.?") +
+			" WHERE (" + each(" OR ", "OLD.? IS NOT NULL") + ")"
+		trigger := func(event, when, body string) string {
+			return "CREATE TRIGGER " + table + "_" + event + " AFTER " + event + " ON executions_visibility" + when + " BEGIN " + body + "; END"
+		}
+		stmts = append(stmts, trigger("INSERT", "", add), trigger("DELETE", "", remove),
+			trigger("UPDATE", " WHEN "+each(" OR ", "OLD.? IS NOT NEW.?"), remove+"; "+add))
+	}
+	return stmts, nil
+}
+
+// texts are what a query finds, in one column.
+func texts(ctx context.Context, tx *sql.Tx, query string) ([]string, error) {
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var found []string
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		found = append(found, text)
+	}
+	return found, rows.Err()
 }
 
 // check compares what made the database with what would serve it.
@@ -172,5 +225,18 @@ func makeNamespace(cfg *config.SQL, o worker.ServerOptions) error {
 		return err
 	}
 	ns.Detail.Config.Retention = durationpb.New(o.Retention)
+	ns.Detail.Config.CustomSearchAttributeAliases = numbered(o.Attributes)
 	return sqlite.CreateNamespaces(cfg, ns)
+}
+
+// numbered gives each search attribute a column of its type, in order of their names:
+// Temporal takes any, and not all have an index.
+func numbered(attributes map[string]enumspb.IndexedValueType) map[string]string {
+	of, count := map[string]string{}, map[enumspb.IndexedValueType]int{}
+	for _, name := range slices.Sorted(maps.Keys(attributes)) {
+		typ := attributes[name]
+		count[typ]++
+		of[fmt.Sprintf("%s%02d", typ, count[typ])] = name
+	}
+	return of
 }

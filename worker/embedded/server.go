@@ -168,8 +168,6 @@ func start(sql *config.SQL, o worker.ServerOptions, log *slog.Logger) (_ tempora
 		temporal.WithDynamicConfigClient(dynamicconfig.StaticClient{
 			// A waiting client can miss its wake-up and then waits this long.
 			dynamicconfig.HistoryLongPollExpirationInterval.Key(): 2 * time.Second,
-			// A search attribute that was added counts at once.
-			dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key(): true,
 			// No task is handed to a worker that stops, where it would be missed
 			// only after 10 seconds.
 			dynamicconfig.EnableCancelWorkerPollsOnShutdown.Key(): true,
