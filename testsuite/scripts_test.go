@@ -240,6 +240,7 @@ func (h *house) run(t *testing.T, want func(name string) bool) {
 			"terminate":  cmdTerminate,
 			"forget":     cmdForget,
 			"listed":     cmdListed,
+			"relisted":   cmdRelisted,
 			"flip":       cmdFlip,
 			"checkpoint": cmdCheckpoint,
 			"postgres":   h.cmdPostgres,
@@ -727,22 +728,6 @@ func cmdForget(ts *testscript.TestScript, neg bool, args []string) {
 		Namespace: "default", WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: access.WorkflowID(args[0])},
 	})
 	ts.Check(err)
-}
-
-// cmdListed waits until Temporal finds as many requests as it should, by their search attributes.
-func cmdListed(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 2, "listed COUNT QUERY")
-	c := worldOf(ts).dial(ts, "default")
-	ts.Check(poll(args[0]+" requests with "+args[1], func() (bool, error) {
-		found, err := c.CountWorkflow(context.Background(), &workflowservice.CountWorkflowExecutionsRequest{Query: args[1]})
-		if err != nil {
-			return false, err
-		}
-		if count := strconv.FormatInt(found.GetCount(), 10); count != args[0] {
-			return false, fmt.Errorf("there are %s", count)
-		}
-		return true, nil
-	}))
 }
 
 func cmdNamespace(ts *testscript.TestScript, neg bool, args []string) {
