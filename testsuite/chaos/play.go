@@ -672,7 +672,9 @@ func (p *player) hallpass(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := command(ctx, p.stack, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("hallpass %s: %w: %s%s", strings.Join(args, " "), err, out.String(), errs.String())
+		said := out.String()
+		said = said[max(0, len(said)-1000):] // an export may have come half way
+		return nil, fmt.Errorf("hallpass %s: %w: %s%s", strings.Join(args, " "), err, said, errs.String())
 	}
 	return []byte(out.String()), nil
 }
