@@ -96,7 +96,6 @@ const (
 	window  = 15 * time.Second // for approvals
 	longest = 20               // seconds of a grant
 	lag     = 2 * time.Minute  // for which Vault may be late, which tries again more and more seldom where the database is away
-	nobodys = 8 * time.Minute  // as lag, for a login that a sweep takes: once it is five minutes old
 	ahead   = 30 * time.Second // how far an issuer's clock goes ahead where it still issues
 )
 

@@ -128,7 +128,7 @@ func (s *Stack) Scene() Scene {
 
 // world is what the checker is told of it.
 func (s *Stack) world() check.World {
-	w := check.World{People: map[string]check.Person{}, Resources: Resources, Lockers: "security", Login: s.Login, CA: s.CA, Lag: lag, Nobodys: nobodys, Skew: ahead, Making: making}
+	w := check.World{People: map[string]check.Person{}, Resources: Resources, Lockers: "security", Login: s.Login, CA: s.CA, Lag: lag, Skew: ahead, Making: making}
 	for name, p := range s.People {
 		w.People[name] = check.Person{Key: p.Signer.PublicKey(), Groups: words(p.Group)}
 	}

@@ -74,7 +74,6 @@ type World struct {
 	Login     string          // the only one there is
 	CA        ssh.PublicKey
 	Lag       time.Duration // for which a database may take a login after its end, since Vault or the database was away
-	Nobodys   time.Duration // as Lag, for a login that was made while the grant ended, so that it is no token's, and a sweep's to take
 	Skew      time.Duration // by how far the clock of an issuer that issues was ahead at most, in Seen.Ahead
 	Making    time.Duration // how long whoever reads a login of Vault's waits for it
 }
@@ -671,10 +670,6 @@ func (c *checker) database() {
 			c.violated(InTime, "the token of request %s ends %s later than was approved", o.Request, is.ends.Sub(latest))
 		}
 	}
-	given := map[string]time.Time{}
-	for _, o := range c.Opened {
-		given[o.Request] = o.At
-	}
 	over := c.over()
 	for _, l := range c.Database {
 		is := c.issued[l.Request]
@@ -686,11 +681,7 @@ func (c *checker) database() {
 			ended = at
 		}
 		c.early(is, l.Request, "somebody logged in to the database on", l.Began)
-		most := c.World.Lag
-		if given[l.Request].After(ended) {
-			most = c.World.Nobodys
-		}
-		if late := l.Began.Sub(ended); late > most {
+		if late := l.Began.Sub(ended); late > c.World.Lag {
 			c.violated(InTime, "somebody logged in to the database on request %s, %s after its end", l.Request, late)
 		}
 	}
