@@ -60,16 +60,18 @@ func TestReadWhileTheGrantEnds(t *testing.T) {
 			if err := tx.Rollback(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if secret := <-read; secret != nil {
-				l := login{secret.Data["username"].(string), secret.Data["password"].(string)}
-				w.note(l.password)
-				sweeper := w.sweeper(0)
-				sweeper.Kinds["vault"].(*grant.Vault).Settle = time.Second
-				w.eventually("a sweep ends the login", func() bool {
-					w.sweep(sweeper)
-					return pgCode(w.try(l)) == "28P01"
-				})
+			secret := <-read
+			if secret == nil {
+				t.Fatal("Vault gave nothing: then docs/vault.md can promise more")
 			}
+			l := login{secret.Data["username"].(string), secret.Data["password"].(string)}
+			w.note(l.password)
+			sweeper := w.sweeper(0)
+			sweeper.Kinds["vault"].(*grant.Vault).Settle = time.Second
+			w.eventually("a sweep ends the login", func() bool {
+				w.sweep(sweeper)
+				return pgCode(w.try(l)) == "28P01"
+			})
 			w.clean()
 		})
 	}
