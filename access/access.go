@@ -152,10 +152,6 @@ type Resource struct {
 	// Kind vault: where the actions' roles are, and what each action is.
 	Path  string               `json:"path,omitempty"` // such as "database/creds"
 	Roles map[string]VaultRole `json:"roles,omitempty"`
-
-	// Exclusive says, for kind vault, whether nothing but grants of this
-	// hallpass reads these roles. Nil: nobody has said.
-	Exclusive *bool `json:"exclusive,omitempty"`
 }
 
 // VaultRole is what one action of a resource of kind vault opens: the one path
@@ -172,28 +168,15 @@ type VaultRole struct {
 // opens.
 func (r Resource) VaultPath(action string) string { return r.Path + "/" + r.Roles[action].Role }
 
-// VaultPath is a path in Vault that resources open, as the catalog has it.
-type VaultPath struct {
-	Path      string
-	Exclusive *bool // as in Resource; true if one of them says so, false if another doesn't agree
-}
-
-// VaultPaths are the paths that resources of kind vault open, sorted.
-func VaultPaths(resources []Resource) []VaultPath {
-	said := map[string]*bool{}
+// VaultPaths are the paths in Vault that resources open, sorted.
+func VaultPaths(resources []Resource) []string {
+	paths := map[string]bool{}
 	for _, r := range resources {
 		for action := range r.Roles {
-			path := r.VaultPath(action)
-			if have, ok := said[path]; !ok || have == nil || r.Exclusive != nil && !*r.Exclusive {
-				said[path] = r.Exclusive
-			}
+			paths[r.VaultPath(action)] = true
 		}
 	}
-	paths := make([]VaultPath, 0, len(said))
-	for _, path := range slices.Sorted(maps.Keys(said)) {
-		paths = append(paths, VaultPath{path, said[path]})
-	}
-	return paths
+	return slices.Sorted(maps.Keys(paths))
 }
 
 // ShortName is the resource's name without its kind.
@@ -291,18 +274,16 @@ type Ruling struct {
 // Handle is what is needed to revoke a credential, and nothing secret. It is
 // in the ledger, under the request's id, before the credential exists.
 type Handle struct {
-	Request    string   `json:"request"` // the request's id
-	Kind       string   `json:"kind"`
-	Serial     uint64   `json:"serial,omitempty"` // kind ssh: certificate serial, from 1
-	CA         string   `json:"ca,omitempty"`     // kind ssh: fingerprint of the CA key, "SHA256:…"
-	Principals []string `json:"principals,omitempty"`
-	Accessor   string   `json:"accessor,omitempty"` // kind vault: of the request's token; revokes it, and opens nothing
-	Sealed     string   `json:"sealed,omitempty"`   // kind vault: what only the requester can open; Credential.Sealed is the same
-	Reads      []string `json:"reads,omitempty"`    // kind vault: the paths that the token may read, where its leases are
-	// Minted is, for kind vault, when Vault made the token, by Vault's clock.
-	Minted    *time.Time `json:"minted,omitempty"`
-	NotBefore time.Time  `json:"not_before"`
-	NotAfter  time.Time  `json:"not_after"` // the credential is dead from here on; the end of the grant
+	Request    string    `json:"request"` // the request's id
+	Kind       string    `json:"kind"`
+	Serial     uint64    `json:"serial,omitempty"` // kind ssh: certificate serial, from 1
+	CA         string    `json:"ca,omitempty"`     // kind ssh: fingerprint of the CA key, "SHA256:…"
+	Principals []string  `json:"principals,omitempty"`
+	Accessor   string    `json:"accessor,omitempty"` // kind vault: of the request's token; revokes it, and opens nothing
+	Sealed     string    `json:"sealed,omitempty"`   // kind vault: what only the requester can open; Credential.Sealed is the same
+	Reads      []string  `json:"reads,omitempty"`    // kind vault: the paths that the token may read, where its leases are
+	NotBefore  time.Time `json:"not_before"`
+	NotAfter   time.Time `json:"not_after"` // the credential is dead from here on; the end of the grant
 	// Until is when what the credential opened has to be gone, where that is
 	// later than NotAfter: policy lets sessions finish.
 	Until   *time.Time `json:"until,omitempty"`

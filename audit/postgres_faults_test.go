@@ -648,6 +648,7 @@ func testPostgresPlans(t *testing.T) {
 		{"SELECT count(*) FROM " + lockSteps, nil, "events_step"},
 		{"SELECT count(*) FROM " + delegationSteps, nil, "events_step"},
 		{revokedQuery, []any{"2031-01-01T00:00:00Z", "2030-12-31T00:00:00Z"}, "ledger_revoked"},
+		{endedQuery, []any{"2031-01-01T00:00:00Z", "vault"}, "ledger_revoked"},
 		{"SELECT handle FROM ledger WHERE ended = '' AND request > ? ORDER BY request LIMIT ?", []any{"", 3}, "ledger_open"},
 		{prefetch, args, "events_step"},
 	} {

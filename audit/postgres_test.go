@@ -171,7 +171,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestOpenGrants,
 		TestOrphan,
 		TestStray,
-		TestLivingSince,
+		TestEndedHandles,
 		// tamper_test.go
 		TestTampering,
 		TestAppendingToABrokenLogIsRefused,

@@ -19,7 +19,7 @@ const (
 	SweepOrphan  = "sweep.orphan"  // Why: an open grant for which nothing runs any more; its end comes next
 	SweepStray   = "sweep.stray"   // Handle: a credential that exists, and that no open grant has
 	SweepRevoked = "sweep.revoked" // Handle: such a credential, when it was revoked
-	SweepLease   = "sweep.lease"   // Why: a lease in Vault that no open grant can have; it is revoked next
+	SweepLease   = "sweep.lease"   // Why: a lease in Vault of a grant that has ended; it is revoked next
 	SweepStuck   = "sweep.stuck"   // Why: something that couldn't be taken back; somebody has to look
 )
 
@@ -87,69 +87,70 @@ func (l *Log) Orphan(ctx context.Context, request, why string) (bool, error) {
 }
 
 // Living is what is known of the open grants of a kind.
-type Living struct {
-	credentials map[string]bool
-	since       map[string]time.Time // by path in Vault; "" is of those that don't say what they read, or since when
-}
+type Living struct{ credentials map[string]bool }
 
 // Has says whether a credential is that of an open grant.
 func (l Living) Has(h access.Handle) bool { return l.credentials[identity(h)] }
-
-// Since says when the oldest token was minted of the open grants that may read a
-// path in Vault, by Vault's clock or by the issuer's, whichever says earlier, and
-// whether there is one. Where one doesn't say, that is the zero time.
-func (l Living) Since(path string) (time.Time, bool) {
-	at, ok := l.since[path]
-	if _, any := l.since[""]; any {
-		return time.Time{}, true
-	}
-	return at, ok
-}
 
 // LiveHandles says which credentials of a kind are those of open grants, as of
 // now.
 func (r *Reader) LiveHandles(ctx context.Context, kind string) (_ Living, err error) {
 	fail := func(err error) (Living, error) { return Living{}, err }
 	rows, err := r.db.QueryContext(ctx, `SELECT coalesce(json_extract(handle, '$.ca'), ''), coalesce(json_extract(handle, '$.serial'), 0),
-		coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), ''), coalesce(json_extract(handle, '$.minted'), ''),
-		coalesce(json_extract(handle, '$.not_before'), '')
-		FROM ledger WHERE ended = '' AND json_extract(handle, '$.kind') = ?`, kind)
+		coalesce(json_extract(handle, '$.accessor'), '') FROM ledger WHERE ended = '' AND json_extract(handle, '$.kind') = ?`, kind)
 	if err != nil {
 		return fail(fmt.Errorf("read open grants: %w", explain(err)))
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	live := Living{credentials: map[string]bool{}, since: map[string]time.Time{}}
+	live := Living{map[string]bool{}}
 	for rows.Next() {
 		h := access.Handle{Kind: kind}
-		var reads, minted, begins string
-		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor, &reads, &minted, &begins); err != nil {
+		if err := rows.Scan(&h.CA, &h.Serial, &h.Accessor); err != nil {
 			return fail(fmt.Errorf("read open grants: %w", explain(err)))
 		}
 		live.credentials[identity(h)] = true
-		if reads == "" || minted == "" {
-			live.since[""] = time.Time{}
-			continue
-		}
-		if err := json.Unmarshal([]byte(reads), &h.Reads); err != nil {
-			return fail(broken("what an open grant reads can't be read: %v", err))
-		}
-		at, err := time.Parse(time.RFC3339Nano, minted)
-		if err != nil {
-			return fail(broken("when the token of an open grant was minted can't be read: %v", err))
-		}
-		if from, err := time.Parse(time.RFC3339Nano, begins); err == nil && from.Before(at) {
-			at = from
-		}
-		for _, path := range h.Reads {
-			if first, ok := live.since[path]; !ok || at.Before(first) {
-				live.since[path] = at
-			}
-		}
 	}
 	if err := rows.Err(); err != nil {
 		return fail(fmt.Errorf("read open grants: %w", explain(err)))
 	}
 	return live, nil
+}
+
+// endedQuery has the conditions of the index ledger_revoked, so that it reads of
+// the ledger what was ended early and hardly anything else.
+const endedQuery = `SELECT request, coalesce(json_extract(handle, '$.accessor'), ''), coalesce(json_extract(handle, '$.reads'), ''), json_extract(handle, '$.not_after') FROM ledger WHERE ended <> '' AND ended <> 'expired' AND handle <> ''
+	AND json_extract(handle, '$.not_after') > ? AND json_extract(handle, '$.kind') = ?`
+
+// EndedHandles lists the handles of a kind whose requests have ended before their
+// grants' own time, which is after a point in time: what is of them and is still
+// there doesn't go away by itself. They have accessor, what they read and NotAfter,
+// and nothing else.
+func (r *Reader) EndedHandles(ctx context.Context, kind string, after time.Time) (ended []access.Handle, err error) {
+	rows, err := r.db.QueryContext(ctx, endedQuery, after.UTC().Format(time.RFC3339), kind)
+	if err != nil {
+		return nil, fmt.Errorf("read grants that ended early: %w", explain(err))
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		h := access.Handle{Kind: kind}
+		var reads, end string
+		if err := rows.Scan(&h.Request, &h.Accessor, &reads, &end); err != nil {
+			return nil, fmt.Errorf("read grants that ended early: %w", explain(err))
+		}
+		if h.NotAfter, err = time.Parse(time.RFC3339, end); err != nil {
+			return nil, broken("the end of a grant can't be read: %v", err)
+		}
+		if reads != "" {
+			if err := json.Unmarshal([]byte(reads), &h.Reads); err != nil {
+				return nil, broken("what a grant reads can't be read: %v", err)
+			}
+		}
+		ended = append(ended, h)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read grants that ended early: %w", explain(err))
+	}
+	return ended, nil
 }
 
 // Stray records a credential that exists and that no open grant has, once, and

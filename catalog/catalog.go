@@ -62,7 +62,6 @@ func Parse(name string, data []byte) (*Catalog, error) {
 		hosts:     map[string][]string{},
 	}
 	found := false
-	claimed := map[string]access.Resource{} // the first to say of a path whether it is exclusive
 	err = root.Fields(map[string]func(yamlfile.Node) error{
 		"resources": func(n yamlfile.Node) error {
 			found = true
@@ -73,15 +72,6 @@ func Parse(name string, data []byte) (*Catalog, error) {
 				r, err := parseResource(name, at, value)
 				if err != nil {
 					return err
-				}
-				for _, p := range access.VaultPaths([]access.Resource{r}) {
-					first, ok := claimed[p.Path]
-					if ok && p.Exclusive != nil && *p.Exclusive != *first.Exclusive {
-						return at.Errorf("%s and %s open %s in Vault, and don't agree whether it is exclusive", first.Name, name, p.Path)
-					}
-					if p.Exclusive != nil {
-						claimed[p.Path] = r
-					}
 				}
 				c.resources[name] = r
 				return nil
@@ -148,11 +138,6 @@ func parseResource(name string, at, value yamlfile.Node) (access.Resource, error
 		}),
 		"path": only(KindVault, "path", func(n yamlfile.Node) (err error) {
 			r.Path, err = n.Checked(checkPath)
-			return err
-		}),
-		"exclusive": only(KindVault, "exclusive", func(n yamlfile.Node) error {
-			yes, err := n.Bool()
-			r.Exclusive = &yes
 			return err
 		}),
 	})
@@ -337,10 +322,6 @@ func view(r access.Resource) access.Resource {
 	r.Logins = slices.Clone(r.Logins)
 	r.Hosts = slices.Clone(r.Hosts)
 	r.Actions = slices.Clone(r.Actions)
-	if r.Exclusive != nil {
-		exclusive := *r.Exclusive
-		r.Exclusive = &exclusive
-	}
 	r.Roles = maps.Clone(r.Roles)
 	for action, role := range r.Roles {
 		role.With = maps.Clone(role.With)

@@ -37,7 +37,6 @@ const example = `resources:
       dump: {role: orders-dump}
   vault/k8s:
     path: team/kubernetes/creds
-    exclusive: true
     actions: {debug: {role: debug, with: {kubernetes_namespace: shop, ttl: 1h}}, check-out: {role: ops/check-out, with: {}}}
 `
 
@@ -52,7 +51,7 @@ func TestCatalog(t *testing.T) {
 		{Name: "ssh/web", Kind: "ssh", Logins: []string{"deploy"}, Hosts: []string{"web-2", "web-1.example.com"}, Address: "web-2"},
 		{Name: "ssh/web-1", Kind: "ssh", Description: "first web server", Labels: map[string]string{"env": "prod", "tier": "1"},
 			Logins: []string{"deploy", "root"}, Hosts: []string{"web-1", "web-1.example.com", "10.0.0.7"}, Address: "10.0.0.7:2222"},
-		{Name: "vault/k8s", Kind: "vault", Path: "team/kubernetes/creds", Exclusive: new(true), Actions: []string{"check-out", "debug"}, Roles: map[string]access.VaultRole{
+		{Name: "vault/k8s", Kind: "vault", Path: "team/kubernetes/creds", Actions: []string{"check-out", "debug"}, Roles: map[string]access.VaultRole{
 			"debug":     {Role: "debug", With: map[string]string{"kubernetes_namespace": "shop", "ttl": "1h"}},
 			"check-out": {Role: "ops/check-out", With: map[string]string{}},
 		}},
@@ -100,7 +99,6 @@ func TestCatalogIsNotChangedFromOutside(t *testing.T) {
 	c.ByHost("web-2")[0].Logins[0] = "root"
 	k8s, _ := c.Resource("vault/k8s")
 	k8s.Roles["debug"].With["ttl"] = "1000h"
-	*k8s.Exclusive = false
 	k8s.Roles["admin"] = access.VaultRole{Role: "admin"}
 	clear(c.Data())
 	if d := cmp.Diff(before, c.Resources()); d != "" || string(c.Data()) != example {
@@ -168,13 +166,6 @@ func TestParseBounds(t *testing.T) {
 		{"label in upper case", ssh("labels: {Env: prod}"), `4:14: label "Env" has a character outside a-z 0-9 . _ @ + -`},
 		{"64 labels", ssh(labels(64)), ""},
 		{"65 labels", ssh(labels(65)), "4:516: more than 64 labels"},
-		{"not exclusive", vault("{path: p, exclusive: false, actions: {read: x}}"), ""},
-		{"exclusive is text", vault(`{path: p, exclusive: "true", actions: {read: x}}`), "2:33: this has to be true or false"},
-		{"exclusive is missing", vault("{path: p, exclusive: , actions: {read: x}}"), "2:32: value is missing; it has to be true or false"},
-		{"exclusive of a database", "resources:\n  db/a: {exclusive: true}\n", "2:21: exclusive is only for resources of kind vault"},
-		{"exclusive for one of two", vault("{path: p, actions: {read: x}}") + "  vault/b: {path: p, exclusive: true, actions: {all: x}}\n", ""},
-		{"exclusive and not", vault("{path: p, exclusive: true, actions: {read: x}}") + "  vault/b: {path: p, exclusive: false, actions: {all: x}}\n", "3:3: vault/a and vault/b open p/x in Vault, and don't agree whether it is exclusive"},
-		{"exclusive, and others of other roles", vault("{path: p, exclusive: true, actions: {read: x}}") + "  vault/b: {path: p, exclusive: false, actions: {all: y}}\n", ""},
 		{"64 actions", ssh("actions: " + many(64)), ""},
 		{"65 actions", ssh("actions: " + many(65)), "4:14: list has 65 entries, more than 64"},
 		{"1000 hosts", ssh("hosts: " + many(1000)), ""},

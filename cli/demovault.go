@@ -200,10 +200,6 @@ func (d *demo) fillVault(token string) error {
 	}
 	at := url.URL{Scheme: "postgres", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(d.db.port)), Path: "orders", RawQuery: "sslmode=disable"}
 	type body = map[string]any
-	tokenRole := body{}
-	for _, p := range plan.Role {
-		tokenRole[p.Name] = p.Value
-	}
 	type write struct {
 		path string
 		body body
@@ -219,12 +215,14 @@ func (d *demo) fillVault(token string) error {
 			"db_name": "orders", "default_ttl": "1h", "max_ttl": "1h",
 			"creation_statements": vault.PostgresCreation("orders-dump"), "revocation_statements": vault.PostgresRevocation,
 		}},
-		{"auth/token/roles/" + plan.TokenRole, tokenRole},
 		{"sys/auth/approle", body{"type": "approle"}},
 		{"auth/approle/role/hallpass", body{"token_policies": plan.Issuer.Name, "token_no_default_policy": true, "role_id": demoRoleID}},
 		{"auth/approle/role/hallpass/custom-secret-id", body{"secret_id": secret}},
 	}
-	for _, p := range append(plan.Grants, plan.Issuer) {
+	for _, r := range plan.Roles {
+		writes = append(writes, write{r.Path(), r.Body()})
+	}
+	for _, p := range plan.Policies() {
 		writes = append(writes, write{"sys/policies/acl/" + p.Name, body{"policy": p.Text}})
 	}
 	for _, w := range writes {

@@ -18,6 +18,7 @@ import (
 	"hallpass/access"
 	"hallpass/internal/wording"
 	"hallpass/sealed"
+	"hallpass/vault"
 )
 
 // This is the requester's end of a grant of kind vault. What the service hands
@@ -72,9 +73,6 @@ func (t *tampering) failure() *failure {
 func tamperedf(format string, args ...any) error {
 	return &tampering{fmt.Sprintf(format, args...)}
 }
-
-// tokenPath is where the issuer mints tokens: in Vault's token roles.
-const tokenPath = "auth/token/create/"
 
 // unseal opens what the service hands out for a request, and reads in Vault
 // what it is good for. It does so once: the second call says when the first
@@ -156,6 +154,7 @@ func trusted(s access.Status, k kept) (sealed.Secret, error) {
 type vaultClient struct {
 	a      *app
 	client *api.Client
+	made   string // where in Vault what grants hand out is made, and by nobody but hallpass's issuer
 }
 
 // vault is Vault as this machine's configuration has it, and never as
@@ -190,7 +189,7 @@ func (a *app) vault() (*vaultClient, error) {
 	}
 	client.ClearToken() // VAULT_TOKEN is the user's own, for other things
 	client.SetMaxRetries(0)
-	return &vaultClient{a, client}, nil
+	return &vaultClient{a, client, "auth/token/create/" + vault.GrantRole(cfg.Issuers.Vault.TokenRole)}, nil
 }
 
 // loopback says whether a host is this machine.
@@ -238,7 +237,7 @@ func (v *vaultClient) unwrap(f *folder, s access.Status, secret sealed.Secret, b
 		case info == nil:
 			return gone(sent)
 		}
-		if path, _ := info.Data["creation_path"].(string); !strings.HasPrefix(path, tokenPath) {
+		if path, _ := info.Data["creation_path"].(string); path != v.made {
 			return tamperedf("what is sealed for request %s was not made by hallpass's issuer: it comes from %s in Vault", s.ID, heard(path))
 		}
 		if before.At.IsZero() && !sent {
@@ -285,9 +284,15 @@ func (v *vaultClient) check(s access.Status, token string) error {
 	if err != nil {
 		return err
 	}
-	accessor, _ := self.Data["accessor"].(string)
+	// A batch token has no accessor of its own, and what ends it nobody but the
+	// issuer could have written.
+	kind, _ := self.Data["type"].(string)
 	meta, _ := self.Data["meta"].(map[string]any)
-	switch request, _ := meta["hallpass_request"].(string); {
+	accessor, _ := meta[vault.MetaAccessor].(string)
+	request, _ := meta["hallpass_request"].(string)
+	switch {
+	case kind != "batch":
+		return tamperedf("the token for request %s is a %s token, and what is read with it may outlive it", s.ID, heard(kind))
 	case accessor != s.Credential.Handle.Accessor:
 		return tamperedf("the token for request %s is not the one that is on record", s.ID)
 	case request != s.ID:

@@ -53,9 +53,9 @@ type fakeVault struct {
 }
 
 type fakeToken struct {
-	token, accessor, path string
-	meta                  map[string]string
-	dead                  bool
+	token, kind, path string
+	meta              map[string]string
+	dead              bool
 }
 
 func newFakeVault(t *testing.T) *fakeVault {
@@ -70,13 +70,14 @@ func (v *fakeVault) mint(request string) (wrapping, accessor string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.made++
+	accessor = fmt.Sprintf("accessor-%d", v.made)
 	t := &fakeToken{
-		token: fmt.Sprintf("hvs.token-%d", v.made), accessor: fmt.Sprintf("accessor-%d", v.made), path: "auth/token/create/hallpass",
-		meta: map[string]string{"hallpass_request": request},
+		token: fmt.Sprintf("hvb.token-%d", v.made), kind: "batch", path: "auth/token/create/hallpass-grant",
+		meta: map[string]string{"hallpass_request": request, "hallpass_accessor": accessor},
 	}
 	wrapping = fmt.Sprintf("hvs.wrapping-%d", v.made)
 	v.wrapped[wrapping], v.tokens[t.token] = t, t
-	return wrapping, t.accessor
+	return wrapping, accessor
 }
 
 var fakeSecrets = map[string]map[string]any{
@@ -129,7 +130,7 @@ func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			v.lost = false
 			panic(http.ErrAbortHandler)
 		}
-		answer(http.StatusOK, map[string]any{"auth": map[string]any{"client_token": t.token, "accessor": t.accessor}})
+		answer(http.StatusOK, map[string]any{"auth": map[string]any{"client_token": t.token}})
 		return
 	}
 	t := v.tokens[token]
@@ -138,7 +139,7 @@ func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if path == "auth/token/lookup-self" {
-		answer(http.StatusOK, map[string]any{"data": map[string]any{"accessor": t.accessor, "meta": t.meta}})
+		answer(http.StatusOK, map[string]any{"data": map[string]any{"accessor": "", "type": t.kind, "meta": t.meta}})
 		return
 	}
 	data, ok := fakeSecrets[path]
@@ -254,7 +255,7 @@ func TestRequestAndGetFromVault(t *testing.T) {
 		t.Errorf("%s", r.stderr)
 	}
 	files(t, w.home(), dir("opened", "request.json")) // the key is gone
-	want := "PUT sys/wrapping/lookup|PUT sys/wrapping/unwrap hvs.wrapping-1|GET auth/token/lookup-self hvs.token-1|GET database/creds/orders-dump hvs.token-1"
+	want := "PUT sys/wrapping/lookup|PUT sys/wrapping/unwrap hvs.wrapping-1|GET auth/token/lookup-self hvb.token-1|GET database/creds/orders-dump hvb.token-1"
 	if got := strings.Join(w.vault.asked, "|"); got != want {
 		t.Errorf("asked Vault\n%s\nwant\n%s", got, want)
 	}
@@ -407,12 +408,24 @@ func TestVaultTampering(t *testing.T) {
 			w.vault.wrapped["hvs.wrapping-1"].path = "auth/approle/login"
 		}},
 		{"another accessor", "the token for request ID is not the one that is on record", func(_ *testing.T, w *world, _ *access.Status) {
-			w.vault.wrapped["hvs.wrapping-1"].accessor = "accessor-9"
+			w.vault.wrapped["hvs.wrapping-1"].meta["hallpass_accessor"] = "accessor-9"
+		}},
+		{"another's token role", "what is sealed for request ID was not made by hallpass's issuer: it comes from auth/token/create/poller in Vault", func(_ *testing.T, w *world, _ *access.Status) {
+			w.vault.wrapped["hvs.wrapping-1"].path = "auth/token/create/poller"
+		}},
+		{"a role with a name that goes on", "what is sealed for request ID was not made by hallpass's issuer: it comes from auth/token/create/hallpass-grant-2 in Vault", func(_ *testing.T, w *world, _ *access.Status) {
+			w.vault.wrapped["hvs.wrapping-1"].path = "auth/token/create/hallpass-grant-2"
+		}},
+		{"a grant's own token", "what is sealed for request ID was not made by hallpass's issuer: it comes from auth/token/create/hallpass in Vault", func(_ *testing.T, w *world, _ *access.Status) {
+			w.vault.wrapped["hvs.wrapping-1"].path = "auth/token/create/hallpass"
+		}},
+		{"a token that leases outlive", "the token for request ID is a service token, and what is read with it may outlive it", func(_ *testing.T, w *world, _ *access.Status) {
+			w.vault.wrapped["hvs.wrapping-1"].kind = "service"
 		}},
 		{"another request's token", "the token for request ID was made for another request", func(_ *testing.T, w *world, _ *access.Status) {
-			w.vault.wrapped["hvs.wrapping-1"].meta = map[string]string{"hallpass_request": "other"}
+			w.vault.wrapped["hvs.wrapping-1"].meta["hallpass_request"] = "other"
 		}},
-		{"no metadata", "the token for request ID was made for another request", func(_ *testing.T, w *world, _ *access.Status) {
+		{"no metadata", "the token for request ID is not the one that is on record", func(_ *testing.T, w *world, _ *access.Status) {
 			w.vault.wrapped["hvs.wrapping-1"].meta = nil
 		}},
 		{"sealed to another key", "what the service hands out for request ID can't be opened: the sealed secret is for another key", func(t *testing.T, _ *world, st *access.Status) {

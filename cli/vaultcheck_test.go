@@ -42,7 +42,7 @@ func TestCatalogAndVaultCommands(t *testing.T) {
 		"check a bad one":          {[]string{"catalog", "check", bad}, ExitUsage, nil, []string{bad + `:5:11: path "sys/mounts" is Vault's own`}},
 		"check, no Vault":          {[]string{"catalog", "check", good, "--vault"}, ExitUsage, nil, []string{"issuers.vault.address is not configured", "docs/vault.md"}},
 		"set up": {[]string{"vault", "setup", "--print", "--catalog", good}, ExitOK, []string{
-			"vault policy write 'hallpass-grant-orders@read' - <<'EOF'", "vault policy write 'hallpass-issuer' - <<'EOF'", "vault write auth/token/roles/hallpass \\\n  allowed_policies='hallpass-grant-orders@dump' \\\n  allowed_policies='hallpass-grant-orders@read' \\\n"}, nil},
+			"vault policy write 'hallpass-grant-orders@read' - <<'EOF'", "vault policy write 'hallpass-issuer' - <<'EOF'", "vault policy write 'hallpass-grant' - <<'EOF'", "vault write auth/token/roles/hallpass \\\n  allowed_policies='hallpass-grant' \\\n", "vault write auth/token/roles/hallpass-grant \\\n  allowed_policies='hallpass-grant-orders@dump' \\\n  allowed_policies='hallpass-grant-orders@read' \\\n"}, nil},
 		"set up nothing":  {[]string{"vault", "setup"}, ExitNotFound, nil, []string{"the catalog has no resources of kind vault", "vault delete auth/token/roles/hallpass"}},
 		"check nowhere":   {[]string{"vault", "check"}, ExitUsage, nil, []string{"issuers.vault.address is not configured"}},
 		"an argument":     {[]string{"vault", "check", "x"}, ExitUsage, nil, []string{"unexpected argument x"}},

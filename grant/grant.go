@@ -105,9 +105,11 @@ type Ledger interface {
 	Delegations(ctx context.Context) (evidence.Delegations, error)
 	// Append records an event, once per request and step.
 	Append(ctx context.Context, e audit.Event) (int64, error)
-	// LiveHandles says which credentials are those of open grants of a kind,
-	// and since when there are any.
+	// LiveHandles says which credentials are those of open grants of a kind.
 	LiveHandles(ctx context.Context, kind string) (audit.Living, error)
+	// EndedHandles lists those of a kind that ended early, and whose time is
+	// over only after a point in time.
+	EndedHandles(ctx context.Context, kind string, after time.Time) ([]access.Handle, error)
 	// Stray records a credential that no open grant has, and says whether
 	// that is so.
 	Stray(ctx context.Context, h access.Handle, why string) (bool, error)

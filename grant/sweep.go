@@ -21,8 +21,9 @@ type Sweeper interface {
 	// Look lists some of the kind's credentials that exist, and what is stuck
 	// there, from a cursor on; "" is the beginning. It lists none that anybody
 	// but an issuer of hallpass has made, and may leave out those that live
-	// says are a live grant's.
-	Look(ctx context.Context, cursor string, live audit.Living) (Sight, error)
+	// says are a live grant's. Ended lists grants that were ended early: what
+	// is there of them is stuck.
+	Look(ctx context.Context, cursor string, live audit.Living, ended func() ([]access.Handle, error)) (Sight, error)
 }
 
 // Sight is what a Sweeper has seen.
@@ -40,12 +41,10 @@ type Sight struct {
 }
 
 // Stuck is something that somebody has to look at, or, where there is an End,
-// that no grant can have: End takes it away, and can be called again, once Had
-// says of the grants that live by then that it isn't one's.
+// that is of a grant that has ended: End takes it away, and can be called again.
 type Stuck struct {
 	Why   string
 	Since time.Time
-	Had   func(audit.Living) bool
 	End   func(context.Context) error
 }
 
@@ -80,7 +79,7 @@ func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) 
 	if err != nil {
 		return Swept{}, fmt.Errorf("find out which grants live: %w", err)
 	}
-	sight, err := sweeper.Look(ctx, cursor, live)
+	sight, err := sweeper.Look(ctx, cursor, live, func() ([]access.Handle, error) { return i.Ledger.EndedHandles(ctx, kind, i.now()) })
 	if err != nil {
 		return Swept{}, err
 	}
@@ -97,18 +96,11 @@ func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) 
 			out.Findings = append(out.Findings, finding)
 		}
 	}
-	// A grant is in the ledger before anything can be read on it, so what nobody
-	// has by the ledger of now, and was there before, is nobody's.
-	if slices.ContainsFunc(slices.Collect(maps.Values(sight.Stuck)), func(s Stuck) bool { return s.End != nil }) {
-		if live, err = i.Ledger.LiveHandles(ctx, kind); err != nil {
-			return Swept{}, fmt.Errorf("find out which grants live: %w", err)
-		}
-	}
 	ends, stop := context.WithTimeout(ctx, endFor)
 	defer stop()
 	for _, name := range slices.Sorted(maps.Keys(sight.Stuck)) {
 		s := sight.Stuck[name]
-		if s.End != nil && (ends.Err() != nil || s.Had(live)) {
+		if s.End != nil && ends.Err() != nil {
 			continue
 		}
 		if i.now().Sub(s.Since) < i.Grace {

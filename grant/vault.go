@@ -20,24 +20,25 @@ import (
 // request, that may read what the request's actions name and ends with the
 // grant, and with it everything that was read.
 //
-// The issuer never has that token. Vault mints it response-wrapped and tells
-// the issuer its accessor, which revokes it, and a wrapping token, which opens
-// the response once. That one is sealed to the requester as soon as it is there,
-// and forgotten. Accessor and sealed text together are the handle: they are in
-// the ledger before anybody can open anything, and a repeat has the same ones.
+// The issuer never has that token. What it mints is the grant's own token, which
+// reads nothing and has an accessor that revokes it; with it, it has Vault make
+// the token that is handed out, response-wrapped, and gets a wrapping token, which
+// opens the response once. That one is sealed to the requester as soon as it is
+// there, and forgotten. Accessor and sealed text together are the handle: they are
+// in the ledger before anybody can open anything, and a repeat has the same ones.
 //
 // Vault chooses the accessor when it mints. So Prepare leaves a token, which
 // nobody can use that has no handle in the ledger: its wrapping token is
 // nowhere. It ends by itself with the grant, or earlier by Discard or a sweep.
 type Vault struct {
 	Vault     *vault.Client
-	TokenRole string                    // that mints: auth/token/roles/…
-	Leases    func() []access.VaultPath // the paths whose leases a sweep looks at: those that the catalog names; may be nil
-	Settle    time.Duration             // how old a lease has to be that no grant can have, and how much older than any of their tokens; 0: 5 minutes
-	Now       func() time.Time          // nil: time.Now
+	TokenRole string           // that mints: auth/token/roles/…
+	Leases    func() []string  // the paths whose leases a sweep looks at: those that the catalog names; may be nil
+	Now       func() time.Time // nil: time.Now
 
 	foreign     foreign
 	tokenLeases tokenLeases
+	late        late
 }
 
 // Prepare mints. Nothing that Vault says ends the request: what is wrong in
@@ -55,18 +56,18 @@ func (k *Vault) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 	// asked to, and nobody knows by how much. What may outlive the grant is
 	// thrown away.
 	for margin := time.Second; ; {
-		wrap, took, err := k.mint(ctx, o, policies, margin)
-		if err != nil {
-			return none, err
-		}
-		h := access.Handle{Request: o.Request.ID, Kind: o.Resource.Kind, Accessor: wrap.WrappedAccessor, Reads: paths(reads), Minted: minted(wrap), NotBefore: o.NotBefore, NotAfter: o.NotAfter}
-		if took <= margin {
-			h.Sealed, err = sealed.Seal(o.Request.Recipient, sealed.Secret{Request: o.Request.ID, WrappingToken: wrap.Token, Reads: reads})
+		token, took, err := k.mint(ctx, o, policies, margin)
+		h := access.Handle{Request: o.Request.ID, Kind: o.Resource.Kind, Accessor: token.Accessor, Reads: paths(reads), NotBefore: o.NotBefore, NotAfter: o.NotAfter}
+		if err == nil && took <= margin {
+			h.Sealed, err = sealed.Seal(o.Request.Recipient, sealed.Secret{Request: o.Request.ID, WrappingToken: token.Wrapping, Reads: reads})
 			if err == nil {
 				return h, nil
 			}
 		}
-		if err = errors.Join(err, k.Discard(ctx, h)); err != nil {
+		if h.Accessor != "" {
+			err = errors.Join(err, k.Discard(ctx, h))
+		}
+		if err != nil {
 			return none, err
 		}
 		margin = 2 * took
@@ -92,15 +93,6 @@ func (k *Vault) reads(o Order) ([]sealed.Read, []string, error) {
 	return reads, policies, nil
 }
 
-// minted is when Vault made what is wrapped, which it says itself.
-func minted(wrap *api.SecretWrapInfo) *time.Time {
-	at := wrap.CreationTime.UTC()
-	if at.IsZero() {
-		return nil
-	}
-	return &at
-}
-
 // paths are what is read, each once.
 func paths(reads []sealed.Read) []string {
 	var all []string
@@ -111,49 +103,29 @@ func paths(reads []sealed.Read) []string {
 	return slices.Compact(all)
 }
 
-// mint has Vault make a token that lives until the grant ends, less margin, and
-// gets the wrapping of it. It says how long that took.
-func (k *Vault) mint(ctx context.Context, o Order, policies []string, margin time.Duration) (wrap *api.SecretWrapInfo, took time.Duration, err error) {
-	fail := func(err error) (*api.SecretWrapInfo, time.Duration, error) { return nil, 0, err }
-	var secret *api.Secret
-	err = k.Vault.Do(ctx, func(ctx context.Context, c *api.Client) (err error) {
-		asked := k.now()
-		ttl := (o.NotAfter.Sub(asked) - margin).Truncate(time.Second)
-		if ttl < time.Second {
-			return fmt.Errorf("vault is too slow for a grant that ends at %s", o.NotAfter.Format(time.RFC3339))
-		}
-		life := fmt.Sprintf("%ds", ttl/time.Second)
-		wrapping := c.WithRequestCallbacks(func(r *api.Request) { r.WrapTTL = life })
-		secret, err = wrapping.Logical().WriteWithContext(ctx, k.mintPath(), map[string]any{
-			"policies":          policies,
-			"ttl":               life,
-			"explicit_max_ttl":  life,
-			"no_default_policy": true,
-			"renewable":         false,
-			"display_name":      "hallpass",
-			"meta": map[string]string{
-				"hallpass_request":   o.Request.ID,
-				"hallpass_requester": o.Request.Signer,
-				"hallpass_resource":  o.Resource.Name,
-			},
-		})
-		took = k.now().Sub(asked)
-		return err
+// mint has Vault make a token that lives until the grant ends, less margin. It
+// says how long that took. Where it fails, there may be an accessor all the same.
+func (k *Vault) mint(ctx context.Context, o Order, policies []string, margin time.Duration) (token vault.Minted, took time.Duration, err error) {
+	asked := k.now()
+	life := o.NotAfter.Sub(asked) - margin
+	if life < vault.MinLife {
+		return token, 0, fmt.Errorf("vault is too slow for a grant that ends at %s", o.NotAfter.Format(time.RFC3339))
+	}
+	token, err = k.Vault.Mint(ctx, k.TokenRole, vault.Spec{
+		Policies: policies,
+		Life:     life,
+		Name:     "hallpass",
+		Meta: map[string]string{
+			"hallpass_request":   o.Request.ID,
+			"hallpass_requester": o.Request.Signer,
+			"hallpass_resource":  o.Resource.Name,
+		},
 	})
 	switch vault.Status(err) {
 	case http.StatusForbidden, http.StatusBadRequest, http.StatusNotFound:
-		return fail(fmt.Errorf("vault mints no token for %s by the token role %s, and an operator has to see to it; run: hallpass vault check (%w)", o.Resource.Name, k.TokenRole, err))
+		err = fmt.Errorf("vault mints no token for %s by the token role %s, and an operator has to see to it; run: hallpass vault check (%w)", o.Resource.Name, k.TokenRole, err)
 	}
-	if err != nil {
-		return fail(err)
-	}
-	if secret == nil || secret.WrapInfo == nil || secret.WrapInfo.Token == "" || secret.WrapInfo.WrappedAccessor == "" {
-		if secret != nil && secret.Auth != nil {
-			_ = k.Discard(ctx, access.Handle{Accessor: secret.Auth.Accessor}) // it ends by itself
-		}
-		return fail(fmt.Errorf("vault minted a token for %s and didn't wrap it; run: hallpass vault check", o.Resource.Name))
-	}
-	return secret.WrapInfo, took, nil
+	return token, k.now().Sub(asked), err
 }
 
 // Issue hands out what the handle holds. It asks Vault nothing.
@@ -170,6 +142,14 @@ func (k *Vault) Issue(_ context.Context, o Order, h access.Handle) (access.Crede
 // that is done, also if a database is down for a while, and it has been known
 // to give up. See docs/vault.md.
 func (k *Vault) Revoke(ctx context.Context, h access.Handle) error {
+	err := k.revoke(ctx, h)
+	if err == nil {
+		k.late.watch(h, k.now())
+	}
+	return err
+}
+
+func (k *Vault) revoke(ctx context.Context, h access.Handle) error {
 	if h.Accessor == "" {
 		return access.Errorf(access.CodeMalformed, "the handle of request %s names no accessor", h.Request)
 	}
@@ -192,7 +172,7 @@ func (k *Vault) Revoke(ctx context.Context, h access.Handle) error {
 func (k *Vault) Discard(ctx context.Context, h access.Handle) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
-	return k.Revoke(ctx, h)
+	return k.revoke(ctx, h)
 }
 
 func (k *Vault) now() time.Time {

@@ -1,7 +1,6 @@
 package grant
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -30,11 +29,6 @@ const (
 	lookBeside = 8   // questions to Vault at a time
 )
 
-// settle is how old a lease has to be to be missed, and how much older than all
-// tokens that may have it. It is longer than what hallpass vault check reads
-// lives, which is a minute, with room for a Vault whose nodes' clocks differ.
-const settle = 5 * time.Minute
-
 // foreign keeps in mind which tokens aren't hallpass's: what a token was made
 // for never changes, and Vault may have many.
 type foreign struct {
@@ -49,18 +43,16 @@ type foreign struct {
 // metadata say so, which nobody but the role's users can write. Others aren't
 // touched.
 //
-// Who has a lease, Vault doesn't say. One whose token Vault lost sight of when it
-// crashed ends with the role's own default_ttl, and no revocation finds it. But
-// one that is older than all live grants that may read its path is none's. Where
-// the catalog says that nobody else reads there, it is revoked; where nobody has
-// said, it is reported; where others do read there, it is theirs.
-func (k *Vault) Look(ctx context.Context, cursor string, live audit.Living) (Sight, error) {
+// Who has a lease, Vault doesn't say, but its end does (vault.Mark). Where that is of a
+// grant that was ended early, the lease was being made then, or Vault has lost sight
+// of its token in a crash: no revocation finds it, and it is ended.
+func (k *Vault) Look(ctx context.Context, cursor string, live audit.Living, ended func() ([]access.Handle, error)) (Sight, error) {
 	phase, after, _ := strings.Cut(cursor, " ")
 	switch phase {
 	case "", "token":
 		return k.lookAtTokens(ctx, after, live)
 	case "lease":
-		return k.lookAtLeases(ctx, after, live)
+		return k.lookAtLeases(ctx, after, ended)
 	}
 	return Sight{}, access.Errorf(access.CodeMalformed, "cursor %.40q is none of this kind's", cursor)
 }
@@ -191,14 +183,19 @@ func (k *Vault) handle(accessor string, token map[string]any) (h access.Handle, 
 
 // lookAtLeases goes through the leases of all paths of the catalog. The cursor
 // is the last lease's id, which begins with its path.
-func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Living) (Sight, error) {
+func (k *Vault) lookAtLeases(ctx context.Context, after string, ended func() ([]access.Handle, error)) (Sight, error) {
 	sight := Sight{Stuck: map[string]Stuck{}}
-	paths := map[string]access.VaultPath{} // by lease
+	grants, err := ended()
+	if err != nil {
+		return Sight{}, err
+	}
+	of := byMark(grants)
+	paths := map[string]string{} // by lease
 	var ids []string
 	for _, p := range k.paths() {
-		found, err := k.list(ctx, "sys/leases/lookup/"+p.Path+"/")
+		found, err := k.list(ctx, "sys/leases/lookup/"+p+"/")
 		if vault.Status(err) == http.StatusForbidden {
-			sight.Stuck[p.Path] = Stuck{Why: fmt.Sprintf("the leases below %s may not be listed, so nobody knows whether one is stuck; run: hallpass vault setup --print", p.Path)}
+			sight.Stuck[p] = Stuck{Why: fmt.Sprintf("the leases below %s may not be listed, so nobody knows whether one is stuck; run: hallpass vault setup --print", p)}
 			continue
 		}
 		if err != nil {
@@ -206,7 +203,7 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 		}
 		for _, id := range found {
 			// What ends with a slash has leases of another path below it.
-			if id = p.Path + "/" + id; id > after && !strings.HasSuffix(id, "/") {
+			if id = p + "/" + id; id > after && !strings.HasSuffix(id, "/") {
 				ids = append(ids, id)
 				paths[id] = p
 			}
@@ -214,39 +211,22 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 	}
 	slices.Sort(ids)
 	var mu sync.Mutex
-	ownerless := map[string][]lease{} // by path
 	last, done, err := k.each(ctx, ids, func() bool { return len(sight.Stuck) >= lookFind }, func(ctx context.Context, id string) error {
 		l, there, err := k.lease(ctx, id)
 		if err != nil || !there {
 			return err
 		}
-		p := paths[id]
-		others := p.Exclusive != nil && !*p.Exclusive
 		mu.Lock()
 		defer mu.Unlock()
-		switch {
-		case l.ttl <= 0:
+		if l.ttl <= 0 {
 			sight.Stuck[id] = l.stuck(k.now())
-		case others || k.somebodys(l, p.Path, live):
-		case p.Exclusive != nil:
-			s := k.ownerless(p.Path, l)
-			s.Had = func(live audit.Living) bool { return k.somebodys(l, p.Path, live) }
-			sight.Stuck[id] = s
-		default:
-			ownerless[p.Path] = append(ownerless[p.Path], l)
+		} else if h, found := of.grant(paths[id], l.expires); found {
+			sight.Stuck[id] = k.left(l, h)
 		}
 		return nil
 	})
 	if err != nil {
 		return Sight{}, err
-	}
-	for path, leases := range ownerless {
-		oldest := slices.MaxFunc(leases, func(a, b lease) int { return cmp.Compare(a.age, b.age) })
-		// A new name, and so a new event, on each day that they are from.
-		sight.Stuck[path+" "+oldest.issued.Format(time.DateOnly)] = Stuck{Since: oldest.issued, Why: fmt.Sprintf(
-			"%d of the leases below %s are older than all grants that may read there, so no grant has them; the oldest is %s, from %s. "+
-				"If only hallpass reads there, vault crashed when it made them: say exclusive: true in the catalog, and they are revoked. If others do, say exclusive: false",
-			len(leases), path, oldest.id, oldest.issued.Format(time.RFC3339))}
 	}
 	if !done {
 		sight.Next = "lease " + last
@@ -254,26 +234,13 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, live audit.Livin
 	return sight, nil
 }
 
-// somebodys says whether a lease of a path may be a live grant's, or of what
-// hallpass vault check reads: it isn't old enough, or a token that may read there
-// is older. Clocks that are wrong, one of Vault's and the issuer's, only make it
-// somebody's.
-func (k *Vault) somebodys(l lease, path string, live audit.Living) bool {
-	age := k.Settle
-	if age == 0 {
-		age = settle
-	}
-	minted, any := live.Since(path)
-	return l.age <= age || any && !l.issued.Add(age).Before(minted)
-}
-
-// ownerless is a lease that no grant has, of a path that is hallpass's alone.
-func (k *Vault) ownerless(path string, l lease) Stuck {
+// left is a lease of a grant that has ended.
+func (k *Vault) left(l lease, h access.Handle) Stuck {
 	return Stuck{
 		Since: l.issued,
-		Why:   fmt.Sprintf("the lease %s, from %s, is older than all grants that may read %s, so no grant has it: vault crashed when it made it", l.id, l.issued.Format(time.RFC3339), path),
+		Why:   fmt.Sprintf("the lease %s, from %s, is of the grant of request %s, which has ended: it was being made then, or vault lost sight of it when it crashed", l.id, l.issued.Format(time.RFC3339), h.Request),
 		End: func(ctx context.Context) error {
-			_, err := k.Vault.Write(ctx, "sys/leases/revoke", map[string]any{"lease_id": l.id, "sync": true})
+			err := k.endLease(ctx, l.id)
 			if vault.Status(err) == http.StatusForbidden {
 				return fmt.Errorf("%w; run: hallpass vault setup --print", err)
 			}
@@ -282,11 +249,20 @@ func (k *Vault) ownerless(path string, l lease) Stuck {
 	}
 }
 
+// endLease revokes a lease, and leaves it to Vault to go on if its database is
+// down. Already gone is success.
+func (k *Vault) endLease(ctx context.Context, id string) error {
+	_, err := k.Vault.Write(ctx, "sys/leases/revoke", map[string]any{"lease_id": id})
+	if vault.Missing(err) {
+		return nil
+	}
+	return err
+}
+
 // lease is one of Vault's, at the moment that it was looked at.
 type lease struct {
 	id      string
 	ttl     time.Duration // left
-	age     time.Duration // by Vault's clock
 	issued  time.Time
 	expires time.Time // zero: unknown
 }
@@ -329,9 +305,6 @@ func (k *Vault) lease(ctx context.Context, id string) (l lease, there bool, err 
 		return fail(err)
 	}
 	l.issued = l.issued.UTC()
-	if l.ttl > 0 {
-		l.age = l.expires.Add(-l.ttl).Sub(l.issued)
-	}
 	return l, true, nil
 }
 
@@ -359,7 +332,7 @@ func (k *Vault) list(ctx context.Context, path string) ([]string, error) {
 	return keys, nil
 }
 
-func (k *Vault) paths() []access.VaultPath {
+func (k *Vault) paths() []string {
 	if k.Leases == nil {
 		return nil
 	}

@@ -73,16 +73,14 @@ func (p *poller) issue(_ context.Context, ev access.Evidence) (access.Credential
 		path, data = "sys/wrapping/wrap", map[string]any{"token": "his"}
 	case "a token of his own":
 		path = "auth/token/create"
-	case "a token by a role of his own, under another accessor", "a token by a role of his own":
-	case "a token by a role of his own, for nobody":
-		delete(data, "meta")
+	case "a token by a role of his own":
 	case "sealed for another request":
 		names = statement.NewID()
 	case "sealed to another key":
 		if _, recipient, err = sealed.NewKey(); err != nil {
 			return access.Credential{}, err
 		}
-	case "another's grant":
+	case "another's grant", "another's grant, under another accessor":
 		path = ""
 	default:
 		return access.Credential{}, fmt.Errorf("a poller doesn't know %q", req.Reason)

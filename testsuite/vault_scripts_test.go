@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
-	"github.com/hashicorp/vault/api"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
 
@@ -52,7 +51,6 @@ type vaultHouse struct {
 // a password without one, and what isn't there.
 const vaultCatalog = `  vault/orders-db:
     path: database/creds
-    exclusive: true
     labels: {env: orders}
     actions: {read: orders-ro, dump: orders-dump, migrate: orders-migrate}
   vault/cert:
@@ -135,14 +133,12 @@ func newVaultHouse(t testing.TB) *vaultHouse {
 		t.Fatal(err)
 	}
 	plan := vault.NewPlan(c.Resources(), vault.Config{}, vault.DefaultTokenRole)
-	for _, p := range append(plan.Grants, plan.Issuer) {
+	for _, p := range plan.Policies() {
 		v.server.Policy(t, p.Name, p.Text)
 	}
-	role := map[string]any{}
-	for _, p := range plan.Role {
-		role[p.Name] = p.Value
+	for _, r := range plan.Roles {
+		v.server.Write(t, r.Path(), r.Body())
 	}
-	v.server.Write(t, "auth/token/roles/"+plan.TokenRole, role)
 	v.host(t)
 	v.server.EnableAuth(t, "approle", "approle")
 	v.server.Write(t, "auth/approle/role/hallpass", map[string]any{"token_policies": []string{plan.Issuer.Name, "hallpass-ssh-ca"}})
@@ -585,18 +581,19 @@ func cmdCost(ts *testscript.TestScript, neg bool, args []string) {
 	env := environment(ts)
 	var bare, whole []time.Duration
 	root := v.server.Client(tb)
-	wrapping := root.WithRequestCallbacks(func(r *api.Request) { r.WrapTTL = "600s" })
+	issuer, err := vault.New(vault.Config{Address: v.server.Address, Token: v.server.RootToken})
+	ts.Check(err)
 	for range n {
 		begun := time.Now()
-		minted, err := wrapping.Logical().Write("auth/token/create/"+vault.DefaultTokenRole, map[string]any{
-			"policies": []string{vault.GrantPrefix(vault.DefaultTokenRole) + "orders-db@read"}, "ttl": "600s", "explicit_max_ttl": "600s", "no_default_policy": true, "renewable": false,
+		minted, err := issuer.Mint(context.Background(), vault.DefaultTokenRole, vault.Spec{
+			Policies: []string{vault.GrantPrefix(vault.DefaultTokenRole) + "orders-db@read"}, Life: 10 * time.Minute,
 		})
 		ts.Check(err)
-		token, err := v.server.ClientWithToken(tb, "").Logical().Unwrap(minted.WrapInfo.Token)
+		token, err := v.server.ClientWithToken(tb, "").Logical().Unwrap(minted.Wrapping)
 		ts.Check(err)
 		_, err = v.server.ClientWithToken(tb, token.Auth.ClientToken).Logical().Read("database/creds/orders-ro")
 		ts.Check(err)
-		ts.Check(root.Auth().Token().RevokeAccessor(token.Auth.Accessor))
+		ts.Check(root.Auth().Token().RevokeAccessor(minted.Accessor))
 		bare = append(bare, time.Since(begun))
 
 		begun = time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -28,6 +29,17 @@ const (
 	sessions = "see \"Sessions that are open\" in docs/vault.md for statements that do"
 )
 
+const (
+	checkLife = time.Minute // of what a check mints, and of what is read with it
+	// leaseLife is longer than leases may be, so that a check sees how long those
+	// are. What was being read when Vault crashed lives so long at most.
+	leaseLife = access.MaxVault + time.Hour
+
+	checkName = "hallpass-check"
+)
+
+func checkMeta() map[string]string { return map[string]string{"hallpass_check": "true"} }
+
 // wrong is a finding that somebody has to see to.
 func wrong(part, hint, format string, args ...any) Finding {
 	return Finding{Part: part, Err: access.Errorf(access.CodeDenied, format, args...).WithHint("%s", hint)}
@@ -50,15 +62,16 @@ func (c *Client) Check(ctx context.Context, resources []access.Resource, tokenRo
 	if c.config.Token != "" {
 		by = "by an operator's token: what the issuer itself may do is not looked at"
 	}
-	all = append(all, Finding{Part: "login", Detail: c.config.Address + ", " + by}, c.checkRole(ctx, plan))
+	roles := c.checkRoles(ctx, plan)
+	all = append(all, Finding{Part: "login", Detail: c.config.Address + ", " + by}, roles)
 	if c.config.Token == "" {
 		all = append(all, c.checkIssuer(ctx, plan))
 	} else if f := c.checkLeft(ctx, plan); f.Err != nil {
 		all = append(all, f)
 	}
 	for _, r := range resources {
-		if r.Kind != catalog.KindVault {
-			continue
+		if r.Kind != catalog.KindVault || roles.Err != nil {
+			continue // by such a role, nobody knows what would end what is read
 		}
 		for _, action := range r.Actions {
 			all = append(all, c.checkAction(ctx, plan, r, action))
@@ -95,42 +108,59 @@ func (c *Client) read(ctx context.Context, path string) (data map[string]any, ok
 	return secret.Data, true, nil
 }
 
-// checkRole looks at the token role.
-func (c *Client) checkRole(ctx context.Context, plan Plan) Finding {
+// checkRoles looks at the token roles, and at the policy of grants' own tokens.
+func (c *Client) checkRoles(ctx context.Context, plan Plan) Finding {
 	const part = "token role"
-	name := plan.TokenRole
-	data, ok, err := c.read(ctx, "auth/token/roles/"+name)
+	for _, role := range plan.Roles {
+		if f := c.checkRole(ctx, part, role); f.Err != nil {
+			return f
+		}
+	}
+	if f := c.checkPolicy(ctx, plan, part, plan.Grant.Name); f.Err != nil {
+		return f
+	}
+	return Finding{Part: part, Detail: plan.TokenRole + " mints for the catalog's policies alone"}
+}
+
+// checkRole compares a token role with the plan's.
+func (c *Client) checkRole(ctx context.Context, part string, role Role) Finding {
+	data, ok, err := c.read(ctx, role.Path())
 	switch {
 	case Status(err) == http.StatusForbidden:
-		return wrong(part, setUp, "auth/token/roles/%s may not be read", name)
+		return wrong(part, setUp, "%s may not be read", role.Path())
 	case err != nil:
 		return Finding{Part: part, Err: err}
 	case !ok:
-		return wrong(part, setUp, "there is no token role %s", name)
+		return wrong(part, setUp, "there is no token role %s", role.Name)
 	}
 	// A role that allows more would let the issuer mint for more.
+	want := role.Body()
+	policies := strings.Split(fmt.Sprint(want[mintable]), ",")
 	allowed := append(texts(data["allowed_policies"]), texts(data["allowed_policies_glob"])...)
 	if len(allowed) == 0 {
-		return wrong(part, setUp, "%s names no policies that it mints for, which to Vault is no bound", name)
+		return wrong(part, setUp, "%s names no policies that it mints for, which to Vault is no bound", role.Name)
 	}
 	for _, p := range allowed {
-		if !slices.Contains(plan.policies(), p) {
-			return wrong(part, setUp, "%s allows the policy %s, which is none of the catalog's: the issuer could get at all that it opens", name, p)
+		if !slices.Contains(policies, p) {
+			return wrong(part, setUp, "%s allows the policy %s, which is none of the catalog's: the issuer could get at all that it opens", role.Name, p)
 		}
 	}
+	if aliases := texts(data["allowed_entity_aliases"]); len(aliases) > 0 {
+		return wrong(part, setUp, "%s makes tokens with the rights of %s", role.Name, strings.Join(aliases, ", "))
+	}
 	for _, want := range []Parameter{
-		{"token_type", "service"}, {"orphan", "true"}, {"renewable", "false"}, {"token_no_default_policy", "true"},
+		{"path_suffix", ""}, {"token_type", fmt.Sprint(want["token_type"])}, {"orphan", fmt.Sprint(want["orphan"])}, {"renewable", "false"}, {"token_no_default_policy", "true"},
 		{"token_period", "0"}, {"token_num_uses", "0"}, {"token_explicit_max_ttl", fmt.Sprint(int(access.MaxVault.Seconds()))},
 	} {
 		got, have := data[want.Name]
-		if !have {
+		if !have && want.Value == "0" {
 			got = "0" // as Vault leaves out what isn't set
 		}
 		if fmt.Sprint(got) != want.Value {
-			return wrong(part, setUp, "%s has %s=%v, it should be %s", name, want.Name, got, want.Value)
+			return wrong(part, setUp, "%s has %s=%v, it should be %s", role.Name, want.Name, got, want.Value)
 		}
 	}
-	return Finding{Part: part, Detail: name + " mints for the catalog's policies alone"}
+	return Finding{Part: part}
 }
 
 // checkLeft looks for policies of what isn't in the catalog any more, where it
@@ -166,30 +196,66 @@ func (c *Client) checkLeft(ctx context.Context, plan Plan) Finding {
 	return wrong(part, setUp, "the catalog doesn't name what these open any more: %s%s", strings.Join(left, ", "), more)
 }
 
-// checkIssuer tries what the issuer must not be able to do.
+// checkIssuer tries what the issuer must not be able to do, and what the tokens
+// must not that it mints.
 func (c *Client) checkIssuer(ctx context.Context, plan Plan) Finding {
 	const part = "issuer"
-	mayMint, tokenRole := plan.policies()[0], plan.TokenRole
-	for _, try := range []struct{ what, path, policy, wrap string }{
-		{"mint a token that isn't wrapped", "auth/token/create/" + tokenRole, mayMint, ""},
-		{"mint a token without the token role", "auth/token/create", mayMint, "60s"},
-		{"mint a token for what the catalog doesn't name", "auth/token/create/" + tokenRole, GrantPrefix(tokenRole) + "no.such@action", "60s"},
-		{"mint a token for the policy default", "auth/token/create/" + tokenRole, "default", "60s"},
-		{"mint a token for its own policy", "auth/token/create/" + tokenRole, IssuerPolicy(tokenRole), "60s"},
-		{"mint a token for the policy root", "auth/token/create/" + tokenRole, "root", "60s"},
+	tokenRole := plan.TokenRole
+	own, grant, opens := "auth/token/create/"+tokenRole, "auth/token/create/"+GrantRole(tokenRole), plan.policies()[0]
+	minted, err := c.mint(ctx, c.as, own, map[string]any{"policies": []string{GrantRole(tokenRole)}, "ttl": access.MaxVault.String()}, "")
+	if s := Status(err); s == http.StatusForbidden || s == http.StatusBadRequest || s == http.StatusNotFound {
+		return wrong(part, setUp, "it can't mint by the token role: %v", err)
+	}
+	if err != nil {
+		return Finding{Part: part, Err: err}
+	}
+	byGrant := func(ctx context.Context, f func(context.Context, *api.Client) error) error {
+		client, err := c.client(minted.token)
+		if err != nil {
+			return err
+		}
+		return c.explain(f(ctx, client))
+	}
+	f := Finding{Part: part, Detail: "can mint wrapped tokens by the token role, and no others"}
+	if minted.lasts < access.MaxVault {
+		f = wrong(part, "raise it: vault auth tune -max-lease-ttl=24h token", "vault's max_lease_ttl lets a token live for %s, and a grant may last %s",
+			access.ShortDuration(minted.lasts), access.ShortDuration(access.MaxVault))
+	}
+	for _, try := range []struct {
+		what             string
+		as               func(context.Context, func(context.Context, *api.Client) error) error
+		path, kind, name string
+		wrap             string
+	}{
+		{"mint a token that reads and isn't wrapped", c.as, own, "service", opens, ""},
+		{"mint a token that reads and isn't a grant's", c.as, grant, "batch", opens, "60s"},
+		{"mint a token without the token role", c.as, "auth/token/create", "service", opens, "60s"},
+		{"mint a token for the policy default", c.as, own, "service", "default", "60s"},
+		{"mint a token for its own policy", c.as, own, "service", IssuerPolicy(tokenRole), "60s"},
+		{"mint a token for the policy root", c.as, own, "service", "root", "60s"},
+		{"mint a token that isn't wrapped", byGrant, grant, "batch", opens, ""},
+		{"mint a token whose secrets outlive it", byGrant, grant, "service", opens, "60s"},
+		{"mint a token for what the catalog doesn't name", byGrant, grant, "batch", GrantPrefix(tokenRole) + "no.such@action", "60s"},
 	} {
-		accessor, _, err := c.mint(ctx, try.path, try.policy, try.wrap)
+		got, err := c.mint(ctx, try.as, try.path, map[string]any{"type": try.kind, "policies": []string{try.name}}, try.wrap)
 		switch Status(err) {
 		case http.StatusForbidden, http.StatusBadRequest:
 			continue
 		}
 		if err != nil {
-			return Finding{Part: part, Err: err}
+			f = Finding{Part: part, Err: err}
+			break
 		}
-		err = c.revoke(ctx, accessor)
-		return wrong(part, setUp, "it can %s%s", try.what, andNot(err))
+		if got.accessor != "" {
+			err = c.revoke(ctx, got.accessor)
+		}
+		f = wrong(part, setUp, "it can %s%s", try.what, andNot(err))
+		break
 	}
-	return Finding{Part: part, Detail: "can mint wrapped tokens by the token role, and no others"}
+	if err := c.revoke(ctx, minted.accessor); err != nil && f.Err == nil {
+		f = Finding{Part: part, Err: err}
+	}
+	return f
 }
 
 func andNot(err error) string {
@@ -199,27 +265,35 @@ func andNot(err error) string {
 	return ", and the token of this test couldn't be revoked: " + err.Error()
 }
 
-// mint makes a short-lived token for one policy, and says what opens it: a
-// wrapping token, or itself.
-func (c *Client) mint(ctx context.Context, path, policy, wrap string) (accessor, token string, err error) {
+// mintedOne is a token that was minted.
+type mintedOne struct {
+	accessor string
+	token    string // itself, or what it is wrapped in
+	lasts    time.Duration
+}
+
+// mint makes a token, short-lived unless body says otherwise.
+func (c *Client) mint(ctx context.Context, as func(context.Context, func(context.Context, *api.Client) error) error, path string, body map[string]any, wrap string) (mintedOne, error) {
+	fields := map[string]any{"ttl": checkLife.String(), "no_default_policy": true, "display_name": checkName, "meta": checkMeta()}
+	maps.Copy(fields, body)
+	if fields["type"] == "batch" {
+		fields["ttl"] = "1s" // nothing else ends one
+	}
 	var secret *api.Secret
-	err = c.as(ctx, func(ctx context.Context, client *api.Client) (err error) {
+	err := as(ctx, func(ctx context.Context, client *api.Client) (err error) {
 		wrapping := client.WithRequestCallbacks(func(r *api.Request) { r.WrapTTL = wrap })
-		secret, err = wrapping.Logical().WriteWithContext(ctx, path, map[string]any{
-			"policies": []string{policy}, "ttl": "60s", "explicit_max_ttl": "60s", "no_default_policy": true, "renewable": false,
-			"display_name": "hallpass-check", "meta": map[string]string{"hallpass_check": "true"},
-		})
+		secret, err = wrapping.Logical().WriteWithContext(ctx, path, fields)
 		return err
 	})
 	switch {
 	case err != nil:
-		return "", "", err
+		return mintedOne{}, err
 	case secret != nil && secret.WrapInfo != nil:
-		return secret.WrapInfo.WrappedAccessor, secret.WrapInfo.Token, nil
+		return mintedOne{accessor: secret.WrapInfo.WrappedAccessor, token: secret.WrapInfo.Token}, nil
 	case secret != nil && secret.Auth != nil:
-		return secret.Auth.Accessor, secret.Auth.ClientToken, nil
+		return mintedOne{secret.Auth.Accessor, secret.Auth.ClientToken, time.Duration(secret.Auth.LeaseDuration) * time.Second}, nil
 	}
-	return "", "", errors.New("vault gives no token")
+	return mintedOne{}, errors.New("vault gives no token")
 }
 
 func (c *Client) revoke(ctx context.Context, accessor string) error {
@@ -241,25 +315,28 @@ func (c *Client) checkAction(ctx context.Context, plan Plan, r access.Resource, 
 	if f := c.checkPolicy(ctx, plan, part, name); f.Err != nil {
 		return f
 	}
-	accessor, wrapping, err := c.mint(ctx, "auth/token/create/"+plan.TokenRole, name, "60s")
+	minted, err := c.Mint(ctx, plan.TokenRole, Spec{Policies: []string{name}, Life: leaseLife, Own: checkLife, Name: checkName, Meta: checkMeta()})
+	defer func() {
+		if minted.Accessor == "" {
+			return
+		}
+		if err := c.revoke(ctx, minted.Accessor); err != nil && f.Err == nil {
+			f = Finding{Part: part, Err: err}
+		}
+	}()
 	if s := Status(err); s == http.StatusForbidden || s == http.StatusBadRequest || s == http.StatusNotFound {
 		return wrong(part, setUp, "no token can be minted for it: %v", err)
 	}
 	if err != nil {
 		return Finding{Part: part, Err: err}
 	}
-	defer func() {
-		if err := c.revoke(ctx, accessor); err != nil && f.Err == nil {
-			f = Finding{Part: part, Err: err}
-		}
-	}()
-	life, f := c.checkRead(ctx, part, name, r, action, wrapping)
+	life, f := c.checkRead(ctx, part, name, r, action, minted.Wrapping)
 	if f.Err != nil {
 		return f
 	}
 	if life > access.MaxVault {
-		return wrong(part, ends, "what %s gives lasts %s, and no grant is longer than %s: it would live on so long if Vault is away when the grant ends",
-			r.VaultPath(action), about(life), access.ShortDuration(access.MaxVault))
+		return wrong(part, ends, "what %s gives lasts longer than %[2]s, and no grant is longer than %[2]s: it would live on so long if Vault is away when the grant ends",
+			r.VaultPath(action), access.ShortDuration(access.MaxVault))
 	}
 	f = c.checkDatabase(ctx, part, r, action, life)
 	if f.Err == nil {
@@ -279,7 +356,7 @@ func (c *Client) checkPolicy(ctx context.Context, plan Plan, part, name string) 
 	case !ok:
 		return wrong(part, setUp, "there is no policy %s", name)
 	}
-	for _, p := range plan.Grants {
+	for _, p := range plan.Policies() {
 		if text, _ := data["policy"].(string); p.Name == name && strings.TrimSpace(text) != strings.TrimSpace(p.Text) {
 			return wrong(part, setUp, "the policy %s is not what the catalog asks for", name)
 		}

@@ -84,21 +84,21 @@ func TestOutOfTheCatalog(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	mint := func() error {
-		_, err := own.Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{payroll}, NoDefaultPolicy: true}, "hallpass")
+	mint := func(policy string) error {
+		_, err := newClient(t, h.config).Mint(context.Background(), "hallpass", vault.Spec{Policies: []string{policy}, Life: time.Minute})
 		return err
 	}
-	if err := mint(); err != nil {
+	if err := mint(payroll); err != nil {
 		t.Fatalf("while it is there: %v", err)
 	}
 	list := resources(t, catalogYAML)
 	for who, c := range map[string]*vault.Client{"the issuer": newClient(t, h.config), "an operator": newClient(t, vault.Config{Address: h.Address, Token: h.RootToken})} {
-		if got := strings.Join(findings(c, list), "\n"); !strings.Contains(got, "BAD token role: hallpass allows the policy "+payroll) {
+		if got := strings.Join(findings(c, list), "\n"); !strings.Contains(got, "BAD token role: hallpass-grant allows the policy "+payroll) {
 			t.Errorf("%s isn't told:\n%s", who, got)
 		}
 	}
 	h.setUp(t, catalogYAML)
-	if err := mint(); err == nil {
+	if err := mint(payroll); err == nil {
 		t.Error("what is out of the catalog can be minted for")
 	}
 	policies, err := h.Client(t).Sys().ListPolicies()
@@ -106,21 +106,20 @@ func TestOutOfTheCatalog(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(policies)
-	if want := []string{"default", "hallpass-grant-orders@dump", "hallpass-grant-orders@read", "hallpass-grant-web-cert@renew", "hallpass-issuer", "hallpass-ssh-ca", "root"}; !slices.Equal(policies, want) {
+	if want := []string{"default", "hallpass-grant", "hallpass-grant-orders@dump", "hallpass-grant-orders@read", "hallpass-grant-web-cert@renew", "hallpass-issuer", "hallpass-ssh-ca", "root"}; !slices.Equal(policies, want) {
 		t.Errorf("policies %v, want %v", policies, want)
 	}
 	h.Policy(t, payroll, `path "database/creds/orders-ro" { capabilities = ["read"] }`)
-	if err := mint(); err == nil {
+	if err := mint(payroll); err == nil {
 		t.Error("a policy alone makes it mintable")
 	}
 	// To Vault, a role without a list has no bound.
-	role := map[string]any{}
-	for _, p := range vault.NewPlan(nil, vault.Config{}, "hallpass").Role {
-		role[p.Name] = p.Value
+	for _, r := range vault.NewPlan(nil, vault.Config{}, "hallpass").Roles {
+		h.Write(t, r.Path(), r.Body())
 	}
-	h.Write(t, "auth/token/roles/hallpass", role)
 	for _, name := range []string{"hallpass-grant-orders@read", "hallpass-issuer", "default", "root"} {
-		if _, err := own.Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{name}, NoDefaultPolicy: true}, "hallpass"); err == nil {
+		_, beside := own.Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{name}, NoDefaultPolicy: true}, "hallpass")
+		if beside == nil || mint(name) == nil {
 			t.Errorf("with an empty catalog, %s can be minted for", name)
 		}
 	}
@@ -138,7 +137,9 @@ func TestTwoOnOneVault(t *testing.T) {
 			t.Error(got)
 		}
 	}
-	for role, policy := range map[string]string{"hallpass": "hallpass-eu-grant-payroll@read", "hallpass-eu": "hallpass-grant-orders@read"} {
+	for role, policy := range map[string]string{
+		"hallpass-grant": "hallpass-eu-grant-payroll@read", "hallpass-eu-grant": "hallpass-grant-orders@read", "hallpass": "hallpass-eu-grant", "hallpass-eu": "hallpass-grant",
+	} {
 		if _, err := h.Client(t).Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{policy}}, role); err == nil {
 			t.Errorf("%s mints for %s", role, policy)
 		}
@@ -182,6 +183,9 @@ func TestCheckFinds(t *testing.T) {
 	role := func(name, value string) func(*testing.T) {
 		return func(t *testing.T) { h.Write(t, "auth/token/roles/hallpass", map[string]any{name: value}) }
 	}
+	grants := func(name, value string) func(*testing.T) {
+		return func(t *testing.T) { h.Write(t, "auth/token/roles/hallpass-grant", map[string]any{name: value}) }
+	}
 	for _, tt := range []struct {
 		name     string
 		catalog  string // set up
@@ -196,8 +200,8 @@ func TestCheckFinds(t *testing.T) {
 		{"no revocation statements", more("database/creds", "no-statements"), nil, true, "BAD vault/more x: the role no-statements has no revocation_statements: sessions that are open stay open"},
 		{"statements that end no session", more("database/creds", "no-terminate"), nil, true, "BAD vault/more x: the revocation_statements of the role no-terminate don't end sessions"},
 		{"logins without an end of their own", more("database/creds", "no-end"), nil, true, "BAD vault/more x: the creation_statements of the role no-end give its logins no end of their own"},
-		{"leases longer than any grant", more("database/creds", "too-long"), nil, false, "BAD vault/more x: what database/creds/too-long gives lasts 1d1h, and no grant is longer than 1d"},
-		{"leases as long as Vault's own bound", more("database/creds", "no-ttl"), nil, false, "BAD vault/more x: what database/creds/no-ttl gives lasts 32d, and no grant is longer than 1d"},
+		{"leases longer than any grant", more("database/creds", "too-long"), nil, false, "BAD vault/more x: what database/creds/too-long gives lasts longer than 1d, and no grant is longer than 1d"},
+		{"leases as long as Vault's own bound", more("database/creds", "no-ttl"), nil, false, "BAD vault/more x: what database/creds/no-ttl gives lasts longer than 1d, and no grant is longer than 1d"},
 		{"no policy", catalogYAML, func(t *testing.T) {
 			if err := h.Client(t).Sys().DeletePolicy("hallpass-grant-orders@read"); err != nil {
 				t.Fatal(err)
@@ -206,10 +210,34 @@ func TestCheckFinds(t *testing.T) {
 		{"a wider policy", catalogYAML, func(t *testing.T) {
 			h.Policy(t, "hallpass-grant-orders@read", `path "database/creds/*" { capabilities = ["read"] }`)
 		}, false, "BAD vault/orders read: the policy hallpass-grant-orders@read is not what the catalog asks for"},
-		{"a token role for more", catalogYAML, role("allowed_policies_glob", "hallpass-*"), false, "BAD token role: hallpass allows the policy hallpass-*, which is none of the catalog's"},
-		{"a token role for another policy", catalogYAML, role("allowed_policies", "default"), false, "BAD token role: hallpass allows the policy default"},
-		{"a token role for all that begins so", catalogYAML, role("allowed_policies_glob", "hallpass-grant-*"), false, "BAD token role: hallpass allows the policy hallpass-grant-*, which is none of the catalog's"},
-		{"a token role without a list", catalogYAML, role("allowed_policies", ""), false, "BAD token role: hallpass names no policies that it mints for, which to Vault is no bound"},
+		{"a token role for more", catalogYAML, grants("allowed_policies_glob", "hallpass-*"), false, "BAD token role: hallpass-grant allows the policy hallpass-*, which is none of the catalog's"},
+		{"a token role for another policy", catalogYAML, grants("allowed_policies", "default"), false, "BAD token role: hallpass-grant allows the policy default"},
+		{"a token role for all that begins so", catalogYAML, grants("allowed_policies_glob", "hallpass-grant-*"), false, "BAD token role: hallpass-grant allows the policy hallpass-grant-*, which is none of the catalog's"},
+		{"a token role without a list", catalogYAML, grants("allowed_policies", ""), false, "BAD token role: hallpass-grant names no policies that it mints for, which to Vault is no bound"},
+		{"grants' own tokens for more", catalogYAML, role("allowed_policies_glob", "hallpass-grant-*"), false, "BAD token role: hallpass allows the policy hallpass-grant-*, which is none of the catalog's"},
+		{"grants' own tokens without a list", catalogYAML, role("allowed_policies", ""), false, "BAD token role: hallpass names no policies that it mints for, which to Vault is no bound"},
+		{"tokens that nothing ends", catalogYAML, grants("orphan", "true"), false, "BAD token role: hallpass-grant has orphan=true, it should be false"},
+		{"tokens whose secrets outlive them", catalogYAML, grants("token_type", "service"), false, "BAD token role: hallpass-grant has token_type=service, it should be default-batch"},
+		{"grants' own tokens may do more", catalogYAML, func(t *testing.T) {
+			h.Policy(t, "hallpass-grant", plan(t).Grant.Text+`path "database/creds/*" { capabilities = ["read"] }`)
+		}, false, "BAD token role: the policy hallpass-grant is not what the catalog asks for"},
+		{"grants' own tokens make what isn't wrapped", catalogYAML, func(t *testing.T) {
+			h.Policy(t, "hallpass-grant", `path "auth/token/create/hallpass-grant" { capabilities = ["update"] }`)
+		}, false, "BAD issuer: it can mint a token that isn't wrapped"},
+		{"grants' own tokens make what leases outlive", catalogYAML, func(t *testing.T) {
+			h.Policy(t, "hallpass-grant", strings.ReplaceAll(plan(t).Grant.Text, `"batch"`, ""))
+		}, false, "BAD issuer: it can mint a token whose secrets outlive it"},
+		{"tokens with somebody's own rights", catalogYAML, role("allowed_entity_aliases", "alice"), false, "BAD token role: hallpass makes tokens with the rights of alice"},
+		{"tokens from another path", catalogYAML, role("path_suffix", "abc"), false, "BAD token role: hallpass has path_suffix=abc, it should be "},
+		{"tokens that can't live as long as a grant", catalogYAML, func(t *testing.T) {
+			h.Write(t, "sys/auth/token/tune", map[string]any{"max_lease_ttl": "8h"})
+			t.Cleanup(func() { h.Write(t, "sys/auth/token/tune", map[string]any{"max_lease_ttl": "0"}) })
+		}, false, "BAD issuer: vault's max_lease_ttl lets a token live for 8h, and a grant may last 1d"},
+		{"no second token role", catalogYAML, func(t *testing.T) {
+			if _, err := h.Client(t).Logical().Delete("auth/token/roles/hallpass-grant"); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "BAD token role: there is no token role hallpass-grant"},
 		{"a policy of what is out of the catalog", catalogYAML, func(t *testing.T) {
 			h.Policy(t, "hallpass-grant-payroll@read", `path "database/creds/orders-ro" { capabilities = ["read"] }`)
 		}, true, "BAD policies: the catalog doesn't name what these open any more: hallpass-grant-payroll@read"},
@@ -224,17 +252,18 @@ func TestCheckFinds(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, false, "BAD token role: there is no token role hallpass"},
-		{"an issuer that can see what it mints", catalogYAML, func(t *testing.T) {
-			text := strings.ReplaceAll(plan(t).Issuer.Text, `min_wrapping_ttl = "1s"`, "")
-			h.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), strings.ReplaceAll(text, `max_wrapping_ttl = "86400s"`, ""))
-		}, false, "BAD issuer: it can mint a token that isn't wrapped"},
+		{"an issuer that hands out tokens of its own", catalogYAML, func(t *testing.T) {
+			h.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), plan(t).Issuer.Text+plan(t).Grant.Text)
+		}, false, "BAD issuer: it can mint a token that reads and isn't a grant's"},
 		{"an issuer that can mint at will", catalogYAML, func(t *testing.T) {
 			h.Policy(t, vault.IssuerPolicy(vault.DefaultTokenRole), plan(t).Issuer.Text+`path "auth/token/create" { capabilities = ["update", "sudo"] }`)
 		}, false, "BAD issuer: it can mint a token without the token role"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := h.Client(t).Logical().Delete("auth/token/roles/hallpass"); err != nil {
-				t.Fatal(err)
+			for _, role := range []string{"hallpass", "hallpass-grant"} {
+				if _, err := h.Client(t).Logical().Delete("auth/token/roles/" + role); err != nil {
+					t.Fatal(err)
+				}
 			}
 			h.setUp(t, tt.catalog)
 			if tt.spoil != nil {
@@ -271,7 +300,11 @@ func TestGrantPolicies(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	token := func(policy string) *api.Client {
-		s, err := h.Client(t).Auth().Token().CreateWithRole(&api.TokenCreateRequest{Policies: []string{policy}, NoDefaultPolicy: true}, "hallpass")
+		minted, err := newClient(t, h.config).Mint(context.Background(), "hallpass", vault.Spec{Policies: []string{policy}, Life: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := h.ClientWithToken(t, minted.Wrapping).Logical().Unwrap("")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +361,7 @@ resources:
       debug: {role: debug, with: {kubernetes_namespace: shop, ttl: 1h}}
       out: {role: ops/check-out, with: {}}
 `)
-	const own = "path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\npath \"auth/token/revoke-self\" {\n  capabilities = [\"update\"]\n}\n"
+	const own = "path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\n"
 	want := []vault.Policy{
 		{Name: "hallpass-grant-k8s@debug", Text: `# debug of vault/k8s
 path "kubernetes/creds/debug" {

@@ -37,6 +37,11 @@ func CheckTokenRole(name string) error {
 // has ever minted for.
 func GrantPrefix(tokenRole string) string { return tokenRole + grants }
 
+// GrantRole is the token role that makes what grants hand out, and the policy of
+// the grants' own tokens, which opens that role and nothing else. No other token
+// role can have that name (CheckTokenRole).
+func GrantRole(tokenRole string) string { return strings.TrimSuffix(GrantPrefix(tokenRole), "-") }
+
 // IssuerPolicy is the issuer's own.
 func IssuerPolicy(tokenRole string) string { return tokenRole + "-issuer" }
 
@@ -52,20 +57,42 @@ type Policy struct {
 	Text string `json:"text"` // in Vault's own language
 }
 
+// Role is one of Vault's token roles.
+type Role struct {
+	Name       string      `json:"name"`
+	Parameters []Parameter `json:"parameters"`
+}
+
 // Parameter is one parameter of a role in Vault.
 type Parameter struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 }
 
+// Path is where Vault keeps the role.
+func (r Role) Path() string { return "auth/token/roles/" + r.Name }
+
+// Body is what is written there.
+func (r Role) Body() map[string]any {
+	body := map[string]any{}
+	for _, p := range r.Parameters {
+		body[p.Name] = p.Value
+	}
+	return body
+}
+
 // Plan is what Vault has to be told for a catalog.
 type Plan struct {
-	Grants    []Policy    `json:"grants"` // one for each action
-	Issuer    Policy      `json:"issuer"`
-	TokenRole string      `json:"token_role"`
-	Role      []Parameter `json:"role"` // of the token role
+	Grants    []Policy `json:"grants"` // one for each action
+	Grant     Policy   `json:"grant"`  // of the grants' own tokens
+	Issuer    Policy   `json:"issuer"`
+	TokenRole string   `json:"token_role"`
+	Roles     []Role   `json:"roles"` // the token role, and GrantRole
 	config    Config
 }
+
+// Policies are all of the plan.
+func (p Plan) Policies() []Policy { return append(slices.Clone(p.Grants), p.Grant, p.Issuer) }
 
 // NewPlan makes the plan for the resources of kind vault.
 func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan {
@@ -78,7 +105,12 @@ func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan 
 			p.Grants = append(p.Grants, Policy{Name: PolicyName(tokenRole, r, action), Text: grantPolicy(r, action)})
 		}
 	}
-	p.Role = roleParameters(p.policies())
+	p.Roles = []Role{
+		// Each stands by itself (orphan): it outlives the issuer's own login.
+		{tokenRole, roleParameters("service", true, []string{GrantRole(tokenRole)})},
+		{GrantRole(tokenRole), roleParameters("default-batch", false, p.policies())},
+	}
+	p.Grant = Policy{Name: GrantRole(tokenRole), Text: mintPolicy(tokenRole)}
 	p.Issuer = Policy{Name: IssuerPolicy(tokenRole), Text: issuerPolicy(tokenRole, access.VaultPaths(resources))}
 	return p
 }
@@ -99,23 +131,34 @@ func (p Plan) policies() []string {
 // with commas between.
 const mintable = "allowed_policies"
 
-// roleParameters are the token role's. Whoever may use it can't get more than
+// roleParameters are a token role's. Whoever may use it can't get more than
 // this out of it: each policy is named, so that what is out of the catalog, or
 // another hallpass's, can't be minted for, even while its policy is there.
-func roleParameters(policies []string) []Parameter {
+func roleParameters(kind string, orphan bool, policies []string) []Parameter {
 	return []Parameter{
 		{mintable, strings.Join(policies, ",")},
 		{"allowed_policies_glob", ""}, // whatever somebody has put there
-		{"orphan", "true"},            // it outlives the issuer's own login
+		{"orphan", fmt.Sprint(orphan)},
 		{"renewable", "false"},
-		{"token_type", "service"}, // batch tokens can't be revoked
+		{"token_type", kind},
 		{"token_no_default_policy", "true"},
-		{"token_explicit_max_ttl", fmt.Sprintf("%ds", int(access.MaxVault.Seconds()))},
+		{"allowed_entity_aliases", ""}, // nobody's own rights
+		{"path_suffix", ""},            // by its path hallpass knows what is its own
+		{"token_explicit_max_ttl", fmt.Sprintf("%ds", int(access.MaxVault.Seconds()))}, // Vault holds service tokens to it
 	}
 }
 
-// grantPolicy opens one path, in one way, and lets the token look at itself
-// and end itself.
+// mintPolicy lets a grant's own token make what the grant hands out: a batch
+// token, and only wrapped, so that the issuer doesn't see it.
+func mintPolicy(tokenRole string) string {
+	return fmt.Sprintf("# A grant's own token makes the one that the grant hands out, and can do nothing else.\n"+
+		"path \"auth/token/create/%s\" {\n  capabilities = [\"create\", \"update\"]\n  min_wrapping_ttl = \"1s\"\n  max_wrapping_ttl = \"%ds\"\n"+
+		"  required_parameters = [\"type\", \"ttl\"]\n  allowed_parameters = {\n    \"type\" = [\"batch\"]\n"+
+		"    \"ttl\" = []\n    \"policies\" = []\n    \"no_default_policy\" = []\n    \"display_name\" = []\n    \"meta\" = []\n  }\n}\n",
+		GrantRole(tokenRole), int(access.MaxVault.Seconds()))
+}
+
+// grantPolicy opens one path, in one way, and lets the token look at itself.
 func grantPolicy(r access.Resource, action string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s of %s\npath %q {\n", action, r.Name, r.VaultPath(action))
@@ -134,45 +177,41 @@ func grantPolicy(r access.Resource, action string) string {
 	}
 	b.WriteString("}\n")
 	own(&b, "lookup-self", "read")
-	own(&b, "revoke-self", "update")
 	return b.String()
 }
 
-// issuerPolicy lets the issuer mint by the token role, and only wrapped, and
-// revoke: tokens, and leases of paths that the catalog says are hallpass's
-// alone. Vault has no way to say "revoke only those": whoever has this policy
-// can end any token, and open nothing.
-func issuerPolicy(tokenRole string, paths []access.VaultPath) string {
+// issuerPolicy lets the issuer mint by the token role, and revoke: tokens, and
+// leases of the catalog's paths. Vault has no way to say "revoke only those":
+// whoever has this policy can end any token, and open nothing.
+func issuerPolicy(tokenRole string, paths []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Minted tokens come wrapped, so that the issuer doesn't see them.\n"+
-		"path \"auth/token/create/%s\" {\n  capabilities = [\"create\", \"update\"]\n  min_wrapping_ttl = \"1s\"\n  max_wrapping_ttl = \"%ds\"\n}\n",
-		tokenRole, int(access.MaxVault.Seconds()))
+	b.WriteString("# What it mints reads nothing: see the policy " + GrantRole(tokenRole) + ".\n")
+	own(&b, "create/"+tokenRole, "create", "update")
 	own(&b, "revoke-accessor", "create", "update")
 	own(&b, "lookup-accessor", "create", "update")
 	own(&b, "lookup-self", "read")
 	own(&b, "renew-self", "create", "update")
 	mint := "auth/token/create/" + tokenRole + "/"
-	look, revoke := []string{mint + "*"}, []string{mint + "*"}
+	leases := []string{mint + "*"}
 	for _, p := range paths {
-		look = append(look, p.Path+"/*")
-		if p.Exclusive != nil && *p.Exclusive {
-			revoke = append(revoke, p.Path+"/*")
-		}
+		leases = append(leases, p+"/*")
 	}
-	fmt.Fprintf(&b, "# Where Vault crashed while it revoked a token, what is left of it has a lease here. Where it\n"+
-		"# crashed while it made a secret, the secret's lease is of no token: of paths that are exclusive in\n# the catalog, the sweep revokes those.\n"+
+	fmt.Fprintf(&b, "# Where Vault crashed while it revoked a token, what is left of it has a lease here. A secret that\n"+
+		"# was being made when its grant ended, or when Vault crashed, has one that is of no token.\n"+
 		"path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n"+
 		"path \"sys/leases/revoke\" {\n  capabilities = [\"create\", \"update\"]\n  allowed_parameters = {\n    \"lease_id\" = [%s]\n    \"sync\" = []\n  }\n}\n"+
 		"path \"sys/leases/lookup\" {\n  capabilities = [\"create\", \"update\"]\n  allowed_parameters = {\n    \"lease_id\" = [%s]\n  }\n}\n",
-		mint, quoted(revoke), quoted(look))
+		mint, quoted(leases), quoted(leases))
 	b.WriteString("# For hallpass vault check.\n")
 	own(&b, "roles/"+tokenRole, "read")
+	own(&b, "roles/"+GrantRole(tokenRole), "read")
+	fmt.Fprintf(&b, "path \"sys/policies/acl/%s\" {\n  capabilities = [\"read\"]\n}\n", GrantRole(tokenRole))
 	fmt.Fprintf(&b, "path \"sys/policies/acl/%s*\" {\n  capabilities = [\"read\"]\n}\n", GrantPrefix(tokenRole))
 	b.WriteString("# For the sweep: what is alive, and whose it is.\n")
 	own(&b, "accessors", "list", "sudo")
 	own(&b, "accessors/", "list", "sudo")
 	for _, p := range paths {
-		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", p.Path+"/")
+		fmt.Fprintf(&b, "path \"sys/leases/lookup/%s\" {\n  capabilities = [\"list\", \"sudo\"]\n}\n", p+"/")
 	}
 	return b.String()
 }
@@ -201,16 +240,20 @@ func (p Plan) Script() string {
 	for _, g := range p.Grants {
 		policy(g)
 	}
-	b.WriteString("\n# Makes the tokens, one for each request.\n")
-	fmt.Fprintf(&b, "vault write auth/token/roles/%s", p.TokenRole)
-	for _, x := range p.Role {
-		values := []string{x.Value}
-		if x.Name == mintable {
-			values = strings.Split(x.Value, ",") // one argument can't hold as many as there may be
+	b.WriteString("\n# A grant's own token, one for each request, and with it the token that it hands out.\n")
+	policy(p.Grant)
+	for _, r := range p.Roles {
+		fmt.Fprintf(&b, "\nvault write %s", r.Path())
+		for _, x := range r.Parameters {
+			values := []string{x.Value}
+			if x.Name == mintable {
+				values = strings.Split(x.Value, ",") // one argument can't hold as many as there may be
+			}
+			for _, value := range values {
+				fmt.Fprintf(&b, " \\\n  %s='%s'", x.Name, value)
+			}
 		}
-		for _, value := range values {
-			fmt.Fprintf(&b, " \\\n  %s='%s'", x.Name, value)
-		}
+		b.WriteString("\n")
 	}
 	p.forget(&b)
 	b.WriteString("\n\n# The issuer: may mint and revoke, and read none of it.\n")
@@ -223,7 +266,7 @@ func (p Plan) Script() string {
 // forget takes away what the catalog doesn't name any more. The names of
 // policies have nothing in them that a shell would make something of.
 func (p Plan) forget(b *strings.Builder) {
-	b.WriteString("\n\n# What is out of the catalog: nobody can mint for it any more, and tokens that\n" +
+	b.WriteString("\n# What is out of the catalog: nobody can mint for it any more, and tokens that\n" +
 		"# were minted before read nothing more.\npolicies=$(vault policy list)\nfor policy in $policies; do\n  case \"$policy\" in\n")
 	for _, name := range p.policies() {
 		fmt.Fprintf(b, "    '%s') ;;\n", name)

@@ -224,14 +224,6 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 	}, nil
 }
 
-// A lease in Vault has to be settle times as old as a credential for a sweep to
-// miss its grant, and at least settled: what hallpass vault check reads has none,
-// and lives for a minute at most.
-const (
-	settle  = 5
-	settled = 90 * time.Second
-)
-
 func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	client, err := p.vaultClient("the role " + RoleIssuerVault + " needs it")
 	if err != nil {
@@ -243,10 +235,11 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 		return work{}, err
 	}
 	p.log.Info("mints in vault", "address", client.Address(), "auth", p.config.Issuers.Vault.Auth, "token_role", p.config.Issuers.Vault.TokenRole)
+	kind := &grant.Vault{
+		Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Leases: p.leases, Now: time.Now,
+	}
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
-		Kinds: map[string]grant.Kind{catalog.KindVault: &grant.Vault{
-			Vault: client, TokenRole: p.config.Issuers.Vault.TokenRole, Leases: p.leases, Settle: max(settle*p.config.Sweep.Grace, settled), Now: time.Now,
-		}},
+		Kinds:    map[string]grant.Kind{catalog.KindVault: kind},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		MinGrant: p.config.Limits.MinGrant,
@@ -256,7 +249,13 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 	}}
 	return work{
 		register: func(r sdkworker.Registry) { r.RegisterActivity(issuing) },
-		run:      func(ctx context.Context) error { p.keepVault(ctx); return nil },
+		run: func(ctx context.Context) error {
+			var keeping sync.WaitGroup
+			keeping.Go(func() { kind.EndLate(ctx, p.reportLate) })
+			p.keepVault(ctx)
+			keeping.Wait()
+			return nil
+		},
 	}, nil
 }
 

@@ -47,7 +47,7 @@ type looking struct {
 }
 
 // Look goes through what is open two at a time, in the order of the ids.
-func (l *looking) Look(_ context.Context, cursor string, live audit.Living) (grant.Sight, error) {
+func (l *looking) Look(_ context.Context, cursor string, live audit.Living, _ func() ([]access.Handle, error)) (grant.Sight, error) {
 	if l.down != nil && l.down() {
 		return grant.Sight{}, errDown
 	}
@@ -294,22 +294,21 @@ func TestSweepStrays(t *testing.T) {
 	}
 }
 
-// What is stuck is taken away if no grant has it by the ledger of after it was
-// looked at.
-func TestSweepTakesAwayWhatNobodyHas(t *testing.T) {
+// What is stuck and can be taken away is, and on record; what can't be is reported.
+func TestSweepTakesAwayWhatIsStuck(t *testing.T) {
 	w, _ := sweeps(t)
 	var ended []string
-	end := func(name string) func(context.Context) error {
-		return func(context.Context) error { ended = append(ended, name); return nil }
-	}
-	h := access.Handle{Request: "late", Kind: "ssh", Serial: 7, NotBefore: w.start}
 	w.issuer.Kinds["ssh"] = &looking{lock: w.kind, stuck: map[string]grant.Stuck{
-		"nobody's":   {Why: "crashed", Had: func(l audit.Living) bool { return l.Has(h) }, End: end("nobody's")},
-		"somebody's": {Why: "crashed", Had: func(audit.Living) bool { return true }, End: end("somebody's")},
+		"left":   {Why: "crashed", End: func(context.Context) error { ended = append(ended, "left"); return nil }},
+		"firm":   {Why: "crashed", End: func(context.Context) error { return errDown }},
+		"recent": {Why: "crashed", Since: w.start.Add(90 * time.Second), End: func(context.Context) error { ended = append(ended, "recent"); return nil }},
 	}}
 	out := w.sweep(2*time.Minute, access.Sweeping{})
-	if out.Revoked != 1 || out.Stuck != 0 || !slices.Equal(ended, []string{"nobody's"}) {
+	if out.Revoked != 1 || out.Stuck != 1 || !slices.Equal(ended, []string{"left"}) {
 		t.Errorf("%+v, ended %v", out, ended)
+	}
+	if got := w.sweepEvents(); !slices.Equal(got, []string{"sweep.lease ", "sweep.stuck ", "sweep.lease "}) {
+		t.Error(got)
 	}
 }
 

@@ -88,7 +88,7 @@ var All = []Attack{
 	{"key revocation list rolled back, forged, or empty", 2, "hosts keep the newest that verifies",
 		[]string{"host.TestBadListsAreRefused", "host.TestRestartKeepsTheNewerList", "host.TestNewerListOfSSHD", "host.TestOpenSSHIsAsked", "host.TestListIsWrittenLater", "audit.TestKRLVersionsOnlyGrow", "ca/krl.TestParseRefuses", "ca/krl.FuzzMarshalAgainstOpenSSH", "ca/krl.FuzzParseAgainstOpenSSH"}},
 	{"a lease of Vault's that outlives its grant", 2, "the token ends, and its leases and sessions with it",
-		[]string{"testsuite/vaulttest/grants.TestExpiry", "testsuite/vaulttest/grants.TestGrant", "testsuite/vaulttest/grants.TestSlowMintingLivesNoLonger", "vault-ends.txtar"}},
+		[]string{"testsuite/vaulttest/grants.TestExpiry", "testsuite/vaulttest/grants.TestReadWhileTheGrantEnds", "testsuite/vaulttest/grants.TestGrant", "testsuite/vaulttest/grants.TestSlowMintingLivesNoLonger", "vault-ends.txtar"}},
 	{"kill -9 at any moment", 2, "what is out ends on time; what came due is acted on at the restart",
 		[]string{"kill.txtar", "kill-between.txtar", "grant.TestCrash"}},
 	{"a host's agent starts with records of sessions cut short, or with no file descriptors to spare", 2, "what nobody knows the end of is ended; what can't be looked at now isn't over",

@@ -17,7 +17,7 @@ import (
 )
 
 // catalogOfVault is what there is of Vault's in it.
-const catalogOfVault = "  " + chaos.Database + ": {labels: {env: prod}, path: database/creds, actions: {read: orders-ro}, exclusive: true}\n"
+const catalogOfVault = "  " + chaos.Database + ": {labels: {env: prod}, path: database/creds, actions: {read: orders-ro}}\n"
 
 // TestChaos plays a planned worst day on the topology: each process killed and
 // stopped, the database restarted, disks full, the ways between the parts cut, and

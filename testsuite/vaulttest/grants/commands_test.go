@@ -55,9 +55,9 @@ func TestCommands(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.catalog == kv {
-				w.vault.Write(t, "auth/token/roles/hallpass", map[string]any{"allowed_policies": "hallpass-grant-orders@dump,hallpass-grant-orders@read,hallpass-grant-passwords@read"})
+				w.vault.Write(t, "auth/token/roles/hallpass-grant", map[string]any{"allowed_policies": "hallpass-grant-orders@dump,hallpass-grant-orders@read,hallpass-grant-passwords@read"})
 				w.vault.Policy(t, "hallpass-grant-passwords@read", "# read of vault/passwords\npath \"kv/password\" {\n  capabilities = [\"read\"]\n}\n"+
-					"path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\npath \"auth/token/revoke-self\" {\n  capabilities = [\"update\"]\n}\n")
+					"path \"auth/token/lookup-self\" {\n  capabilities = [\"read\"]\n}\n")
 			}
 			code, out := w.hallpass(tt.catalog, tt.env, tt.args...)
 			if code != tt.code || !strings.Contains(out, tt.want) {

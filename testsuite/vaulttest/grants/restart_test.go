@@ -136,7 +136,7 @@ func (h *holder) read(c access.Credential) error {
 // was lost, and leases and logins of readings that were cut off. The sweep takes
 // the tokens and the leases, until Vault has none at all.
 func TestVaultRestartsUnderManyGrants(t *testing.T) {
-	w := newWorldWith(t, strings.Replace(catalogYAML, "path:", "exclusive: true\n    path:", 1), vaulttest.Config{})
+	w := newWorldWith(t, catalogYAML, vaulttest.Config{})
 	n := many(t)
 	ctx := context.Background()
 	issuers := []*grant.Issuer{w.issuer(nil, nil), w.issuer(nil, w.openLog())}
@@ -215,7 +215,6 @@ func TestVaultRestartsUnderManyGrants(t *testing.T) {
 	})
 	leases, tokens := len(left), len(w.accessors())
 	sweeper := w.sweeper(0)
-	sweeper.Kinds["vault"].(*grant.Vault).Settle = time.Second
 	found := map[bool]int{} // by whether it is a token
 	w.eventually("the sweep has taken what is left", func() bool {
 		_, findings := w.sweep(sweeper)
