@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	sdktest "go.temporal.io/sdk/testsuite"
 	sdkworker "go.temporal.io/sdk/worker"
@@ -117,9 +119,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	suite := new(sdktest.WorkflowTestSuite)
+	if !testing.Verbose() { // it writes down every payload, which takes longer than most tests
+		suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	}
 	w := &world{
 		t:        t,
-		env:      new(sdktest.WorkflowTestSuite).NewTestWorkflowEnvironment(),
+		env:      suite.NewTestWorkflowEnvironment(),
 		signer:   map[string]ssh.Signer{},
 		kind:     &lock{open: map[string]access.Handle{}},
 		start:    time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC),
