@@ -34,9 +34,11 @@ STACKS     ?= embedded processes
 # The packages that don't link the Temporal server: all but a few.
 LIGHT = $(shell $(GO) list -tags $(TAGS) -f '{{$$s := false}}{{range .Deps}}{{if eq . "go.temporal.io/server/temporal"}}{{$$s = true}}{{end}}{{end}}{{if not $$s}}{{.ImportPath}}{{end}}' ./...)
 # Packages whose tests need a Vault server.
-VAULTED = ./vault ./testsuite/vaulttest/... ./testsuite/issuers
-# Of the light ones, those whose tests have no step of their own below.
-UNIT  = $(filter-out hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/testsuite/s3test hallpass/testsuite/issuers hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
+VAULTED = ./testsuite/vaulttest/grants ./vault ./testsuite/vaulttest/... ./testsuite/issuers
+# Of the light ones, those whose tests have no step of their own below. What takes
+# longest begins first, or it would run alone at the end.
+LONG  = hallpass/workflows hallpass/audit hallpass/cli
+UNIT  = $(LONG) $(filter-out $(LONG) hallpass/testsuite hallpass/testsuite/histories hallpass/testsuite/vaulttest% hallpass/testsuite/s3test hallpass/testsuite/issuers hallpass/vault hallpass/host hallpass/testsuite/topology,$(LIGHT))
 
 comma := ,
 # A step's heading, on a terminal in bold.

@@ -108,7 +108,7 @@ func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) 
 		}
 		finding := access.Finding{What: access.SweptStuck, Kind: kind, Why: s.Why}
 		if s.End != nil {
-			if err := i.recordOf(ctx, audit.SweepLease, name, s.Why); err != nil {
+			if err := i.RecordLease(ctx, name, s.Why); err != nil {
 				return Swept{}, err
 			}
 			if err := s.End(ctx); err != nil {
@@ -125,6 +125,11 @@ func (i *Issuer) Sweep(ctx context.Context, kind, cursor string) (Swept, error) 
 		out.Findings = append(out.Findings, finding)
 	}
 	return out, nil
+}
+
+// RecordLease records a lease in Vault of a grant that has ended, once.
+func (i *Issuer) RecordLease(ctx context.Context, lease, why string) error {
+	return i.recordOf(ctx, audit.SweepLease, lease, why)
 }
 
 // recordOf records something that was found under a name, once.

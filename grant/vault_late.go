@@ -108,8 +108,9 @@ func (m marks) grant(path string, expires time.Time) (access.Handle, bool) {
 
 // EndLate ends what is read on grants while they end, and is handed out after that,
 // until ctx is done. It is for the grants that this process has revoked; what it
-// doesn't live to do a sweep does. It reports what it has ended and what goes wrong.
-func (k *Vault) EndLate(ctx context.Context, report func(what string, err error)) {
+// doesn't live to do a sweep does. It has each lease recorded before it ends it, and
+// ends it also where that fails; and it reports what goes wrong.
+func (k *Vault) EndLate(ctx context.Context, record func(ctx context.Context, lease, why string) error, report func(error)) {
 	known := map[string]time.Time{} // the ends of leases, by id, of the paths that were looked at last
 	for wait := lateEvery; ; {
 		select {
@@ -118,7 +119,7 @@ func (k *Vault) EndLate(ctx context.Context, report func(what string, err error)
 		case <-time.After(wait):
 		}
 		begun := k.now()
-		if known = k.endLate(ctx, known, report); ctx.Err() != nil {
+		if known = k.endLate(ctx, known, record, report); ctx.Err() != nil {
 			return
 		}
 		wait = min(max(lateEvery, lateShare*k.now().Sub(begun)), lateRest)
@@ -126,7 +127,7 @@ func (k *Vault) EndLate(ctx context.Context, report func(what string, err error)
 }
 
 // endLate looks once. It says what it knows for the next time.
-func (k *Vault) endLate(ctx context.Context, known map[string]time.Time, report func(string, error)) map[string]time.Time {
+func (k *Vault) endLate(ctx context.Context, known map[string]time.Time, record func(context.Context, string, string) error, report func(error)) map[string]time.Time {
 	begun, grants := k.now(), k.late.list()
 	if len(grants) == 0 {
 		return known
@@ -141,13 +142,13 @@ func (k *Vault) endLate(ctx context.Context, known map[string]time.Time, report 
 	there, failed := map[string]time.Time{}, map[string]bool{}
 	var errs []error
 	for path := range paths {
-		if err := k.endLateBelow(ctx, path, of, known, there, report); err != nil {
+		if err := k.endLateBelow(ctx, path, of, known, there, record); err != nil {
 			failed[path] = true
 			errs = append(errs, fmt.Errorf("below %s: %w", path, err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
-		report("", fmt.Errorf("look for what was read on grants while they ended: %w", err))
+		report(fmt.Errorf("look for what was read on grants while they ended: %w", err))
 	}
 	k.late.forget(begun, failed)
 	return there
@@ -155,7 +156,7 @@ func (k *Vault) endLate(ctx context.Context, known map[string]time.Time, report 
 
 // endLateBelow ends what is late below one path. What it learns of the ends of
 // others, it adds to there.
-func (k *Vault) endLateBelow(ctx context.Context, path string, of marks, known, there map[string]time.Time, report func(string, error)) error {
+func (k *Vault) endLateBelow(ctx context.Context, path string, of marks, known, there map[string]time.Time, record func(context.Context, string, string) error) error {
 	names, err := k.list(ctx, "sys/leases/lookup/"+path+"/")
 	if err != nil {
 		return fmt.Errorf("list leases: %w", err)
@@ -178,11 +179,12 @@ func (k *Vault) endLateBelow(ctx context.Context, path string, of marks, known, 
 		}
 		h, late := of.grant(path, l.expires)
 		if late {
-			if err := k.endLease(ctx, id); err != nil {
-				return fmt.Errorf("the lease %s is of the grant of request %s, which has ended, and can't be revoked: %w", id, h.Request, err)
+			why := whose(l, h)
+			err := record(ctx, id, why)
+			if end := k.endLease(ctx, id); end != nil {
+				err = errors.Join(err, fmt.Errorf("%s; it could not be revoked: %w", why, end))
 			}
-			report(fmt.Sprintf("the lease %s came to be while the grant of request %s ended; revoked", id, h.Request), nil)
-			return nil
+			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()

@@ -238,7 +238,7 @@ func (k *Vault) lookAtLeases(ctx context.Context, after string, ended func() ([]
 func (k *Vault) left(l lease, h access.Handle) Stuck {
 	return Stuck{
 		Since: l.issued,
-		Why:   fmt.Sprintf("the lease %s, from %s, is of the grant of request %s, which has ended: it was being made then, or vault lost sight of it when it crashed", l.id, l.issued.Format(time.RFC3339), h.Request),
+		Why:   whose(l, h),
 		End: func(ctx context.Context) error {
 			err := k.endLease(ctx, l.id)
 			if vault.Status(err) == http.StatusForbidden {
@@ -247,6 +247,11 @@ func (k *Vault) left(l lease, h access.Handle) Stuck {
 			return err
 		},
 	}
+}
+
+// whose says of which grant a lease is.
+func whose(l lease, h access.Handle) string {
+	return fmt.Sprintf("the lease %s, from %s, is of the grant of request %s, which has ended: it was being made then, or vault lost sight of it when it crashed", l.id, l.issued.Format(time.RFC3339), h.Request)
 }
 
 // endLease revokes a lease, and leaves it to Vault to go on if its database is

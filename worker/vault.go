@@ -43,15 +43,6 @@ func (p *parts) keepVault(ctx context.Context) {
 	p.vault.Keep(ctx, func(err error) { p.log.Error("not logged in to vault", "error", err) })
 }
 
-// reportLate says what was read on a grant while it ended, or that nobody knows.
-func (p *parts) reportLate(what string, err error) {
-	if err != nil {
-		p.log.Error("what was read on a grant while it ended may live on", "error", err)
-		return
-	}
-	p.log.Warn(what)
-}
-
 // leases are the paths in Vault that the catalog of this moment names.
 func (p *parts) leases() []string {
 	return access.VaultPaths(p.book.Rulebook().Catalog.Resources())

@@ -251,7 +251,9 @@ func openIssuerVault(_ context.Context, p *parts) (work, error) {
 		register: func(r sdkworker.Registry) { r.RegisterActivity(issuing) },
 		run: func(ctx context.Context) error {
 			var keeping sync.WaitGroup
-			keeping.Go(func() { kind.EndLate(ctx, p.reportLate) })
+			keeping.Go(func() {
+				kind.EndLate(ctx, issuing.Issuer.RecordLease, func(err error) { p.log.Error("what was read on a grant while it ended may live on", "error", err) })
+			})
 			p.keepVault(ctx)
 			keeping.Wait()
 			return nil

@@ -72,14 +72,15 @@ func (w *world) goOn(s stalled) login {
 func (w *world) endLate() *grant.Issuer {
 	w.t.Helper()
 	k := w.kind()
+	i := w.issuer(k, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		k.EndLate(ctx, func(what string, err error) { w.t.Log(what, err) })
+		k.EndLate(ctx, i.RecordLease, func(err error) { w.t.Log(err) })
 	}()
 	w.t.Cleanup(func() { cancel(); <-done })
-	return w.issuer(k, nil)
+	return i
 }
 
 // Vault asks for the token when a read begins. If the grant ends before the database
@@ -114,6 +115,9 @@ func TestReadWhileTheGrantEnds(t *testing.T) {
 			}
 			w.gone(w.goOn(s))
 			w.works(kept)
+			if n := w.count(audit.Query{Type: audit.SweepLease}); n != 1 && tt.how != access.StateExpired {
+				t.Errorf("%d leases on record", n)
+			}
 			w.end(other, access.StateReleased)
 			w.clean()
 		})
