@@ -41,10 +41,17 @@ type Vault struct {
 	late        late
 }
 
+// shortest is the shortest grant: it begins on a whole second, which may be almost
+// over, and another may go by while Vault mints.
+const shortest = 2*time.Second + vault.MinLife
+
 // Prepare mints. Nothing that Vault says ends the request: what is wrong in
 // Vault an operator can put right.
 func (k *Vault) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 	none := access.Handle{}
+	if lasts := o.NotAfter.Sub(o.NotBefore); lasts < shortest {
+		return none, access.Errorf(access.CodeMalformed, "a grant of %s is too short for vault: %s at least", access.ShortDuration(lasts), access.ShortDuration(shortest))
+	}
 	if err := sealed.CheckRecipient(o.Request.Recipient); err != nil {
 		return none, err
 	}

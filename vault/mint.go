@@ -21,9 +21,9 @@ type Spec struct {
 	Meta     map[string]string // what its own metadata say besides MetaAccessor
 }
 
-// MinLife is the shortest life of a token: Vault counts seconds, and Mark takes up
-// to one.
-const MinLife = 2 * time.Second
+// MinLife is the shortest life of a token: Vault counts seconds. One of less than two
+// may be dead when it is made, since it begins on a whole second.
+const MinLife = time.Second
 
 // MetaAccessor is, in the metadata of a token that is handed out, the accessor
 // that ends it.

@@ -659,3 +659,21 @@ func TestPrepareRefuses(t *testing.T) {
 		t.Errorf("tokens %v", left)
 	}
 }
+
+// A grant that is too short for Vault is refused, and doesn't wait for ever; the
+// shortest that isn't is made.
+func TestShortGrants(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	issuer := w.issuer(nil, nil)
+	for range 5 {
+		a := w.ask(2*time.Second, "read")
+		if _, err := issuer.Issue(context.Background(), a.evidence); access.CodeOf(err) != access.CodeMalformed {
+			t.Errorf("2 s: %v", err)
+		}
+		a = w.ask(3*time.Second, "read")
+		w.issue(issuer, a)
+		w.end(a, access.StateReleased)
+	}
+	w.clean()
+}
