@@ -159,7 +159,7 @@ histories-replay: ## replay the recorded workflow histories
 .PHONY: vault-tests
 vault-tests: vault ## the tests that need a real Vault, with the race detector
 	$(call say,tests with a real Vault and a real PostgreSQL)
-	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on $(VAULTED)
+	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on -timeout 20m $(VAULTED)
 
 .PHONY: s3-tests
 s3-tests: s3 ## checkpoints on a real S3 server, with the race detector
