@@ -448,12 +448,20 @@ func TestPrefetch(t *testing.T) {
 		}
 	}
 	query, args := l.db.prefetch([]string{"r", "s"}, []string{"1", "2"})
+	plan := sqlitePlan(t, l, query, args...)
+	if !slices.ContainsFunc(plan, func(line string) bool { return strings.HasPrefix(line, "SEARCH e USING INDEX events_step") }) {
+		t.Errorf("plan %q", plan)
+	}
+}
+
+// sqlitePlan is how SQLite goes about a query, a line for each step.
+func sqlitePlan(t *testing.T, l *Log, query string, args ...any) (plan []string) {
+	t.Helper()
 	rows, err := l.Reader.db.Query("EXPLAIN QUERY PLAN "+query, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = rows.Close() }()
-	var plan []string
 	for rows.Next() {
 		var id, parent, unused int
 		var detail string
@@ -462,7 +470,8 @@ func TestPrefetch(t *testing.T) {
 		}
 		plan = append(plan, detail)
 	}
-	if !slices.ContainsFunc(plan, func(line string) bool { return strings.HasPrefix(line, "SEARCH e USING INDEX events_step") }) {
-		t.Errorf("plan %q", plan)
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
 	}
+	return plan
 }

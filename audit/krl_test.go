@@ -307,20 +307,7 @@ func TestPublishKRL(t *testing.T) {
 // What is in the ledger beside isn't read, however long it is.
 func TestRevokedIsFoundByTheIndex(t *testing.T) {
 	w := newWorld(t)
-	rows, err := w.log.Reader.db.Query("EXPLAIN QUERY PLAN "+revokedQuery, "2031-01-01T00:00:00Z", "2030-12-31T20:00:00Z")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	var plan []string
-	for rows.Next() {
-		var id, parent, unused int
-		var detail string
-		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
-			t.Fatal(err)
-		}
-		plan = append(plan, detail)
-	}
+	plan := sqlitePlan(t, w.log, revokedQuery, "2031-01-01T00:00:00Z", "2030-12-31T20:00:00Z")
 	searches := 0
 	for _, line := range plan {
 		if strings.Contains(line, "SEARCH ledger USING INDEX ledger_revoked") {

@@ -45,22 +45,9 @@ func TestOpenGrants(t *testing.T) {
 	if server != nil {
 		return // testPostgresPlans
 	}
-	var plan []string
-	rows, err := w.log.Reader.db.QueryContext(ctx, "EXPLAIN QUERY PLAN SELECT handle FROM ledger WHERE ended = '' AND request > ? ORDER BY request LIMIT ?", "", 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id, parent, unused int
-		var what string
-		if err := rows.Scan(&id, &parent, &unused, &what); err != nil {
-			t.Fatal(err)
-		}
-		plan = append(plan, what)
-	}
-	if err := rows.Err(); err != nil || !strings.Contains(fmt.Sprint(plan), "USING INDEX ledger_open") {
-		t.Errorf("plan %q, %v", plan, err)
+	plan := sqlitePlan(t, w.log, "SELECT handle FROM ledger WHERE ended = '' AND request > ? ORDER BY request LIMIT ?", "", 3)
+	if !strings.Contains(fmt.Sprint(plan), "USING INDEX ledger_open") {
+		t.Errorf("plan %q", plan)
 	}
 }
 
@@ -204,22 +191,8 @@ func TestEndedHandles(t *testing.T) {
 	if server != nil {
 		return // testPostgresPlans
 	}
-	rows, err := w.log.Reader.db.QueryContext(ctx, "EXPLAIN QUERY PLAN "+endedQuery, "2026", "vault")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	var plan []string
-	for rows.Next() {
-		var id, parent, unused int
-		var detail string
-		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
-			t.Fatal(err)
-		}
-		plan = append(plan, detail)
-	}
-	if err := rows.Err(); err != nil || !strings.Contains(fmt.Sprint(plan), "USING INDEX ledger_revoked") {
-		t.Errorf("%v, %v", plan, err)
+	if plan := sqlitePlan(t, w.log, endedQuery, "2026", "vault"); !strings.Contains(fmt.Sprint(plan), "USING INDEX ledger_revoked") {
+		t.Errorf("plan %q", plan)
 	}
 }
 
