@@ -180,7 +180,9 @@ func (k *Vault) endLateBelow(ctx context.Context, path string, of marks, known, 
 		h, late := of.grant(path, l.expires)
 		if late {
 			why := whose(l, h)
-			err := record(ctx, id, why)
+			recording, stop := context.WithTimeout(ctx, cleanUp)
+			err := record(recording, id, why)
+			stop()
 			if end := k.endLease(ctx, id); end != nil {
 				err = errors.Join(err, fmt.Errorf("%s; it could not be revoked: %w", why, end))
 			}

@@ -106,7 +106,7 @@ func NewPlan(resources []access.Resource, config Config, tokenRole string) Plan 
 		}
 	}
 	p.Roles = []Role{
-		// Each stands by itself (orphan): it outlives the issuer's own login.
+		// A grant's own token stands by itself (orphan): it outlives the issuer's login.
 		{tokenRole, roleParameters("service", true, []string{GrantRole(tokenRole)})},
 		{GrantRole(tokenRole), roleParameters("default-batch", false, p.policies())},
 	}
