@@ -238,7 +238,7 @@ func (v *vaultClient) unwrap(f *folder, s access.Status, secret sealed.Secret, b
 			return gone(sent)
 		}
 		if path, _ := info.Data["creation_path"].(string); path != v.made {
-			return tamperedf("what is sealed for request %s was not made by hallpass's issuer: it comes from %s in Vault", s.ID, heard(path))
+			return tamperedf("what is sealed for request %s was not made by hallpass's issuer: it comes from %s in Vault, not from %s (issuers.vault.token_role)", s.ID, heard(path), v.made)
 		}
 		if before.At.IsZero() && !sent {
 			if err := f.setMark(s.ID, mark{At: v.a.now().UTC()}); err != nil {
