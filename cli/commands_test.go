@@ -362,8 +362,12 @@ func TestSubmitFailsButKeyIsKept(t *testing.T) {
 	if r.code != ExitUnreachable {
 		t.Errorf("exit %d, %s", r.code, r.stderr)
 	}
-	if left, _ := os.ReadDir(filepath.Join(w.home(), "requests")); len(left) != 1 {
-		t.Errorf("requests holds %v; the request may have been started all the same", left)
+	left, _ := os.ReadDir(filepath.Join(w.home(), "requests"))
+	if len(left) != 1 {
+		t.Fatalf("requests holds %v; the request may have been started all the same", left)
+	}
+	if id := left[0].Name(); !strings.Contains(r.stderr, "hallpass wait "+id+", or hallpass cancel "+id) {
+		t.Errorf("it doesn't say how to go on with it: %s", r.stderr)
 	}
 }
 

@@ -184,10 +184,16 @@ func (a *app) submit(b backend, w wish) (id string, err error) {
 	}
 	defer func() { _ = me.signer.Close() }()
 	k, err := a.submitAs(b, me, w)
-	if err != nil {
-		return "", err
+	id = k.request.ID
+	if access.CodeOf(err) == access.CodeUnavailable && id != "" {
+		first := access.HintOf(err)
+		if first != "" {
+			first += "; "
+		}
+		return "", failf(ExitUnreachable, "%w", err).
+			withHint("%sif the request was taken all the same: hallpass wait %s, or hallpass cancel %s", first, id, id)
 	}
-	return k.request.ID, nil
+	return id, err
 }
 
 // submitAs is submit for whoever goes on with the identity. The key is on disk

@@ -157,6 +157,7 @@ func TestEachPartKilled(t *testing.T) {
 		t.Errorf("%d of %d requests went by the service", n, wanted)
 	}
 	t.Logf("%d grants by the service; %d logins on hosts, each refused after its grant was given back; %d logins of Vault's", served.Load(), visited.Load(), opened.Load())
+	w.forget(t.Context())
 	w.accounts(t, wanted, early)
 	w.nothingLeft(t)
 }
@@ -181,12 +182,33 @@ func (w *world) ask(ctx context.Context, who caller, resource string, d time.Dur
 	return id, wait("a request to be taken", func() error {
 		code, out, errs := w.by(ctx, who, "request", resource, "--for", access.ShortDuration(d), "--reason", "topology", "--no-wait", "--output", "json")
 		if code != cli.ExitOK {
+			if taken := cancelIt.FindStringSubmatch(errs); taken != nil {
+				w.unheard.Store(taken[1], who)
+			}
 			return fmt.Errorf("request: exit code %d: %s", code, errs)
 		}
 		var a struct{ ID string }
 		err := json.Unmarshal([]byte(out), &a)
 		id = a.ID
 		return err
+	})
+}
+
+// cancelIt is in what is said where nobody knows whether a request was taken.
+var cancelIt = regexp.MustCompile(`hallpass cancel ([0-9a-f-]{36})`)
+
+// forget cancels the requests whose makers didn't hear that they were taken.
+func (w *world) forget(ctx context.Context) {
+	w.unheard.Range(func(id, who any) bool {
+		w.poll("request "+id.(string)+" to be cancelled", func() error {
+			code, _, errs := w.by(ctx, who.(caller), "cancel", id.(string))
+			if code != cli.ExitOK && code != cli.ExitNotFound { // it wasn't taken
+				return fmt.Errorf("cancel: exit code %d: %s", code, errs)
+			}
+			w.t.Logf("a request that wasn't answered: cancel ends with %d", code)
+			return nil
+		})
+		return true
 	})
 }
 
@@ -291,7 +313,7 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 				t.Fatalf("%d requests are %s in Temporal", n.Count, status)
 			}
 			if n.Count > 0 {
-				return fmt.Errorf("%d run", n.Count)
+				return fmt.Errorf("%d run: %s", n.Count, w.running(t.Context(), temporal))
 			}
 		}
 		return nil
@@ -383,6 +405,28 @@ func (w *world) accounts(t *testing.T, atLeast int, since []byte) {
 		t.Errorf("the log doesn't go on from the published checkpoint: %v %+v", err, report.Problems)
 	}
 	t.Logf("%d requests, %d certificates, of which %d were seen in people's hands, %d events, verified", len(received), len(serials), had, report.Events)
+}
+
+// running says which requests run, and how far each is.
+func (w *world) running(ctx context.Context, temporal client.Client) string {
+	run, err := temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+		Namespace: namespace, PageSize: 10, Query: fmt.Sprintf("WorkflowType = %q AND ExecutionStatus = 'Running'", access.Workflow),
+	})
+	if err != nil {
+		return err.Error()
+	}
+	var said []string
+	for _, e := range run.Executions {
+		_, out, errs := w.as(ctx, "bob", "show", strings.TrimPrefix(e.Execution.WorkflowId, access.WorkflowID("")))
+		said = append(said, e.Execution.WorkflowId, out, errs)
+		events := temporal.GetWorkflowHistory(ctx, e.Execution.WorkflowId, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		for events.HasNext() {
+			if event, err := events.Next(); err == nil {
+				said = append(said, fmt.Sprintf("%d %s %s", event.EventId, event.EventTime.AsTime().Format(time.StampMilli), event.EventType))
+			}
+		}
+	}
+	return strings.Join(said, "\n")
 }
 
 // unnoticed is longer than a request takes on a busy machine, and shorter than

@@ -64,6 +64,7 @@ type world struct {
 	vaultScript []string                    // environment of deploy/vault.sh
 	hosts       map[string]*hosttest.Host   // by name
 	agents      map[string]*process.Process // hallpass-host on them
+	unheard     sync.Map                    // who asked where nobody said whether it was taken, by id
 	visits      sync.Map                    // how long those have whose requests aren't for long, by id
 	held        sync.Map                    // certificates as people received them, by id
 	logins      sync.Map                    // what Vault gave, by name in the database
