@@ -69,9 +69,12 @@ func (c *Client) Check(ctx context.Context, resources []access.Resource, tokenRo
 	} else if f := c.checkLeft(ctx, plan); f.Err != nil {
 		all = append(all, f)
 	}
+	if roles.Err != nil {
+		return append(all, wrong("actions", setUp, "none is looked at: by such a token role, nobody knows what would end what is read"))
+	}
 	for _, r := range resources {
-		if r.Kind != catalog.KindVault || roles.Err != nil {
-			continue // by such a role, nobody knows what would end what is read
+		if r.Kind != catalog.KindVault {
+			continue
 		}
 		for _, action := range r.Actions {
 			all = append(all, c.checkAction(ctx, plan, r, action))

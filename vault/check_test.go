@@ -93,7 +93,7 @@ func TestOutOfTheCatalog(t *testing.T) {
 	}
 	list := resources(t, catalogYAML)
 	for who, c := range map[string]*vault.Client{"the issuer": newClient(t, h.config), "an operator": newClient(t, vault.Config{Address: h.Address, Token: h.RootToken})} {
-		if got := strings.Join(findings(c, list), "\n"); !strings.Contains(got, "BAD token role: hallpass-grant allows the policy "+payroll) {
+		if got := strings.Join(findings(c, list), "\n"); !strings.Contains(got, "BAD token role: hallpass-grant allows the policy "+payroll) || !strings.Contains(got, "BAD actions: none is looked at") {
 			t.Errorf("%s isn't told:\n%s", who, got)
 		}
 	}
