@@ -346,7 +346,11 @@ func (e *enrolment) firstList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := krl.Open(list.List, list.Signature, trusted); err != nil {
+	opened, err := krl.Open(list.List, list.Signature, trusted)
+	if err == nil {
+		err = recent(opened, time.Now())
+	}
+	if err != nil {
 		return err
 	}
 	e.list = list

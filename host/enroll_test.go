@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hallpass/access"
+	"hallpass/ca/krl"
 	"hallpass/statement"
 )
 
@@ -191,6 +192,12 @@ func TestEnrollRefuses(t *testing.T) {
 			w.service.update(func() { w.service.body, w.service.sig = signedBy(newSigner(w.t), 3, time.Now()) })
 			return a
 		}, "not one of the trusted CA keys"},
+		{"list of old", func(w *world, a []string) []string {
+			w.service.update(func() {
+				w.service.body, w.service.sig = signedBy(w.service.ca, 3, time.Now().Add(-krl.MaxAge-time.Minute))
+			})
+			return a
+		}, "at most 5m old"},
 		{"half a block in PAM's file", func(w *world, a []string) []string {
 			must(w.t, appendTo(w.pam, pamBegin+"\nsession required pam_exec.so quiet "+w.bin+" hook\n"))
 			return a

@@ -176,7 +176,7 @@ func (l *lists) open(s signedList) (*krl.List, error) {
 
 // distrust forgets how far lists have come if the CA that signed the last one isn't
 // trusted any more: whoever has its key can have said any version. What sshd has
-// stays until there is another.
+// stays until there is another, which has to be of the last few minutes.
 func (l *lists) distrust() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -221,7 +221,9 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case l.list == nil || list.Version > l.list.Version:
+	case l.list == nil:
+		return list, recent(list, l.now())
+	case list.Version > l.list.Version:
 		return list, nil
 	case list.Version < l.list.Version:
 		return nil, access.Errorf(access.CodeStale, "list of revoked certificates goes back from version %d to %d", l.list.Version, list.Version)
@@ -229,6 +231,16 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 		return nil, access.Errorf(access.CodeMismatch, "two lists of revoked certificates have version %d", list.Version)
 	}
 	return nil, nil
+}
+
+// recent refuses a list that isn't one of the last few minutes. Where nobody knows how
+// far lists had come, the service could begin with any that a CA has ever signed.
+func recent(list *krl.List, now time.Time) error {
+	if age := now.Sub(list.Generated); age > krl.MaxAge {
+		return access.Errorf(access.CodeStale, "the list of revoked certificates was made %s ago, and the first one that a host takes is at most %s old",
+			access.ShortDuration(age.Truncate(time.Second)), access.ShortDuration(krl.MaxAge)).WithHint("is the service's issuer running? compare the clocks of the two machines")
+	}
+	return nil
 }
 
 // keep writes the latest list to both files, the signed one first: that is the

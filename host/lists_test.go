@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hallpass/access"
 	"hallpass/ca/krl"
 )
 
@@ -244,6 +245,42 @@ func TestNewerListOfSSHD(t *testing.T) {
 	must(t, again.take(t.Context(), newer, func(*krl.List) {}))
 	if st := again.status(); st.Problem != "" {
 		t.Errorf("status afterwards %+v", st)
+	}
+}
+
+// Where the host doesn't know any more how far lists had come, nobody takes it back to
+// one of old: not with the kept list broken, and not with its CA retired.
+func TestOldListIsNoBeginning(t *testing.T) {
+	for name, lose := range map[string]func(t *testing.T, l *lists, next ssh.Signer) *lists{
+		"the kept list is broken": func(t *testing.T, l *lists, _ ssh.Signer) *lists {
+			must(t, os.WriteFile(l.layout.signedKRL(), []byte("{"), 0o644))
+			again := &lists{layout: l.layout, now: time.Now, log: l.log}
+			if _, err := again.load(); err == nil {
+				t.Error("the agent doesn't notice")
+			}
+			return again
+		},
+		"its CA is retired": func(t *testing.T, l *lists, next ssh.Signer) *lists {
+			must(t, os.WriteFile(l.layout.userCAs(), marshal(next), 0o644))
+			l.distrust()
+			return l
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, ca, all, _, five := newLists(t)
+			next := newSigner(t)
+			must(t, os.WriteFile(l.layout.userCAs(), slices.Concat(marshal(ca), marshal(next)), 0o644))
+			must(t, l.take(t.Context(), five, func(*krl.List) {}))
+			l = lose(t, l, next)
+			var old, recent signedList
+			old.List, old.Signature = signedBy(next, 3, time.Now().Add(-krl.MaxAge-time.Minute))
+			if err := l.take(t.Context(), old, func(*krl.List) { t.Error("sessions are judged by an old list") }); access.CodeOf(err) != access.CodeStale {
+				t.Errorf("an old list: %v", err)
+			}
+			revokes(t, "sshd's file", l.sshds(t), ca, all, all)
+			recent.List, recent.Signature = signedBy(next, 3, time.Now().Add(-krl.MaxAge+time.Minute), all[0])
+			must(t, l.take(t.Context(), recent, func(*krl.List) {}))
+		})
 	}
 }
 
