@@ -72,7 +72,7 @@ func FuzzHostMessages(f *testing.F) {
 		f.Fatal(err)
 	}
 	line := string(ssh.MarshalAuthorizedKey(certificate))
-	handler := New(Options{
+	options := Options{
 		Hosts: &shelf{agent.PublicKey(), ca.PublicKey(), line}, Log: quiet, Now: func() time.Time { return now },
 		Rulebook: func() *evidence.Rulebook { return book },
 		Certify: func(_ context.Context, _ string, in access.Enrolment) (access.Statement, error) {
@@ -83,7 +83,7 @@ func FuzzHostMessages(f *testing.F) {
 			}
 			return access.Statement{Payload: "told", Signature: "s"}, nil
 		},
-	})
+	}
 	add := func(path int, message any) {
 		data, err := json.Marshal(message)
 		if err != nil {
@@ -112,7 +112,7 @@ func FuzzHostMessages(f *testing.F) {
 	f.Fuzz(func(t *testing.T, path uint8, body []byte) {
 		i := int(path) % len(hostPaths)
 		r := httptest.NewRecorder()
-		handler.ServeHTTP(r, httptest.NewRequest(http.MethodPost, hostPaths[i], bytes.NewReader(body)))
+		New(options).ServeHTTP(r, httptest.NewRequest(http.MethodPost, hostPaths[i], bytes.NewReader(body)))
 		if r.Code != http.StatusOK {
 			var e access.Error
 			if err := json.Unmarshal(r.Body.Bytes(), &e); err != nil || e.Code == "" || status(e.Code) != r.Code {

@@ -206,6 +206,11 @@ func (s *server) renew(ctx context.Context, body []byte) (any, error) {
 	if _, _, err := book.CheckRenewal(in.Statement, agent, s.Now()); err != nil {
 		return nil, err
 	}
+	leave, wait := s.known.renew(host.Name)
+	if leave == nil {
+		return nil, tooMany("renewals", host.Name, wait)
+	}
+	defer leave()
 	return s.certify(ctx, renewal.ID, access.Enrolment{Statement: in.Statement, Names: in.Names})
 }
 
@@ -261,13 +266,17 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	if len(in.Reports) > MaxReports {
 		return nil, access.Errorf(access.CodeMalformed, "%d reports in one message; at most %d are taken", len(in.Reports), MaxReports)
 	}
-	if _, err := s.host(ctx, in.Host); err != nil {
+	host, err := s.host(ctx, in.Host)
+	if err != nil {
 		return nil, err
+	}
+	if wait := s.known.full(host.Name); wait > 0 {
+		return nil, tooMany("reports", host.Name, wait)
 	}
 	out := reported{Accepted: []string{}, Refused: []refused{}}
 	on := s.on()
 	for _, r := range in.Reports {
-		err := s.report(ctx, in.Host, r.ID, r.Statement, on)
+		err := s.report(ctx, host, r.ID, r.Statement, on)
 		var refusal *access.Error
 		switch {
 		case err == nil:
@@ -281,12 +290,17 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	return out, nil
 }
 
-func (s *server) report(ctx context.Context, host, id string, st access.Statement, on func(string) []access.Resource) error {
-	report, err := statement.ParseSession([]byte(st.Payload))
+// report records one. It counts as the host's if the host has signed it: nobody else
+// uses up what it may tell.
+func (s *server) report(ctx context.Context, host audit.Host, id string, st access.Statement, on func(string) []access.Resource) error {
+	report, key, err := statement.OpenSession(st)
 	if err != nil {
 		return err
 	}
-	if report.ID != id || report.Signer != host {
+	if statement.MarshalKey(key) == host.AgentKey {
+		s.known.told(host.Name)
+	}
+	if report.ID != id || report.Signer != host.Name {
 		return access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
 	}
 	return s.Hosts.Report(ctx, st, on)

@@ -16,9 +16,9 @@ const (
 	listedPerCall  = 100 // a list of so many counts as one more call
 )
 
-// What one person may ask access for. A machine of two cores with all of hallpass
-// on it takes some twenty requests in a second, from everybody
-// (docs/performance.md), and each stays on record.
+// What one person may begin: requests, locks, delegations and reviews, each of which is
+// a workflow's work, and stays on record. A machine of two cores with all of hallpass on
+// it takes some twenty requests in a second, from everybody (docs/performance.md).
 const (
 	asksPerSecond = 2.0
 	asksAtOnce    = 50 // after a pause
@@ -30,6 +30,21 @@ const (
 	saysToOne = 10   // statements of one kind to one request
 	saysTo    = 2000 // pairs of a kind and a request
 	saysFor   = 24 * time.Hour
+)
+
+// What one host may ask an issuer for: its agent asks once a day, when it is told to
+// reload, and again after a minute if it got no answer.
+const (
+	renewsPerSecond = 0.1
+	renewsAtOnce    = 10 // after a pause
+	renewsOpen      = 2  // at the same moment
+)
+
+// What one host may tell. Each report takes the audit log some milliseconds, in which
+// nothing is issued.
+const (
+	reportsPerSecond = 20.0
+	reportsAtOnce    = 2000 // after a pause
 )
 
 // guests are those who have called, each with what he may still ask for. Only
@@ -93,7 +108,7 @@ func (g *guests) enter(name string, cost float64) (leave func(), wait time.Durat
 	}, 0
 }
 
-// ask counts a request of somebody who has entered, and says how long to wait if
+// ask counts what begins something, of somebody who has entered, and says how long to wait if
 // it is one too many.
 func (g *guests) ask(name string) (wait time.Duration) {
 	g.mu.Lock()
@@ -133,4 +148,73 @@ func (g *guests) say(name, kind, request, id string) (unsay func(), full time.Ti
 		}
 	}
 	return unsay, time.Time{}, false
+}
+
+// machines are the hosts that have shown that they are the ones they say, each with what
+// it may still ask and tell. Only who is enrolled is one.
+type machines struct {
+	now func() time.Time
+
+	mu sync.Mutex
+	of map[string]*machine
+}
+
+// machine is one of them.
+type machine struct {
+	renewals, reports allowance
+	open              int // renewals
+}
+
+func (m *machines) host(name string) *machine {
+	one := m.of[name]
+	if one == nil {
+		now := m.now()
+		one = &machine{renewals: allowance{renewsAtOnce, now}, reports: allowance{reportsAtOnce, now}}
+		m.of[name] = one
+	}
+	return one
+}
+
+// renew counts a renewal. It says how long to stay away if that is one too many, and
+// otherwise returns what to call at the end.
+func (m *machines) renew(name string) (leave func(), wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	one := m.host(name)
+	if one.open >= renewsOpen {
+		return nil, time.Second
+	}
+	if wait := one.renewals.take(m.now(), 1, renewsAtOnce, renewsPerSecond); wait > 0 {
+		return nil, wait
+	}
+	one.open++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		one.open--
+	}, 0
+}
+
+// told counts a report that a host has signed.
+func (m *machines) told(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	one := m.host(name)
+	one.reports.take(m.now(), 0, reportsAtOnce, reportsPerSecond)
+	one.reports.left--
+}
+
+// full says how long a host that is named shall keep its reports, 0 if it may tell.
+func (m *machines) full(name string) (wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	one := m.of[name]
+	if one == nil {
+		return 0
+	}
+	wait = one.reports.take(m.now(), 1, reportsAtOnce, reportsPerSecond)
+	if wait == 0 {
+		one.reports.left++ // nothing is told yet
+	}
+	return wait
 }

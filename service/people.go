@@ -105,7 +105,7 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request, do func(v visit) 
 	}
 	leave, wait := s.guests.enter(who.Name, cost(r))
 	if leave == nil {
-		return nil, tooMany("calls", who, wait)
+		return nil, tooMany("calls", who.Name, wait)
 	}
 	defer leave()
 	if s.Trace != nil && r.Method == http.MethodPost {
@@ -153,10 +153,10 @@ func (s *server) caller(r *http.Request, book *evidence.Rulebook) (access.User, 
 	return access.User{}, &turnedAway{error: refusal, status: http.StatusUnauthorized}
 }
 
-// tooMany tells somebody to come back later.
-func tooMany(what string, who access.User, wait time.Duration) error {
+// tooMany tells somebody, or a host, to come back later.
+func tooMany(what, who string, wait time.Duration) error {
 	return &turnedAway{
-		error:  access.Errorf(access.CodeUnavailable, "these are too many %s by %s in too short a time", what, who.Name),
+		error:  access.Errorf(access.CodeUnavailable, "these are too many %s by %s in too short a time", what, who),
 		status: http.StatusTooManyRequests, retry: wait,
 	}
 }
@@ -200,14 +200,23 @@ func (s *server) submit(v visit) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wait := s.guests.ask(v.who.Name); wait > 0 {
-		return nil, tooMany("requests", v.who, wait)
+	if err := s.begins(v, "requests"); err != nil {
+		return nil, err
 	}
 	if err := v.requests.Submit(v.Context(), access.Submission{Request: st}, req); err != nil {
 		return nil, err
 	}
 	answer(v.w, http.StatusCreated, transport.Submitted{ID: req.ID})
 	return nil, nil
+}
+
+// begins counts what begins a workflow, by somebody who may have no right to it: only
+// the workflow finds that out.
+func (s *server) begins(v visit, what string) error {
+	if wait := s.guests.ask(v.who.Name); wait > 0 {
+		return tooMany(what, v.who.Name, wait)
+	}
+	return nil
 }
 
 // send delivers what somebody says to a request.
@@ -378,6 +387,9 @@ func (s *server) lock(v visit) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.begins(v, "locks"); err != nil {
+		return nil, err
+	}
 	out := transport.LockAnswer{}
 	out.Locked, err = v.requests.Lock(v.Context(), st, l)
 	if err != nil && (out.Locked.Lock.ID != l.ID || access.CodeOf(err) != access.CodeUnavailable) {
@@ -401,6 +413,9 @@ func (s *server) locks(v visit) (any, error) {
 func (s *server) review(v visit) (any, error) {
 	st, r, err := said(v, statement.OpenReview)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.begins(v, "reviews"); err != nil {
 		return nil, err
 	}
 	answered, err := s.room(v, string(access.TypeReview), r.Request, r.ID)
@@ -427,6 +442,9 @@ func (s *server) reviews(v visit) (any, error) {
 func (s *server) delegate(v visit) (any, error) {
 	st, d, err := said(v, statement.OpenDelegation)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.begins(v, "delegations"); err != nil {
 		return nil, err
 	}
 	return v.requests.Delegate(v.Context(), st, d)

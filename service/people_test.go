@@ -804,6 +804,39 @@ func TestTooManyRequests(t *testing.T) {
 	}
 }
 
+// So does all that begins a workflow: what somebody has a right to is found out in it.
+func TestTooManyLocks(t *testing.T) {
+	l := newLobby(t)
+	id, later := statement.NewID(), l.now.Add(time.Hour)
+	said := func(path, who string) answered {
+		t.Helper()
+		whom := map[string]string{"alice": "bob", "bob": "alice"}[who]
+		var payload any
+		switch path {
+		case "/v1/locks":
+			payload = access.Lock{Header: l.header(access.TypeLock, who), Action: access.ActionLock, Kind: access.LockUser, Name: whom, Reason: "x"}
+		case "/v1/delegations":
+			payload = access.Delegation{Header: l.header(access.TypeDelegation, who), Action: access.ActionDelegate, To: whom, Until: &later}
+		case "/v1/reviews":
+			payload = access.Review{Header: l.header(access.TypeReview, who), Request: id, RequestHash: strings.Repeat("a", 64)}
+		}
+		return l.call(http.MethodPost, path, "Bearer "+l.read(who, nil), l.sign(who, payload))
+	}
+	for i := range asksAtOnce {
+		if r := said("/v1/locks", "alice"); r.status != 200 {
+			t.Fatalf("lock %d: %d %s", i, r.status, r.body)
+		}
+	}
+	for _, path := range []string{"/v1/locks", "/v1/delegations", "/v1/reviews"} {
+		if r := said(path, "alice"); r.status != 429 || r.code() != "unavailable" || !strings.Contains(r.body, "by alice") {
+			t.Errorf("one more to %s: %d %s", path, r.status, r.body)
+		}
+		if r := said(path, "bob"); r.status == 429 {
+			t.Errorf("bob to %s: %s", path, r.body)
+		}
+	}
+}
+
 func TestTooManyAtATime(t *testing.T) {
 	g := guests{now: time.Now, of: map[string]*guest{}}
 	var leave func()

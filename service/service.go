@@ -81,6 +81,7 @@ func New(o Options) http.Handler {
 		desks:   make(chan struct{}, MaxPosts),
 		calls:   make(chan struct{}, MaxCalls),
 		guests:  guests{now: o.Now, of: map[string]*guest{}},
+		known:   machines{now: o.Now, of: map[string]*machine{}},
 	}
 	s.watches = watches{now: o.Now, sleep: o.Sleep, of: map[string]*watch{}, look: func(ctx context.Context, id string) (sight, error) {
 		requests, err := s.Requests()
@@ -133,6 +134,7 @@ type server struct {
 	desks   chan struct{} // each has one message that is being worked on
 	calls   chan struct{} // the same for people
 	guests  guests
+	known   machines
 	watches watches
 
 	reading atomic.Int64 // bytes of the messages of hosts that are being read or worked on
