@@ -233,6 +233,15 @@ func (l *Log) Report(ctx context.Context, st access.Statement, on func(host stri
 	return err
 }
 
+// Reported says whether a host's report with an id about a request is on record.
+func (r *Reader) Reported(ctx context.Context, request, id string) (found bool, err error) {
+	err = r.db.QueryRowContext(ctx, "SELECT count(*) > 0 FROM events WHERE request = ? AND step = ? AND step <> ''", plain(request), plain(sessionStep(id))).Scan(&found)
+	if err != nil {
+		err = fmt.Errorf("look for a report: %w", explain(err))
+	}
+	return found, err
+}
+
 // signedBy refuses a report that isn't signed by the key of the host that it
 // names, as the log knows it.
 func signedBy(h Host, found bool, report access.Session, key string) error {

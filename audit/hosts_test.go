@@ -179,6 +179,13 @@ func TestReport(t *testing.T) {
 					t.Errorf("%v, want %q", err, row.code)
 				}
 			}
+			said, err := statement.ParseSession([]byte(st.Payload))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if known, err := w.log.Reported(context.Background(), said.Request, said.ID); err != nil || known != (row.code == "") {
+				t.Errorf("it is on record: %t, %v", known, err)
+			}
 			want := 0
 			if row.code == "" || row.recorded {
 				want = 1

@@ -170,6 +170,10 @@ func (a *app) lock(b backend, l access.Lock, print bool) error {
 	}
 	out, err := b.Lock(a.ctx, st, l)
 	recorded := out.Lock.ID == l.ID
+	if !recorded && access.CodeOf(err) == access.CodeUnavailable {
+		return failf(ExitUnreachable, "nobody says that the %s is in force: %w", l.Action, err).
+			withHint("say it again, which does no harm; hallpass locks lists those that are in force")
+	}
 	if err != nil && (!recorded || access.CodeOf(err) != access.CodeUnavailable) {
 		return a.refusal(err)
 	}

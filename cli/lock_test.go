@@ -112,6 +112,12 @@ func TestLockThatTakesLonger(t *testing.T) {
 	w.ask("ssh/test-1")
 	w.service.slow = true
 	r := w.as("bob").run("lock user alice --reason x")
+	w.service.mu.Lock()
+	w.service.stuck = true
+	w.service.mu.Unlock()
+	if r := w.run("lock user carol --reason x"); r.code != ExitUnreachable || r.stdout != "" || !strings.Contains(r.stderr, "nobody says that the lock is in force") {
+		t.Errorf("nobody answers: exit %d, %s%s", r.code, r.stdout, r.stderr)
+	}
 	if r.code != ExitUnreachable || !strings.Contains(r.stdout, "Locked user alice") || !strings.Contains(r.stderr, "the lock is in force, but not everything under it has ended yet") {
 		t.Errorf("exit %d: %s%s", r.code, r.stdout, r.stderr)
 	}

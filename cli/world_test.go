@@ -547,6 +547,9 @@ func (s *service) Send(_ context.Context, id, message, _ string, st access.State
 func (s *service) Lock(_ context.Context, st access.Statement, _ access.Lock) (access.Locked, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stuck {
+		return access.Locked{}, transport.Unreachable("127.0.0.1:1", io.ErrUnexpectedEOF)
+	}
 	now := s.now().UTC()
 	book := s.book.Under(s.locks)
 	l, _, err := book.CheckLock(st, now)

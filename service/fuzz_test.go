@@ -31,6 +31,7 @@ var hostPaths = []string{"/v1/hosts", "/v1/hosts/renew", "/v1/sessions", "/v1/ex
 type shelf struct {
 	agent, ca ssh.PublicKey
 	longer    string // the certificate that extends every other
+	reported  map[string]bool
 }
 
 func (s *shelf) Host(_ context.Context, name string) (audit.Host, bool, error) {
@@ -44,6 +45,7 @@ func (s *shelf) Report(_ context.Context, st access.Statement, _ func(string) []
 	}
 	return err
 }
+func (s *shelf) Reported(_ context.Context, _, id string) (bool, error)      { return s.reported[id], nil }
 func (s *shelf) CAKeys(context.Context) ([]ssh.PublicKey, error)             { return []ssh.PublicKey{s.ca}, nil }
 func (s *shelf) Extension(context.Context, *ssh.Certificate) (string, error) { return s.longer, nil }
 
@@ -73,7 +75,7 @@ func FuzzHostMessages(f *testing.F) {
 	}
 	line := string(ssh.MarshalAuthorizedKey(certificate))
 	options := Options{
-		Hosts: &shelf{agent.PublicKey(), ca.PublicKey(), line}, Log: quiet, Now: func() time.Time { return now },
+		Hosts: &shelf{agent: agent.PublicKey(), ca: ca.PublicKey(), longer: line}, Log: quiet, Now: func() time.Time { return now },
 		Rulebook: func() *evidence.Rulebook { return book },
 		Certify: func(_ context.Context, _ string, in access.Enrolment) (access.Statement, error) {
 			_, _, joins := statement.OpenJoin(in.Statement, book.Directory)

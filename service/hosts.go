@@ -41,6 +41,8 @@ type Hosts interface {
 	Locks(ctx context.Context) (audit.Locks, error)
 	// Report records what a host says, once, after checking that it may.
 	Report(ctx context.Context, st access.Statement, on func(host string) []access.Resource) error
+	// Reported says whether the report with an id about a request is on record.
+	Reported(ctx context.Context, request, id string) (bool, error)
 	// CAKeys are the keys of all SSH CAs that there have been.
 	CAKeys(ctx context.Context) ([]ssh.PublicKey, error)
 	// Extension is the certificate that extends the grant of another, "" if none does.
@@ -171,6 +173,9 @@ func (s *server) enrol(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if wait := s.known.join(join.Resource); wait > 0 {
+		return nil, tooMany("enrolments", join.Resource, wait)
+	}
 	return s.certify(ctx, join.ID, access.Enrolment{Statement: st, HostKey: in.HostKey, AgentKey: in.AgentKey, Names: in.Names})
 }
 
@@ -270,13 +275,19 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wait := s.known.full(host.Name); wait > 0 {
+	fresh, err := s.fresh(ctx, host, in.Reports)
+	if err != nil {
+		return nil, err
+	}
+	leave, wait := s.known.tell(host.Name, fresh)
+	if leave == nil {
 		return nil, tooMany("reports", host.Name, wait)
 	}
+	defer leave()
 	out := reported{Accepted: []string{}, Refused: []refused{}}
 	on := s.on()
 	for _, r := range in.Reports {
-		err := s.report(ctx, host, r.ID, r.Statement, on)
+		err := s.report(ctx, host.Name, r.ID, r.Statement, on)
 		var refusal *access.Error
 		switch {
 		case err == nil:
@@ -290,17 +301,41 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	return out, nil
 }
 
-// report records one. It counts as the host's if the host has signed it: nobody else
-// uses up what it may tell.
-func (s *server) report(ctx context.Context, host audit.Host, id string, st access.Statement, on func(string) []access.Resource) error {
-	report, key, err := statement.OpenSession(st)
+// fresh are the ids of those reports that the host has signed, and that nobody has sent
+// before. Others don't count: so nobody uses up what a host may tell, neither a stranger nor
+// who has reports of its from the log.
+func (s *server) fresh(ctx context.Context, host audit.Host, reports []report) ([]string, error) {
+	requests := map[string]string{} // by id of the report
+	var ids []string
+	for _, r := range reports {
+		report, key, err := statement.OpenSession(r.Statement)
+		if err != nil || report.Signer != host.Name || statement.MarshalKey(key) != host.AgentKey {
+			continue // is refused
+		}
+		if _, twice := requests[report.ID]; !twice {
+			requests[report.ID] = report.Request
+			ids = append(ids, report.ID)
+		}
+	}
+	var fresh []string
+	for _, id := range s.known.unheard(host.Name, ids) {
+		known, err := s.Hosts.Reported(ctx, requests[id], id)
+		if err != nil {
+			return nil, err
+		}
+		if !known {
+			fresh = append(fresh, id)
+		}
+	}
+	return fresh, nil
+}
+
+func (s *server) report(ctx context.Context, host, id string, st access.Statement, on func(string) []access.Resource) error {
+	report, err := statement.ParseSession([]byte(st.Payload))
 	if err != nil {
 		return err
 	}
-	if statement.MarshalKey(key) == host.AgentKey {
-		s.known.told(host.Name)
-	}
-	if report.ID != id || report.Signer != host.Name {
+	if report.ID != id || report.Signer != host {
 		return access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
 	}
 	return s.Hosts.Report(ctx, st, on)

@@ -16,8 +16,8 @@ const (
 	listedPerCall  = 100 // a list of so many counts as one more call
 )
 
-// What one person may begin: requests, locks, delegations and reviews, each of which is
-// a workflow's work, and stays on record. A machine of two cores with all of hallpass on
+// What one person may begin: requests, delegations, reviews, and locks where he has no right
+// to them. Each is a workflow's work, and stays on record. A machine of two cores with all of hallpass on
 // it takes some twenty requests in a second, from everybody (docs/performance.md).
 const (
 	asksPerSecond = 2.0
@@ -32,19 +32,20 @@ const (
 	saysFor   = 24 * time.Hour
 )
 
-// What one host may ask an issuer for: its agent asks once a day, when it is told to
-// reload, and again after a minute if it got no answer.
+// What one host may ask an issuer for, as one that joins and as one that is in: its agent
+// asks once a day, when it is told to reload, and again after a minute if it got no answer.
 const (
 	renewsPerSecond = 0.1
 	renewsAtOnce    = 10 // after a pause
 	renewsOpen      = 2  // at the same moment
 )
 
-// What one host may tell. Each report takes the audit log some milliseconds, in which
-// nothing is issued.
+// What one host may tell. A session makes two reports or three, and each takes the audit
+// log a moment, in which nothing is issued.
 const (
-	reportsPerSecond = 20.0
-	reportsAtOnce    = 2000 // after a pause
+	reportsPerSecond = 100.0
+	reportsAtOnce    = 5000 // after a pause
+	reportsOpen      = 2    // messages at the same moment
 )
 
 // guests are those who have called, each with what he may still ask for. Only
@@ -161,15 +162,19 @@ type machines struct {
 
 // machine is one of them.
 type machine struct {
-	renewals, reports allowance
-	open              int // renewals
+	renewals, joins, reports allowance
+	renewing, telling        int
+
+	// What was told lately, by id: all since the last time that there were reportsAtOnce,
+	// and those before.
+	told, before map[string]bool
 }
 
 func (m *machines) host(name string) *machine {
 	one := m.of[name]
 	if one == nil {
 		now := m.now()
-		one = &machine{renewals: allowance{renewsAtOnce, now}, reports: allowance{reportsAtOnce, now}}
+		one = &machine{renewals: allowance{renewsAtOnce, now}, joins: allowance{renewsAtOnce, now}, reports: allowance{reportsAtOnce, now}, told: map[string]bool{}}
 		m.of[name] = one
 	}
 	return one
@@ -181,40 +186,69 @@ func (m *machines) renew(name string) (leave func(), wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	one := m.host(name)
-	if one.open >= renewsOpen {
+	if one.renewing >= renewsOpen {
 		return nil, time.Second
 	}
 	if wait := one.renewals.take(m.now(), 1, renewsAtOnce, renewsPerSecond); wait > 0 {
 		return nil, wait
 	}
-	one.open++
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		one.open--
-	}, 0
+	one.renewing++
+	return m.leave(&one.renewing), 0
 }
 
-// told counts a report that a host has signed.
-func (m *machines) told(name string) {
+// join counts what is sent with a join token for a host, and says how long to stay away
+// if that is one too many.
+func (m *machines) join(name string) (wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.host(name).joins.take(m.now(), 1, renewsAtOnce, renewsPerSecond)
+}
+
+// unheard are those ids of reports that a host hasn't told lately.
+func (m *machines) unheard(name string, ids []string) (unheard []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	one := m.host(name)
-	one.reports.take(m.now(), 0, reportsAtOnce, reportsPerSecond)
-	one.reports.left--
+	for _, id := range ids {
+		if !one.told[id] && !one.before[id] {
+			unheard = append(unheard, id)
+		}
+	}
+	return unheard
 }
 
-// full says how long a host that is named shall keep its reports, 0 if it may tell.
-func (m *machines) full(name string) (wait time.Duration) {
+// tell counts reports that a host has signed and hasn't told before, by their ids. It says
+// how long the host shall keep them if that is too much, and otherwise returns what to
+// call at the end.
+func (m *machines) tell(name string, ids []string) (leave func(), wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	one := m.of[name]
-	if one == nil {
-		return 0
+	if len(ids) == 0 {
+		return func() {}, 0
 	}
-	wait = one.reports.take(m.now(), 1, reportsAtOnce, reportsPerSecond)
-	if wait == 0 {
-		one.reports.left++ // nothing is told yet
+	one := m.host(name)
+	if one.telling >= reportsOpen {
+		return nil, time.Second
 	}
-	return wait
+	// A message is taken whole, and what is too much of it is waited for before the next.
+	if wait := one.reports.take(m.now(), 1, reportsAtOnce, reportsPerSecond); wait > 0 {
+		return nil, wait
+	}
+	one.reports.left -= float64(len(ids) - 1)
+	if len(one.told) >= reportsAtOnce {
+		one.told, one.before = map[string]bool{}, one.told
+	}
+	for _, id := range ids {
+		one.told[id] = true
+	}
+	one.telling++
+	return m.leave(&one.telling), 0
+}
+
+func (m *machines) leave(of *int) func() {
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		*of--
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 type yard struct {
 	*testing.T
 	agent   ssh.Signer
+	shelf   *shelf
 	now     time.Time
 	handler http.Handler
 	certify func() // while somebody is certified
@@ -33,8 +36,9 @@ func newYard(t *testing.T) *yard {
 	if err != nil {
 		t.Fatal(err)
 	}
+	y.shelf = &shelf{agent: y.agent.PublicKey(), reported: map[string]bool{}}
 	y.handler = New(Options{
-		Hosts: &shelf{agent: y.agent.PublicKey()}, Log: quiet, Now: func() time.Time { return y.now },
+		Hosts: y.shelf, Log: quiet, Now: func() time.Time { return y.now },
 		Rulebook: func() *evidence.Rulebook { return book },
 		Certify: func(context.Context, string, access.Enrolment) (access.Statement, error) {
 			y.certify()
@@ -72,14 +76,19 @@ func (y *yard) renew(by ssh.Signer) *httptest.ResponseRecorder {
 	return y.post("/v1/hosts/renew", access.Enrolment{Statement: y.sign(by, access.Renewal{Header: y.header(access.TypeRenew), HostKey: public(y.agent)})})
 }
 
-// tell sends so many reports of sessions.
-func (y *yard) tell(by ssh.Signer, n int) *httptest.ResponseRecorder {
-	in := reporting{Host: "web-1"}
+// reports are so many of sessions.
+func (y *yard) reports(by ssh.Signer, n int) (all []report) {
+	y.Helper()
 	for range n {
 		s := access.Session{Header: y.header(access.TypeSession), Event: access.SessionOpened, Request: statement.NewID(), Serial: 7, KeyID: "k", Login: "deploy", Session: "s1"}
-		in.Reports = append(in.Reports, report{s.ID, y.sign(by, s)})
+		all = append(all, report{s.ID, y.sign(by, s)})
 	}
-	return y.post("/v1/sessions", in)
+	return all
+}
+
+// tell sends them.
+func (y *yard) tell(reports ...report) *httptest.ResponseRecorder {
+	return y.post("/v1/sessions", reporting{Host: "web-1", Reports: reports})
 }
 
 func (y *yard) turnedAway(what string, r *httptest.ResponseRecorder, retry string) {
@@ -127,24 +136,68 @@ func TestTooManyRenewals(t *testing.T) {
 
 // A host tells of what happens on it, and whoever is root there can tell any number of
 // lies about grants that it has seen. They come in no faster than others can be heard
-// beside them; none is lost, since the host keeps what wasn't taken.
+// beside them, and nobody else can have the host turned away: neither by reports of his own
+// nor by the host's own from before, which are in proofs and exports of the log.
 func TestTooManyReports(t *testing.T) {
 	y := newYard(t)
-	stranger := newKey(t)
+	strangers := y.reports(newKey(t), MaxReports)
+	first := y.reports(y.agent, MaxReports)
+	old := y.reports(y.agent, MaxReports)
+	for _, r := range old {
+		y.shelf.reported[r.ID] = true
+	}
+	told := func(what string, reports []report) {
+		t.Helper()
+		if r := y.tell(reports...); r.Code != http.StatusOK {
+			t.Fatalf("%s: %d %.200s", what, r.Code, r.Body)
+		}
+	}
 	for range 2 * reportsAtOnce / MaxReports {
-		if r := y.tell(stranger, MaxReports); r.Code != http.StatusOK || strings.Contains(r.Body.String(), `"accepted":["`) {
-			t.Fatalf("a stranger: %d %.200s", r.Code, r.Body)
-		}
+		told("a stranger", strangers)
+		told("from the log", old)
+		told("again", first)
+		told("one, many times", slices.Repeat(first[:1], MaxReports))
 	}
-	for i := range reportsAtOnce / MaxReports {
-		if r := y.tell(y.agent, MaxReports); r.Code != http.StatusOK || strings.Contains(r.Body.String(), `"refused":[{`) {
-			t.Fatalf("message %d: %d %.200s", i, r.Code, r.Body)
-		}
+	for range reportsAtOnce/MaxReports - 1 {
+		told("the host", y.reports(y.agent, MaxReports))
 	}
-	y.turnedAway("one more", y.tell(y.agent, 1), "1")
+	last := y.reports(y.agent, MaxReports+1)
+	y.turnedAway("one more", y.tell(last[0]), "1")
+	told("again", first)
 	y.now = y.now.Add(time.Second)
-	if r := y.tell(y.agent, MaxReports); r.Code != http.StatusOK { // one message is taken whole
-		t.Errorf("a second later: %d %.200s", r.Code, r.Body)
+	told("a second later", last[:MaxReports]) // one message is taken whole
+	y.turnedAway("the next", y.tell(last[MaxReports]), "5")
+	told("a stranger meanwhile", strangers)
+}
+
+// Whoever tells much at the same moment leaves room for others.
+func TestReportsAtTheSameMoment(t *testing.T) {
+	m := machines{now: time.Now, of: map[string]*machine{}}
+	var leave func()
+	for i := range reportsOpen {
+		if leave, _ = m.tell("web-1", []string{strconv.Itoa(i)}); leave == nil {
+			t.Fatal("turned away too early")
+		}
 	}
-	y.turnedAway("the next", y.tell(y.agent, 1), "25")
+	if again, wait := m.tell("web-1", []string{"x"}); again != nil || wait <= 0 {
+		t.Error("one too many was let in")
+	}
+	if again, _ := m.tell("web-1", nil); again == nil {
+		t.Error("what was told before takes a place")
+	}
+	if again, _ := m.tell("web-2", []string{"x"}); again == nil {
+		t.Error("another host is turned away")
+	}
+	leave()
+	if again, _ := m.tell("web-1", []string{"x"}); again == nil {
+		t.Error("turned away after one has left")
+	}
+	for i := range 3 * reportsAtOnce {
+		one := m.host("web-1")
+		if one.telling = 0; len(one.told)+len(one.before) > 2*reportsAtOnce {
+			t.Fatal("what was told is kept without bound")
+		}
+		one.reports.left = reportsAtOnce
+		m.tell("web-1", []string{"y" + strconv.Itoa(i)})
+	}
 }

@@ -387,8 +387,11 @@ func (s *server) lock(v visit) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.begins(v, "locks"); err != nil {
-		return nil, err
+	// Who may lock isn't held up: it is what ends an attack.
+	if !v.book.MayLock(v.who) {
+		if err := s.begins(v, "locks"); err != nil {
+			return nil, err
+		}
 	}
 	out := transport.LockAnswer{}
 	out.Locked, err = v.requests.Lock(v.Context(), st, l)
