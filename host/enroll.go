@@ -295,6 +295,8 @@ func (e *enrolment) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	listing, stop := context.WithTimeout(ctx, 2*time.Minute)
+	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	token, join, err := e.token()
@@ -329,32 +331,46 @@ func (e *enrolment) join(ctx context.Context) error {
 	if e.Host != "" && e.Host != e.joined.Host {
 		return access.Errorf(access.CodeMismatch, "the token is for host %s, not %s", e.joined.Host, e.Host)
 	}
-	return e.firstList(ctx)
+	return e.firstList(listing)
 }
 
 // firstList gets the list of revoked certificates: without one no certificate
-// of hallpass opens anything.
+// of hallpass opens anything. Where the one there is too old it waits for the next, since
+// the token is used up: an issuer that is back makes one within a minute.
 func (e *enrolment) firstList(ctx context.Context) error {
-	list, ok, err := e.service.list(ctx, 0, longPoll)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return access.Errorf(access.CodeUnavailable, "the service has no list of revoked certificates yet").WithHint("is its issuer running?")
-	}
 	trusted, err := parseKeys(e.joined.UserCAs)
 	if err != nil {
 		return err
 	}
-	opened, err := krl.Open(list.List, list.Signature, trusted)
-	if err == nil {
-		err = recent(opened, time.Now())
+	var old error
+	after := uint64(0)
+	for range int(2 * time.Minute / longPoll) {
+		list, ok, err := e.service.list(ctx, after, longPoll)
+		switch {
+		case err == nil && ok:
+		case err == nil && old != nil:
+			continue
+		case old != nil:
+			return old
+		case err != nil:
+			return err
+		default:
+			return access.Errorf(access.CodeUnavailable, "the service has no list of revoked certificates yet").WithHint("is its issuer running?")
+		}
+		opened, err := krl.Open(list.List, list.Signature, trusted)
+		if err != nil {
+			return err
+		}
+		if old = recent(opened, time.Now()); old == nil {
+			e.list = list
+			return nil
+		}
+		if opened.Version <= after {
+			break
+		}
+		after = opened.Version
 	}
-	if err != nil {
-		return err
-	}
-	e.list = list
-	return nil
+	return old
 }
 
 func (e *enrolment) makeAgentKey() error {

@@ -36,6 +36,8 @@ type lists struct {
 
 	mu      sync.Mutex
 	list    *krl.List // the latest that was verified; nil: none yet
+	least   uint64    // no version before it is taken, whatever list is
+	old     uint64    // the version that was offered as the first, and was too old; the next one is waited for
 	data    []byte    // its bytes
 	good    *part     // what sshd's file has to be; nil: not known
 	placed  os.FileInfo
@@ -93,6 +95,7 @@ func (l *lists) load() (*krl.List, error) {
 		l.list, l.data = list, data
 		all := list
 		if plain := l.plain(); plain != nil && plain.Version > list.Version {
+			l.least = plain.Version
 			l.problem = fmt.Sprintf("sshd's is version %d, and the signed one that was kept is version %d", plain.Version, list.Version)
 			l.log.Error("the kept list of revoked certificates is older than sshd's, which is added to it", "kept", list.Version, "sshd", plain.Version)
 			all = both(list, plain)
@@ -103,7 +106,10 @@ func (l *lists) load() (*krl.List, error) {
 		}
 		return list, l.place(p)
 	}
-	if l.plain() != nil {
+	if plain := l.plain(); plain != nil {
+		if access.CodeOf(err) != access.CodeUnverified { // else its CA isn't trusted any more, and can have said any version
+			l.least = plain.Version
+		}
 		return nil, err
 	}
 	empty, emptyErr := (&krl.List{Generated: l.now().Truncate(time.Second)}).Marshal()
@@ -184,7 +190,7 @@ func (l *lists) distrust() {
 		return
 	}
 	if _, _, err := l.read(); access.CodeOf(err) == access.CodeUnverified {
-		l.list, l.data, l.unkept = nil, nil, nil
+		l.list, l.data, l.unkept, l.least, l.old = nil, nil, nil, 0, 0
 	}
 }
 
@@ -199,7 +205,7 @@ func (l *lists) take(ctx context.Context, s signedList, use func(*krl.List)) err
 	defer l.mu.Unlock()
 	list, err := l.check(s)
 	if err == nil && list != nil {
-		l.list, l.data, l.unkept = list, s.List, &s
+		l.list, l.data, l.unkept, l.least, l.old = list, s.List, &s, 0, 0
 		use(list)
 		err = l.keep(ctx)
 	}
@@ -221,8 +227,14 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case list.Version < l.least:
+		return nil, access.Errorf(access.CodeStale, "list of revoked certificates goes back from version %d, which sshd has, to %d", l.least, list.Version)
 	case l.list == nil:
-		return list, recent(list, l.now())
+		if err := recent(list, l.now()); err != nil {
+			l.old = list.Version
+			return nil, err
+		}
+		return list, nil
 	case list.Version > l.list.Version:
 		return list, nil
 	case list.Version < l.list.Version:
@@ -236,7 +248,12 @@ func (l *lists) check(s signedList) (*krl.List, error) {
 // recent refuses a list that isn't one of the last few minutes. Where nobody knows how
 // far lists had come, the service could begin with any that a CA has ever signed.
 func recent(list *krl.List, now time.Time) error {
-	if age := now.Sub(list.Generated); age > krl.MaxAge {
+	age := now.Sub(list.Generated)
+	if age < -access.ClockSkew {
+		return access.Errorf(access.CodeStale, "the list of revoked certificates was made in %s from now", access.ShortDuration(-age.Truncate(time.Second))).
+			WithHint("compare the clocks of the two machines")
+	}
+	if age > krl.MaxAge {
 		return access.Errorf(access.CodeStale, "the list of revoked certificates was made %s ago, and the first one that a host takes is at most %s old",
 			access.ShortDuration(age.Truncate(time.Second)), access.ShortDuration(krl.MaxAge)).WithHint("is the service's issuer running? compare the clocks of the two machines")
 	}
@@ -466,7 +483,7 @@ func (l *lists) version() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.list == nil {
-		return 0
+		return l.old
 	}
 	return l.list.Version
 }

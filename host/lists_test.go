@@ -251,35 +251,66 @@ func TestNewerListOfSSHD(t *testing.T) {
 // Where the host doesn't know any more how far lists had come, nobody takes it back to
 // one of old: not with the kept list broken, and not with its CA retired.
 func TestOldListIsNoBeginning(t *testing.T) {
-	for name, lose := range map[string]func(t *testing.T, l *lists, next ssh.Signer) *lists{
-		"the kept list is broken": func(t *testing.T, l *lists, _ ssh.Signer) *lists {
+	for name, tt := range map[string]struct {
+		lose func(t *testing.T, l *lists, next ssh.Signer) *lists
+		next uint64 // the first version that is taken
+	}{
+		"the kept list is broken": {func(t *testing.T, l *lists, _ ssh.Signer) *lists {
 			must(t, os.WriteFile(l.layout.signedKRL(), []byte("{"), 0o644))
 			again := &lists{layout: l.layout, now: time.Now, log: l.log}
 			if _, err := again.load(); err == nil {
 				t.Error("the agent doesn't notice")
 			}
 			return again
-		},
-		"its CA is retired": func(t *testing.T, l *lists, next ssh.Signer) *lists {
+		}, 5}, // sshd's is version 5
+		"its CA is retired": {func(t *testing.T, l *lists, next ssh.Signer) *lists {
 			must(t, os.WriteFile(l.layout.userCAs(), marshal(next), 0o644))
 			l.distrust()
 			return l
-		},
+		}, 3},
+		"its CA is retired, and the agent starts again": {func(t *testing.T, l *lists, next ssh.Signer) *lists {
+			must(t, os.WriteFile(l.layout.userCAs(), marshal(next), 0o644))
+			again := &lists{layout: l.layout, now: time.Now, log: l.log}
+			if _, err := again.load(); err == nil {
+				t.Error("the agent doesn't notice")
+			}
+			return again
+		}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, ca, all, _, five := newLists(t)
 			next := newSigner(t)
 			must(t, os.WriteFile(l.layout.userCAs(), slices.Concat(marshal(ca), marshal(next)), 0o644))
 			must(t, l.take(t.Context(), five, func(*krl.List) {}))
-			l = lose(t, l, next)
-			var old, recent signedList
-			old.List, old.Signature = signedBy(next, 3, time.Now().Add(-krl.MaxAge-time.Minute))
-			if err := l.take(t.Context(), old, func(*krl.List) { t.Error("sessions are judged by an old list") }); access.CodeOf(err) != access.CodeStale {
+			l = tt.lose(t, l, next)
+			offer := func(version uint64, made time.Duration) error {
+				var s signedList
+				s.List, s.Signature = signedBy(next, version, time.Now().Add(made), all[0])
+				return l.take(t.Context(), s, func(got *krl.List) {
+					if got.Version != tt.next {
+						t.Errorf("sessions are judged by list %d", got.Version)
+					}
+				})
+			}
+			if err := offer(7, -krl.MaxAge-time.Minute); access.CodeOf(err) != access.CodeStale {
 				t.Errorf("an old list: %v", err)
 			}
+			if v := l.version(); v != 7 {
+				t.Errorf("the next one that is asked for is after %d", v)
+			}
+			if err := offer(7, access.ClockSkew+time.Minute); access.CodeOf(err) != access.CodeStale {
+				t.Errorf("a list from the future: %v", err)
+			}
+			if tt.next == 5 {
+				if err := offer(4, 0); access.CodeOf(err) != access.CodeStale {
+					t.Errorf("a version before sshd's: %v", err)
+				}
+			}
 			revokes(t, "sshd's file", l.sshds(t), ca, all, all)
-			recent.List, recent.Signature = signedBy(next, 3, time.Now().Add(-krl.MaxAge+time.Minute), all[0])
-			must(t, l.take(t.Context(), recent, func(*krl.List) {}))
+			must(t, offer(tt.next, -krl.MaxAge+time.Minute))
+			if l.version() != tt.next {
+				t.Errorf("the list in force is %d", l.version())
+			}
 		})
 	}
 }

@@ -28,14 +28,14 @@ const (
 // renewing keeps the host certificate, the CA keys and the principals as the
 // service has them.
 func (a *agent) renewing(ctx context.Context) {
-	for {
+	for renewed := false; ; {
 		wait := max(0, min(a.config.RenewAfter.Sub(a.now()), renewEvery))
 		if a.config.ReloadOwed {
 			wait = 0
 		}
 		a.mu.Lock()
-		if a.renewal != nil {
-			wait = renewRetry
+		if a.renewal != nil || renewed {
+			wait = max(wait, renewRetry) // by the issuer's clock it may not be time yet
 		}
 		a.mu.Unlock()
 		t := time.NewTimer(wait)
@@ -58,6 +58,7 @@ func (a *agent) renewing(ctx context.Context) {
 		a.mu.Lock()
 		a.renewal = err
 		a.mu.Unlock()
+		renewed = err == nil
 		if err != nil {
 			a.log.Warn("host certificate isn't renewed", "error", err)
 		}

@@ -3,9 +3,13 @@
 package host
 
 import (
+	"cmp"
+	"context"
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +81,44 @@ func TestForgedRenewals(t *testing.T) {
 	must(t, a.renew(t.Context()))
 	if after, err := os.ReadFile(w.layout.userCAs()); err != nil || !strings.Contains(string(after), statement.MarshalKey(third.PublicKey())) {
 		t.Errorf("the host trusts\n%s%v", after, err)
+	}
+}
+
+// A host whose clock is ahead is told that it is time to renew already, by its own.
+func TestRenewsOnceAMinute(t *testing.T) {
+	w := newHost(t)
+	if out, err := w.hallpassHost(w.enrollArgs()...); err != nil {
+		t.Fatalf("enroll: %v\n%s", err, out)
+	}
+	w.startSSHD()
+	now, certificate := time.Now().Add(-time.Second).UTC().Truncate(time.Second), ""
+	w.service.tells(nil, func(e *access.Enrolled) { // the same, over and over
+		certificate = cmp.Or(certificate, e.Certificate)
+		e.RenewAfter, e.Certificate = now, certificate
+	}, nil)
+	a, err := newAgent(RunOptions{Layout: w.layout, Log: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	t.Cleanup(a.sessions.close)
+	a.config.RenewAfter = time.Now()
+	reload := make(chan os.Signal)
+	a.reload = reload
+	ctx, stop := context.WithCancel(t.Context())
+	var agent sync.WaitGroup
+	agent.Go(func() { a.renewing(ctx) })
+	t.Cleanup(agent.Wait)
+	t.Cleanup(stop)
+	renewals := func() int {
+		w.service.mu.Lock()
+		defer w.service.mu.Unlock()
+		return w.service.renewals
+	}
+	eventually(t, "it renews", func() bool { return renewals() > 0 })
+	reload <- syscall.SIGHUP
+	eventually(t, "it renews when it is told to", func() bool { return renewals() > 1 })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := renewals(); n != 2 || a.renewal != nil {
+		t.Errorf("it has asked %d times; %v", n, a.renewal)
 	}
 }
 
