@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	//lint:ignore SA1019 to show that it is refused
-	"crypto/dsa" //nolint:staticcheck // to show that it is refused
+	"crypto/dsa"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"

@@ -66,6 +66,7 @@ type request struct {
 	verified bool          // the request is what its id says, so its end has to be recorded
 	handed   bool          // the issuer has been asked, so only the issuer can end it
 	end      *audit.End    // how the request ends; set once
+	shown    *shown        // what operators see of it; nil: what it was started with
 	inbox    inbox
 	notifies bool            // there are channels to tell
 	telling  int             // messages that are being told
