@@ -70,7 +70,7 @@ func (c *Client) Check(ctx context.Context, resources []access.Resource, tokenRo
 		all = append(all, f)
 	}
 	if roles.Err != nil {
-		return append(all, wrong("actions", setUp, "none is looked at: by such a token role, nobody knows what would end what is read"))
+		return append(all, wrong("actions", setUp, "none is looked at: as long as the token role is wrong, or can't be read, nobody knows what would end what is read"))
 	}
 	for _, r := range resources {
 		if r.Kind != catalog.KindVault {

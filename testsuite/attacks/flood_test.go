@@ -37,7 +37,7 @@ const (
 // while there is nothing to do.
 var mostUnder = map[string]int{"workflows": 256, "issuer:ssh": 128, "service": 128}
 
-// Alice floods the service with bad statements, and then with requests. Meanwhile a grant
+// Alice floods the service with bad statements, with requests, and with locks. Meanwhile a grant
 // of carol's is revoked: hosts hear of it soon, and no part takes much memory for all of that.
 func TestRevokedBesideFloods(t *testing.T) {
 	r := apart(t, "floods")
@@ -77,6 +77,13 @@ func TestRevokedBesideFloods(t *testing.T) {
 				return false, err
 			}
 			return s.post(ctx, "/v1/requests", st)
+		}, func(d time.Duration) int64 { return 50 + int64(2*d.Seconds()) + 1 }},
+		{"locks", 3 * floodRate, func(ctx context.Context, _ int64) (bool, error) { // to which she has no right
+			st, err := r.Sign("alice", access.Lock{Header: r.Header("alice", access.TypeLock), Action: access.ActionLock, Kind: access.LockUser, Name: "carol", Reason: "attack"})
+			if err != nil {
+				return false, err
+			}
+			return s.post(ctx, "/v1/locks", st)
 		}, func(d time.Duration) int64 { return 50 + int64(2*d.Seconds()) + 1 }},
 	}
 	grants := map[string]asked{}

@@ -267,7 +267,12 @@ func TestForgedRequests(t *testing.T) {
 		"what isn't UTF-8":      func(p string) string { return edit(t, p, `"reason":"`, "\"reason\":\"\xff\xfe") },
 	} {
 		a := s.request(t, "alice", "ssh/sandbox")
-		a.signed = s.signed(t, "alice", "request@hallpass", change(text(t, a.Request)))
+		forged := change(text(t, a.Request))
+		// Only these pass the parser, and are refused later.
+		if _, err := statement.ParseRequest([]byte(forged)); (err == nil) != slices.Contains([]string{"none", "another kind's", "in bob's name", "longer than any policy"}, name) {
+			t.Errorf("%s: the parser says %v", name, err)
+		}
+		a.signed = s.signed(t, "alice", "request@hallpass", forged)
 		if o := s.outcome(t, a.ID, a.signed); o.State != access.StateDenied || o.Handle != nil || s.issued(t, a) != 0 {
 			t.Errorf("%s: %s, %s; issued %d times", name, o.State, o.Why, s.issued(t, a))
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"hallpass/testsuite/chaos/check"
+	"hallpass/testsuite/process"
 )
 
 // words are those of a list as in a directory.
@@ -129,7 +129,7 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 		s.untried = append(s.untried, "no clock is moved: "+unable(t, MoveClock(os.Getpid(), 0)))
 	}
 	for _, what := range s.untried {
-		leftOut(t, what)
+		process.LeftOut(t, what)
 	}
 	for _, v := range found {
 		t.Errorf("%s: %s", name, v)
@@ -137,26 +137,6 @@ func Run(t testing.TB, s *Stack, stop context.CancelFunc) {
 	// What shows nothing proves nothing.
 	if len(seen.Asked) == 0 || len(seen.Held) == 0 || in == 0 || in == len(seen.Logins) || len(seen.Checkpoints) == 0 || lasts >= time.Minute && len(seen.Locked) == 0 {
 		t.Error("too little happened to show anything")
-	}
-}
-
-// leftOut says what wasn't tried: here, and, as make test asks for it by way of
-// HALLPASS_LEFT_OUT, in a file that it shows when all is done.
-func leftOut(t testing.TB, what string) {
-	t.Helper()
-	line := fmt.Sprintf("not tried by %s: %s", t.Name(), what)
-	t.Log(line)
-	path := os.Getenv("HALLPASS_LEFT_OUT")
-	if path == "" {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err == nil {
-		_, err = fmt.Fprintln(f, line)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		t.Error(err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +44,7 @@ const (
 // parts from being started again.
 func Play(t testing.TB, s *Stack, plan []Step, stop context.CancelFunc) check.Seen {
 	t.Helper()
-	p := &player{t: t, stack: s, asked: map[int]*asked{}, began: time.Now()}
+	p := &player{t: t, stack: s, asked: map[int]*asked{}, began: time.Now(), planned: map[string]int{}, broke: map[string]int{}}
 	p.seen.World = s.world()
 	for _, step := range plan {
 		if step.Do == ask {
@@ -76,6 +77,12 @@ func Play(t testing.TB, s *Stack, plan []Step, stop context.CancelFunc) check.Se
 	stop()
 	p.clear()
 	p.seen.HostLog = p.host.sshd.Log(t)
+	for _, kind := range slices.Sorted(maps.Keys(p.planned)) {
+		t.Logf("%s: %d of %d took effect", kind, p.broke[kind], p.planned[kind])
+		if p.planned[kind] >= 3 && p.broke[kind] == 0 { // a process may have ended a moment before
+			t.Errorf("nothing was broken by %s, so that shows nothing", kind)
+		}
+	}
 	return p.seen
 }
 
@@ -90,6 +97,8 @@ type player struct {
 	mu    sync.Mutex
 	seen  check.Seen
 	locks []access.Lock
+
+	planned, broke map[string]int // faults of each kind: those that were to be, and those that were
 }
 
 // asked is one request.
@@ -162,12 +171,14 @@ var dying = []error{syscall.ESRCH, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF, 
 // fault breaks something, and mends it after its time.
 func (p *player) fault(ctx context.Context, s Step) {
 	p.logf("%s %s for %s", s.Do, s.On, s.Lasts.Round(time.Millisecond))
-	failed := func(err error) {
+	failed := func(err error) bool {
 		gone := slices.ContainsFunc(dying, func(e error) bool { return errors.Is(err, e) })
 		if err != nil && !gone {
 			p.t.Errorf("%s: %v", s, err)
 		}
+		return err != nil
 	}
+	counted, broke := slices.Contains([]string{pause, clock, full}, s.Do), true // the others say nothing of it
 	part, link, disk := p.stack.part(s.On), p.stack.link(s.On), p.stack.disk(s.On)
 	from, until := time.Now(), time.Time{}
 	hold := func() { wait(ctx, s.Lasts) }
@@ -177,13 +188,13 @@ func (p *player) fault(ctx context.Context, s Step) {
 		until = time.Now().Add(s.Lasts)
 	case pause:
 		pid := part.pid()
-		failed(syscall.Kill(pid, syscall.SIGSTOP))
+		broke = !failed(syscall.Kill(pid, syscall.SIGSTOP))
 		hold()
 		failed(syscall.Kill(pid, syscall.SIGCONT))
 	case clock:
 		pid := part.pid()
 		p.logf("by %s", s.By)
-		failed(MoveClock(pid, s.By))
+		broke = !failed(MoveClock(pid, s.By))
 		hold()
 		if pid == part.pid() { // else it has ended, and another began with the right time
 			failed(MoveClock(pid, 0))
@@ -194,7 +205,7 @@ func (p *player) fault(ctx context.Context, s Step) {
 			p.mu.Unlock()
 		}
 	case full:
-		failed(disk.Fill())
+		broke = !failed(disk.Fill())
 		hold()
 		failed(disk.Empty())
 	case cut:
@@ -210,6 +221,14 @@ func (p *player) fault(ctx context.Context, s Step) {
 		hold()
 		link.set(func() { link.delay = 0 })
 	}
+	p.mu.Lock()
+	if counted {
+		p.planned[s.Do]++
+		if broke {
+			p.broke[s.Do]++
+		}
+	}
+	p.mu.Unlock()
 	if v := p.stack.Vault; v != nil && slices.Contains(v.Needs, s.On) {
 		p.broken(from, until)
 	}

@@ -184,6 +184,7 @@ func (w *world) ask(ctx context.Context, who caller, resource string, d time.Dur
 		if code != cli.ExitOK {
 			if taken := cancelIt.FindStringSubmatch(errs); taken != nil {
 				w.unheard.Store(taken[1], who)
+				w.visits.Store(taken[1], d)
 			}
 			return fmt.Errorf("request: exit code %d: %s", code, errs)
 		}
@@ -197,15 +198,32 @@ func (w *world) ask(ctx context.Context, who caller, resource string, d time.Dur
 // cancelIt is in what is said where nobody knows whether a request was taken.
 var cancelIt = regexp.MustCompile(`hallpass cancel ([0-9a-f-]{36})`)
 
-// forget cancels the requests whose makers didn't hear that they were taken.
+// forget cancels the requests whose makers didn't hear that they were taken, those that
+// were and that wait for somebody. None is helped on by it: each has its ruling before.
 func (w *world) forget(ctx context.Context) {
 	w.unheard.Range(func(id, who any) bool {
 		w.poll("request "+id.(string)+" to be cancelled", func() error {
-			code, _, errs := w.by(ctx, who.(caller), "cancel", id.(string))
-			if code != cli.ExitOK && code != cli.ExitNotFound { // it wasn't taken
-				return fmt.Errorf("cancel: exit code %d: %s", code, errs)
+			code, out, errs := w.by(ctx, who.(caller), "show", id.(string), "--output", "json")
+			if code == cli.ExitNotFound {
+				w.t.Logf("request %s wasn't answered, and wasn't taken", id)
+				return nil
 			}
-			w.t.Logf("a request that wasn't answered: cancel ends with %d", code)
+			var s access.Status
+			if code != cli.ExitOK {
+				return fmt.Errorf("show: exit code %d: %s", code, errs)
+			}
+			if err := json.Unmarshal([]byte(out), &s); err != nil {
+				return err
+			}
+			switch {
+			case s.State == access.StatePending && s.Standing.Effect == access.EffectAsk:
+				if code, _, errs := w.by(ctx, who.(caller), "cancel", id.(string)); code != cli.ExitOK {
+					return fmt.Errorf("cancel: exit code %d: %s", code, errs)
+				}
+			case s.State != access.StateActive && !s.State.Final():
+				return fmt.Errorf("it is %s", s.State)
+			}
+			w.t.Logf("request %s wasn't answered, and was %s", id, s.State)
 			return nil
 		})
 		return true
