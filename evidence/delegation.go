@@ -103,7 +103,7 @@ func (r *Rulebook) checkRevoked(d access.Delegation, user access.User, now time.
 		return access.Errorf(access.CodeMismatch, "delegation %s is to %s, not to %s", d.Delegation, g.Delegation.To, d.To)
 	case g.Delegation.Signer == user.Name:
 		return nil // also while he is locked: he only takes away
-	case !r.MayLock(user):
+	case !r.mayLock(user):
 		return access.Errorf(access.CodeForbidden, "delegation %s is %s's: he revokes it, or somebody whom policy lets lock", d.Delegation, g.Delegation.Signer)
 	}
 	if lock, locked := r.lockOn(user.Name, access.Resource{}, now); locked {

@@ -64,7 +64,7 @@ func (r *Rulebook) CheckLock(st access.Statement, now time.Time) (access.Lock, a
 	if err != nil {
 		return fail(err)
 	}
-	if !r.MayLock(user) {
+	if !r.mayLock(user) {
 		err := access.Errorf(access.CodeForbidden, "%s is in none of the groups that may lock and unlock", user.Name)
 		if len(r.Policy.Lockers()) == 0 {
 			err = err.WithHint("the policy names them: locks: {groups: [security]}")
@@ -95,8 +95,7 @@ func (r *Rulebook) CheckLock(st access.Statement, now time.Time) (access.Lock, a
 	return lock, user, nil
 }
 
-// MayLock says whether somebody is in one of the groups that may lock and lift locks.
-func (r *Rulebook) MayLock(u access.User) bool {
+func (r *Rulebook) mayLock(u access.User) bool {
 	lockers := r.Policy.Lockers()
 	return slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(lockers, g) })
 }

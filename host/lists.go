@@ -95,7 +95,7 @@ func (l *lists) load() (*krl.List, error) {
 		l.list, l.data = list, data
 		all := list
 		if plain := l.plain(); plain != nil && plain.Version > list.Version {
-			l.least = plain.Version
+			l.least = l.floor(plain.Version)
 			l.problem = fmt.Sprintf("sshd's is version %d, and the signed one that was kept is version %d", plain.Version, list.Version)
 			l.log.Error("the kept list of revoked certificates is older than sshd's, which is added to it", "kept", list.Version, "sshd", plain.Version)
 			all = both(list, plain)
@@ -107,9 +107,7 @@ func (l *lists) load() (*krl.List, error) {
 		return list, l.place(p)
 	}
 	if plain := l.plain(); plain != nil {
-		if access.CodeOf(err) != access.CodeUnverified { // else its CA isn't trusted any more, and can have said any version
-			l.least = plain.Version
-		}
+		l.least = l.floor(plain.Version)
 		return nil, err
 	}
 	empty, emptyErr := (&krl.List{Generated: l.now().Truncate(time.Second)}).Marshal()
@@ -186,12 +184,23 @@ func (l *lists) open(s signedList) (*krl.List, error) {
 func (l *lists) distrust() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.old = 0
 	if l.list == nil {
 		return
 	}
 	if _, _, err := l.read(); access.CodeOf(err) == access.CodeUnverified {
-		l.list, l.data, l.unkept, l.least, l.old = nil, nil, nil, 0, 0
+		l.least = l.floor(l.list.Version)
+		l.list, l.data, l.unkept = nil, nil, nil
 	}
+}
+
+// floor is the least version that comes after one that nobody vouches for any more. Issuers
+// count milliseconds since 1970; a later one than now was made up, and tells nothing.
+func (l *lists) floor(version uint64) uint64 {
+	if version > uint64(l.now().Add(access.ClockSkew).UnixMilli()) {
+		return 0
+	}
+	return version
 }
 
 // take takes in a list from the service if it is signed by a CA key that this
@@ -482,8 +491,9 @@ func (l *lists) status() ListStatus {
 func (l *lists) version() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.list == nil {
-		return l.old
+	last := max(l.old, max(l.least, 1)-1)
+	if l.list != nil {
+		last = max(last, l.list.Version)
 	}
-	return l.list.Version
+	return last
 }

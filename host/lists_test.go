@@ -255,6 +255,12 @@ func TestOldListIsNoBeginning(t *testing.T) {
 		lose func(t *testing.T, l *lists, next ssh.Signer) *lists
 		next uint64 // the first version that is taken
 	}{
+		"its CA was stolen, has said what it liked, and is retired": {func(t *testing.T, l *lists, next ssh.Signer) *lists {
+			must(t, os.WriteFile(l.layout.userCAs(), marshal(next), 0o644))
+			l.list.Version = 1 << 62
+			l.distrust()
+			return l
+		}, 1},
 		"the kept list is broken": {func(t *testing.T, l *lists, _ ssh.Signer) *lists {
 			must(t, os.WriteFile(l.layout.signedKRL(), []byte("{"), 0o644))
 			again := &lists{layout: l.layout, now: time.Now, log: l.log}
@@ -267,7 +273,7 @@ func TestOldListIsNoBeginning(t *testing.T) {
 			must(t, os.WriteFile(l.layout.userCAs(), marshal(next), 0o644))
 			l.distrust()
 			return l
-		}, 3},
+		}, 5},
 		"its CA is retired, and the agent starts again": {func(t *testing.T, l *lists, next ssh.Signer) *lists {
 			must(t, os.WriteFile(l.layout.userCAs(), marshal(next), 0o644))
 			again := &lists{layout: l.layout, now: time.Now, log: l.log}
@@ -275,7 +281,7 @@ func TestOldListIsNoBeginning(t *testing.T) {
 				t.Error("the agent doesn't notice")
 			}
 			return again
-		}, 3},
+		}, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, ca, all, _, five := newLists(t)
@@ -303,7 +309,7 @@ func TestOldListIsNoBeginning(t *testing.T) {
 			}
 			if tt.next == 5 {
 				if err := offer(4, 0); access.CodeOf(err) != access.CodeStale {
-					t.Errorf("a version before sshd's: %v", err)
+					t.Errorf("a version before the last: %v", err)
 				}
 			}
 			revokes(t, "sshd's file", l.sshds(t), ca, all, all)

@@ -32,6 +32,8 @@ type shelf struct {
 	agent, ca ssh.PublicKey
 	longer    string // the certificate that extends every other
 	reported  map[string]bool
+	refuses   map[string]bool // reports, by id
+	written   int             // how often something was to be recorded
 }
 
 func (s *shelf) Host(_ context.Context, name string) (audit.Host, bool, error) {
@@ -39,7 +41,11 @@ func (s *shelf) Host(_ context.Context, name string) (audit.Host, bool, error) {
 }
 func (s *shelf) Locks(context.Context) (audit.Locks, error) { return audit.Locks{}, nil }
 func (s *shelf) Report(_ context.Context, st access.Statement, _ func(string) []access.Resource) error {
-	_, by, err := statement.OpenSession(st)
+	s.written++
+	said, by, err := statement.OpenSession(st)
+	if err == nil && s.refuses[said.ID] {
+		err = access.Errorf(access.CodeNotFound, "there never was a certificate")
+	}
 	if err == nil && statement.MarshalKey(by) != statement.MarshalKey(s.agent) {
 		err = access.Errorf(access.CodeUnverified, "by another agent")
 	}

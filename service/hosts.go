@@ -173,7 +173,7 @@ func (s *server) enrol(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wait := s.known.join(join.Resource); wait > 0 {
+	if wait := s.known.join(join.ID); wait > 0 {
 		return nil, tooMany("enrolments", join.Resource, wait)
 	}
 	return s.certify(ctx, join.ID, access.Enrolment{Statement: st, HostKey: in.HostKey, AgentKey: in.AgentKey, Names: in.Names})
@@ -275,7 +275,7 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	fresh, err := s.fresh(ctx, host, in.Reports)
+	known, fresh, err := s.sort(ctx, host, in.Reports)
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +287,8 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	out := reported{Accepted: []string{}, Refused: []refused{}}
 	on := s.on()
 	for _, r := range in.Reports {
-		err := s.report(ctx, host.Name, r.ID, r.Statement, on)
+		id, err := s.report(ctx, host, r, on, known)
+		known[id] = err
 		var refusal *access.Error
 		switch {
 		case err == nil:
@@ -301,44 +302,58 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	return out, nil
 }
 
-// fresh are the ids of those reports that the host has signed, and that nobody has sent
-// before. Others don't count: so nobody uses up what a host may tell, neither a stranger nor
-// who has reports of its from the log.
-func (s *server) fresh(ctx context.Context, host audit.Host, reports []report) ([]string, error) {
-	requests := map[string]string{} // by id of the report
-	var ids []string
+// sort says what became of those reports that the host has signed and that were sent before,
+// and how many are new. Others, and these, don't count: so nobody uses up what a host may
+// tell, neither a stranger nor who has reports of its from the log.
+func (s *server) sort(ctx context.Context, host audit.Host, reports []report) (known map[reportID]error, fresh int, err error) {
+	known = map[reportID]error{}
+	counted := map[reportID]bool{}
 	for _, r := range reports {
 		report, key, err := statement.OpenSession(r.Statement)
-		if err != nil || report.Signer != host.Name || statement.MarshalKey(key) != host.AgentKey {
-			continue // is refused
+		id := reportID{report.Request, report.ID}
+		if err != nil || report.Signer != host.Name || statement.MarshalKey(key) != host.AgentKey || counted[id] {
+			continue
 		}
-		if _, twice := requests[report.ID]; !twice {
-			requests[report.ID] = report.Request
-			ids = append(ids, report.ID)
+		counted[id] = true
+		if refusal := s.known.refusal(host.Name, id); refusal != nil {
+			known[id] = refusal
+			continue
+		}
+		recorded, err := s.Hosts.Reported(ctx, report.Request, report.ID)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case recorded:
+			known[id] = nil
+		default:
+			fresh++
 		}
 	}
-	var fresh []string
-	for _, id := range s.known.unheard(host.Name, ids) {
-		known, err := s.Hosts.Reported(ctx, requests[id], id)
-		if err != nil {
-			return nil, err
-		}
-		if !known {
-			fresh = append(fresh, id)
-		}
-	}
-	return fresh, nil
+	return known, fresh, nil
 }
 
-func (s *server) report(ctx context.Context, host, id string, st access.Statement, on func(string) []access.Resource) error {
-	report, err := statement.ParseSession([]byte(st.Payload))
+// report records one, unless it is known what became of it.
+func (s *server) report(ctx context.Context, host audit.Host, r report, on func(string) []access.Resource, known map[reportID]error) (id reportID, err error) {
+	report, key, err := statement.OpenSession(r.Statement)
 	if err != nil {
-		return err
+		return id, err
 	}
-	if report.ID != id || report.Signer != host {
-		return access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
+	if report.ID != r.ID || report.Signer != host.Name {
+		return id, access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
 	}
-	return s.Hosts.Report(ctx, st, on)
+	if statement.MarshalKey(key) != host.AgentKey {
+		return id, access.Errorf(access.CodeUnverified, "the report is signed by another key than the one that %s enrolled with", host.Name)
+	}
+	id = reportID{report.Request, report.ID}
+	if err, is := known[id]; is {
+		return id, err
+	}
+	err = s.Hosts.Report(ctx, r.Statement, on)
+	var refusal *access.Error
+	if errors.As(err, &refusal) && refusal.Code != access.CodeUnavailable {
+		s.known.refuse(host.Name, id, refusal)
+	}
+	return id, err
 }
 
 // certificates is what a host asks, and what it is answered: SSH certificates as

@@ -1,10 +1,13 @@
 package service
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"sync"
 	"time"
+
+	"hallpass/access"
 )
 
 // What one person may call. A command that waits makes about one call in ten
@@ -84,6 +87,11 @@ func (a *allowance) take(now time.Time, cost, most, perSecond float64) (wait tim
 	return 0
 }
 
+// full says whether all of it has come back.
+func (a allowance) full(now time.Time, most, perSecond float64) bool {
+	return a.left+max(0, now.Sub(a.at).Seconds())*perSecond >= most
+}
+
 // enter counts a call that costs as much as so many. It says how long to stay
 // away if that is too much, and otherwise returns what to call at the end.
 func (g *guests) enter(name string, cost float64) (leave func(), wait time.Duration) {
@@ -152,29 +160,47 @@ func (g *guests) say(name, kind, request, id string) (unsay func(), full time.Ti
 }
 
 // machines are the hosts that have shown that they are the ones they say, each with what
-// it may still ask and tell. Only who is enrolled is one.
+// it may still ask and tell, and the join tokens that are used. What has all of it is
+// forgotten once there are many.
 type machines struct {
 	now func() time.Time
 
-	mu sync.Mutex
-	of map[string]*machine
+	mu    sync.Mutex
+	of    map[string]*machine
+	joins map[string]*allowance // by the id of the token
 }
+
+func newMachines(now func() time.Time) machines {
+	return machines{now: now, of: map[string]*machine{}, joins: map[string]*allowance{}}
+}
+
+// manyMachines is how many there are before those are forgotten that have all.
+const manyMachines = 1000
 
 // machine is one of them.
 type machine struct {
-	renewals, joins, reports allowance
-	renewing, telling        int
+	renewals, reports allowance
+	renewing, telling int
 
-	// What was told lately, by id: all since the last time that there were reportsAtOnce,
-	// and those before.
-	told, before map[string]bool
+	refused map[reportID]*access.Error // reports that were refused: those of the last few hundred, so that one that comes again takes nothing
 }
+
+// maxRefusals is how many of them are kept.
+const maxRefusals = 500
+
+// reportID is what a report has alone: it is one event of one request.
+type reportID struct{ request, id string }
 
 func (m *machines) host(name string) *machine {
 	one := m.of[name]
 	if one == nil {
 		now := m.now()
-		one = &machine{renewals: allowance{renewsAtOnce, now}, joins: allowance{renewsAtOnce, now}, reports: allowance{reportsAtOnce, now}, told: map[string]bool{}}
+		if len(m.of) >= manyMachines {
+			maps.DeleteFunc(m.of, func(_ string, is *machine) bool {
+				return is.renewing+is.telling == 0 && is.renewals.full(now, renewsAtOnce, renewsPerSecond) && is.reports.full(now, reportsAtOnce, reportsPerSecond)
+			})
+		}
+		one = &machine{renewals: allowance{renewsAtOnce, now}, reports: allowance{reportsAtOnce, now}}
 		m.of[name] = one
 	}
 	return one
@@ -196,36 +222,31 @@ func (m *machines) renew(name string) (leave func(), wait time.Duration) {
 	return m.leave(&one.renewing), 0
 }
 
-// join counts what is sent with a join token for a host, and says how long to stay away
-// if that is one too many.
-func (m *machines) join(name string) (wait time.Duration) {
+// join counts what is sent with a join token, and says how long to stay away if that is
+// one too many. Only who has that very token can use it up.
+func (m *machines) join(id string) (wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.host(name).joins.take(m.now(), 1, renewsAtOnce, renewsPerSecond)
-}
-
-// unheard are those ids of reports that a host hasn't told lately.
-func (m *machines) unheard(name string, ids []string) (unheard []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	one := m.host(name)
-	for _, id := range ids {
-		if !one.told[id] && !one.before[id] {
-			unheard = append(unheard, id)
+	now, one := m.now(), m.joins[id]
+	if one == nil {
+		if len(m.joins) >= manyMachines {
+			maps.DeleteFunc(m.joins, func(_ string, is *allowance) bool { return is.full(now, renewsAtOnce, renewsPerSecond) })
 		}
+		one = &allowance{renewsAtOnce, now}
+		m.joins[id] = one
 	}
-	return unheard
+	return one.take(now, 1, renewsAtOnce, renewsPerSecond)
 }
 
-// tell counts reports that a host has signed and hasn't told before, by their ids. It says
-// how long the host shall keep them if that is too much, and otherwise returns what to
-// call at the end.
-func (m *machines) tell(name string, ids []string) (leave func(), wait time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(ids) == 0 {
+// tell counts so many reports that a host has signed, and that are neither on record nor
+// were refused. It says how long the host shall keep them if that is too much, and
+// otherwise returns what to call at the end.
+func (m *machines) tell(name string, n int) (leave func(), wait time.Duration) {
+	if n == 0 {
 		return func() {}, 0
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	one := m.host(name)
 	if one.telling >= reportsOpen {
 		return nil, time.Second
@@ -234,15 +255,30 @@ func (m *machines) tell(name string, ids []string) (leave func(), wait time.Dura
 	if wait := one.reports.take(m.now(), 1, reportsAtOnce, reportsPerSecond); wait > 0 {
 		return nil, wait
 	}
-	one.reports.left -= float64(len(ids) - 1)
-	if len(one.told) >= reportsAtOnce {
-		one.told, one.before = map[string]bool{}, one.told
-	}
-	for _, id := range ids {
-		one.told[id] = true
-	}
+	one.reports.left -= float64(n - 1)
 	one.telling++
 	return m.leave(&one.telling), 0
+}
+
+// refuse keeps in mind why a report was refused.
+func (m *machines) refuse(name string, id reportID, why *access.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	one := m.host(name)
+	if one.refused == nil || len(one.refused) >= maxRefusals {
+		one.refused = map[reportID]*access.Error{}
+	}
+	one.refused[id] = why
+}
+
+// refusal is why a report was refused, nil if it wasn't, as far as that is known.
+func (m *machines) refusal(name string, id reportID) *access.Error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if one := m.of[name]; one != nil {
+		return one.refused[id]
+	}
+	return nil
 }
 
 func (m *machines) leave(of *int) func() {

@@ -36,7 +36,7 @@ func newYard(t *testing.T) *yard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	y.shelf = &shelf{agent: y.agent.PublicKey(), reported: map[string]bool{}}
+	y.shelf = &shelf{agent: y.agent.PublicKey(), reported: map[string]bool{}, refuses: map[string]bool{}}
 	y.handler = New(Options{
 		Hosts: y.shelf, Log: quiet, Now: func() time.Time { return y.now },
 		Rulebook: func() *evidence.Rulebook { return book },
@@ -141,63 +141,111 @@ func TestTooManyRenewals(t *testing.T) {
 func TestTooManyReports(t *testing.T) {
 	y := newYard(t)
 	strangers := y.reports(newKey(t), MaxReports)
-	first := y.reports(y.agent, MaxReports)
-	old := y.reports(y.agent, MaxReports)
+	old, wrong := y.reports(y.agent, MaxReports), y.reports(y.agent, 10)
 	for _, r := range old {
 		y.shelf.reported[r.ID] = true
 	}
-	told := func(what string, reports []report) {
+	for _, r := range wrong {
+		y.shelf.refuses[r.ID] = true
+	}
+	told := func(what string, reports []report, accepted bool) {
 		t.Helper()
-		if r := y.tell(reports...); r.Code != http.StatusOK {
+		r := y.tell(reports...)
+		var out reported
+		if err := json.Unmarshal(r.Body.Bytes(), &out); err != nil || r.Code != http.StatusOK ||
+			len(out.Accepted)+len(out.Refused) != len(reports) || (len(out.Refused) == 0) != accepted {
 			t.Fatalf("%s: %d %.200s", what, r.Code, r.Body)
 		}
 	}
+	told("wrong ones", wrong, false)
+	y.shelf.written = 0
 	for range 2 * reportsAtOnce / MaxReports {
-		told("a stranger", strangers)
-		told("from the log", old)
-		told("again", first)
-		told("one, many times", slices.Repeat(first[:1], MaxReports))
+		told("a stranger", strangers, false)
+		told("from the log", old, true)
+		told("one from there, many times", slices.Repeat(old[:1], MaxReports), true)
+		told("what was refused", slices.Repeat(wrong, MaxReports/len(wrong)), false)
 	}
+	if y.shelf.written > 0 {
+		t.Errorf("what was told before, or by strangers, went to the log %d times", y.shelf.written)
+	}
+	// One id for many requests is as many reports.
+	first := y.reports(y.agent, MaxReports-len(wrong))
+	for i := range first {
+		s := access.Session{Header: y.header(access.TypeSession), Event: access.SessionOpened, Request: statement.NewID(), Serial: 7, KeyID: "k", Login: "deploy", Session: "s1"}
+		s.ID = first[0].ID
+		first[i] = report{s.ID, y.sign(y.agent, s)}
+	}
+	told("one id", first, true)
 	for range reportsAtOnce/MaxReports - 1 {
-		told("the host", y.reports(y.agent, MaxReports))
+		told("the host", y.reports(y.agent, MaxReports), true)
 	}
 	last := y.reports(y.agent, MaxReports+1)
 	y.turnedAway("one more", y.tell(last[0]), "1")
-	told("again", first)
+	told("from the log meanwhile", old, true)
 	y.now = y.now.Add(time.Second)
-	told("a second later", last[:MaxReports]) // one message is taken whole
+	told("a second later", last[:MaxReports], true) // one message is taken whole
 	y.turnedAway("the next", y.tell(last[MaxReports]), "5")
-	told("a stranger meanwhile", strangers)
+	told("a stranger meanwhile", strangers, false)
 }
 
-// Whoever tells much at the same moment leaves room for others.
+// Whoever tells much at the same moment leaves room for others, and is forgotten.
 func TestReportsAtTheSameMoment(t *testing.T) {
-	m := machines{now: time.Now, of: map[string]*machine{}}
+	now := time.Now()
+	m := newMachines(func() time.Time { return now })
 	var leave func()
-	for i := range reportsOpen {
-		if leave, _ = m.tell("web-1", []string{strconv.Itoa(i)}); leave == nil {
+	for range reportsOpen {
+		if leave, _ = m.tell("web-1", 1); leave == nil {
 			t.Fatal("turned away too early")
 		}
 	}
-	if again, wait := m.tell("web-1", []string{"x"}); again != nil || wait <= 0 {
+	if again, wait := m.tell("web-1", 1); again != nil || wait <= 0 {
 		t.Error("one too many was let in")
 	}
-	if again, _ := m.tell("web-1", nil); again == nil {
+	if again, _ := m.tell("web-1", 0); again == nil {
 		t.Error("what was told before takes a place")
 	}
-	if again, _ := m.tell("web-2", []string{"x"}); again == nil {
+	if again, _ := m.tell("web-2", 1); again == nil {
 		t.Error("another host is turned away")
 	}
 	leave()
-	if again, _ := m.tell("web-1", []string{"x"}); again == nil {
+	if again, _ := m.tell("web-1", 1); again == nil {
 		t.Error("turned away after one has left")
 	}
-	for i := range 3 * reportsAtOnce {
-		one := m.host("web-1")
-		if one.telling = 0; len(one.told)+len(one.before) > 2*reportsAtOnce {
-			t.Fatal("what was told is kept without bound")
+	for i := range 3 * maxRefusals {
+		m.refuse("web-3", reportID{"r", strconv.Itoa(i)}, &access.Error{})
+	}
+	if n := len(m.of["web-3"].refused); n > maxRefusals {
+		t.Errorf("%d refusals are kept", n)
+	}
+	for i := range 2 * manyMachines {
+		now = now.Add(time.Minute)
+		m.join(strconv.Itoa(i))
+		if leave, _ := m.renew(strconv.Itoa(i)); leave == nil {
+			t.Fatal("turned away")
+		} else {
+			leave()
 		}
-		one.reports.left = reportsAtOnce
-		m.tell("web-1", []string{"y" + strconv.Itoa(i)})
+	}
+	if len(m.of) > manyMachines+10 || len(m.joins) > manyMachines+10 {
+		t.Errorf("%d hosts and %d tokens are kept", len(m.of), len(m.joins))
+	}
+	if m.of["web-1"] == nil {
+		t.Error("who still tells is forgotten")
+	}
+}
+
+// Who has a join token, used up or not, may send it now and then.
+func TestTokenSentOverAndOver(t *testing.T) {
+	m := newMachines(time.Now)
+	for range renewsAtOnce {
+		if m.join("one") > 0 {
+			t.Fatal("turned away too early")
+		}
+	}
+	if m.join("one") == 0 {
+		t.Error("one too many is taken")
+	}
+	if m.join("another") > 0 {
+		t.Error("another token is turned away")
 	}
 }

@@ -381,14 +381,26 @@ func emptyNotNull[T any](list []T) []T {
 	return list
 }
 
+// entitled says whether somebody may lock, or unlock, as far as can be told here. Then it
+// isn't held up: it is what ends an attack.
+func (s *server) entitled(v visit, st access.Statement) bool {
+	book := v.book
+	if s.Hosts != nil {
+		if under, err := s.rulebook(v.Context()); err == nil {
+			book = under
+		}
+	}
+	_, _, err := book.CheckLock(st, s.Now())
+	return err == nil
+}
+
 // lock delivers a lock or an unlock.
 func (s *server) lock(v visit) (any, error) {
 	st, l, err := said(v, statement.OpenLock)
 	if err != nil {
 		return nil, err
 	}
-	// Who may lock isn't held up: it is what ends an attack.
-	if !v.book.MayLock(v.who) {
+	if !s.entitled(v, st) {
 		if err := s.begins(v, "locks"); err != nil {
 			return nil, err
 		}

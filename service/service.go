@@ -81,7 +81,7 @@ func New(o Options) http.Handler {
 		desks:   make(chan struct{}, MaxPosts),
 		calls:   make(chan struct{}, MaxCalls),
 		guests:  guests{now: o.Now, of: map[string]*guest{}},
-		known:   machines{now: o.Now, of: map[string]*machine{}},
+		known:   newMachines(o.Now),
 	}
 	s.watches = watches{now: o.Now, sleep: o.Sleep, of: map[string]*watch{}, look: func(ctx context.Context, id string) (sight, error) {
 		requests, err := s.Requests()
