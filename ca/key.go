@@ -105,6 +105,15 @@ func openFile(path string, passphrase func(string) ([]byte, error)) (ssh.Signer,
 	if err != nil {
 		return nil, fmt.Errorf("CA key file %s: %w", path, err)
 	}
+	// Its two halves needn't belong together, in a file that is damaged.
+	probe := []byte("hallpass")
+	sig, err := signer.Sign(rand.Reader, probe)
+	if err == nil {
+		err = signer.PublicKey().Verify(probe, sig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("CA key file %s is damaged, what it signs isn't good: %w", path, err)
+	}
 	return signer, nil
 }
 

@@ -85,8 +85,6 @@ var All = []Attack{
 		[]string{"testsuite/attacks.TestRevokedUnderAFlood", "workflows.TestStopEndsTheDeaf", "workflows.TestStopBeforeTheGrant", "workflows.TestStopRefuses", "workflows.TestLockEndsTheDeaf"}},
 	{"a flood of requests or bad statements by way of the service, so that another's revocation waits", 2, "each person is let in with so much, and the rest is turned away at once; no part's memory grows with it",
 		[]string{"testsuite/attacks.TestRevokedBesideFloods", "service.TestTooManyCalls", "service.TestTooManyRequests", "service.TestTooManyLocks", "service.TestTooManyAtATime"}},
-	{"root on one host, or who has a join token, floods the service with renewals, reports and tokens", 6, "it is told to come back later; nobody can have another host turned away",
-		[]string{"service.TestTooManyRenewals", "service.TestTooManyReports", "service.TestReportsAtTheSameMoment", "service.TestTokenSentOverAndOver"}},
 	{"key revocation list rolled back, forged, or empty", 2, "hosts keep the newest that verifies; where a host doesn't know any more which that was, it begins with one of the last few minutes",
 		[]string{"host.TestBadListsAreRefused", "host.TestRestartKeepsTheNewerList", "host.TestOldListIsNoBeginning", "host.TestNewerListOfSSHD", "host.TestOpenSSHIsAsked", "host.TestListIsWrittenLater", "audit.TestKRLVersionsOnlyGrow", "ca/krl.TestParseRefuses", "ca/krl.FuzzMarshalAgainstOpenSSH", "ca/krl.FuzzParseAgainstOpenSSH"}},
 	{"a lease of Vault's that outlives its grant", 2, "the token ends, and its leases and sessions with it",
@@ -133,6 +131,8 @@ var All = []Attack{
 		[]string{"kms.TestClouds", "ca.TestAgentSaysWhy", "worker.TestHealthOfAnIssuerWithoutItsKey"}},
 	{"path traversal in names", 6, "no name has a slash or begins with a dot",
 		[]string{"testsuite/attacks.TestForgedRequests", "testsuite/attacks.TestWorkflowIDAgain", "access.TestCheckNames", "access.TestCheckPath"}},
+	{"root on one host, or who has a join token, floods the service with renewals, reports and tokens", 6, "it is told to come back later; nobody can have another host turned away",
+		[]string{"service.TestTooManyRenewals", "service.TestTooManyReports", "service.TestReportsAtTheSameMoment", "service.TestTokenSentOverAndOver"}},
 }
 
 // Script is the name of an end-to-end script among the tests, "" for a test.
