@@ -275,20 +275,27 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, fresh, err := s.sort(ctx, host, in.Reports)
+	opened, known, err := s.open(ctx, host, in.Reports)
 	if err != nil {
 		return nil, err
 	}
-	leave, wait := s.known.tell(host.Name, fresh)
+	leave, wait := s.known.tell(host.Name, len(opened.fresh(known)))
 	if leave == nil {
 		return nil, tooMany("reports", host.Name, wait)
 	}
 	defer leave()
 	out := reported{Accepted: []string{}, Refused: []refused{}}
 	on := s.on()
-	for _, r := range in.Reports {
-		id, err := s.report(ctx, host, r, on, known)
-		known[id] = err
+	for i, r := range in.Reports {
+		err := opened[i].err
+		if id := opened[i].id; err == nil {
+			var is bool
+			if err, is = known[id]; !is {
+				err = s.Hosts.Report(ctx, r.Statement, on)
+				known[id] = err
+				s.known.refuse(host.Name, id, err)
+			}
+		}
 		var refusal *access.Error
 		switch {
 		case err == nil:
@@ -302,58 +309,53 @@ func (s *server) sessions(ctx context.Context, body []byte) (any, error) {
 	return out, nil
 }
 
-// sort says what became of those reports that the host has signed and that were sent before,
-// and how many are new. Others, and these, don't count: so nobody uses up what a host may
-// tell, neither a stranger nor who has reports of its from the log.
-func (s *server) sort(ctx context.Context, host audit.Host, reports []report) (known map[reportID]error, fresh int, err error) {
-	known = map[reportID]error{}
-	counted := map[reportID]bool{}
-	for _, r := range reports {
-		report, key, err := statement.OpenSession(r.Statement)
-		id := reportID{report.Request, report.ID}
-		if err != nil || report.Signer != host.Name || statement.MarshalKey(key) != host.AgentKey || counted[id] {
-			continue
+// openedReports are reports as they were sent, each by what it is, or why it isn't the host's.
+type openedReports []struct {
+	id  reportID
+	err error
+}
+
+// fresh are those of which nobody knows what became of them, each once.
+func (all openedReports) fresh(known map[reportID]error) map[reportID]bool {
+	fresh := map[reportID]bool{}
+	for _, o := range all {
+		if _, is := known[o.id]; o.err == nil && !is {
+			fresh[o.id] = true
 		}
-		counted[id] = true
+	}
+	return fresh
+}
+
+// open verifies reports, and says what became of those that the host has signed and that
+// were sent before. They don't count, and others' don't: so nobody uses up what a host may
+// tell, neither a stranger nor who has reports of its from the log.
+func (s *server) open(ctx context.Context, host audit.Host, reports []report) (all openedReports, known map[reportID]error, err error) {
+	all, known = make(openedReports, len(reports)), map[reportID]error{}
+	for i, r := range reports {
+		report, key, err := statement.OpenSession(r.Statement)
+		switch {
+		case err != nil:
+		case report.ID != r.ID || report.Signer != host.Name:
+			err = access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
+		case statement.MarshalKey(key) != host.AgentKey:
+			err = access.Errorf(access.CodeUnverified, "the report is signed by another key than the one that %s enrolled with", host.Name)
+		}
+		all[i].id, all[i].err = reportID{report.Request, report.ID}, err
+	}
+	for id := range all.fresh(known) {
 		if refusal := s.known.refusal(host.Name, id); refusal != nil {
 			known[id] = refusal
 			continue
 		}
-		recorded, err := s.Hosts.Reported(ctx, report.Request, report.ID)
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case recorded:
+		recorded, err := s.Hosts.Reported(ctx, id.request, id.id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if recorded {
 			known[id] = nil
-		default:
-			fresh++
 		}
 	}
-	return known, fresh, nil
-}
-
-// report records one, unless it is known what became of it.
-func (s *server) report(ctx context.Context, host audit.Host, r report, on func(string) []access.Resource, known map[reportID]error) (id reportID, err error) {
-	report, key, err := statement.OpenSession(r.Statement)
-	if err != nil {
-		return id, err
-	}
-	if report.ID != r.ID || report.Signer != host.Name {
-		return id, access.Errorf(access.CodeMismatch, "the report is not the one it is sent as")
-	}
-	if statement.MarshalKey(key) != host.AgentKey {
-		return id, access.Errorf(access.CodeUnverified, "the report is signed by another key than the one that %s enrolled with", host.Name)
-	}
-	id = reportID{report.Request, report.ID}
-	if err, is := known[id]; is {
-		return id, err
-	}
-	err = s.Hosts.Report(ctx, r.Statement, on)
-	var refusal *access.Error
-	if errors.As(err, &refusal) && refusal.Code != access.CodeUnavailable {
-		s.known.refuse(host.Name, id, refusal)
-	}
-	return id, err
+	return all, known, nil
 }
 
 // certificates is what a host asks, and what it is answered: SSH certificates as

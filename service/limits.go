@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -47,7 +48,7 @@ const (
 // log a moment, in which nothing is issued.
 const (
 	reportsPerSecond = 100.0
-	reportsAtOnce    = 5000 // after a pause
+	reportsAtOnce    = 2000 // after a pause
 	reportsOpen      = 2    // messages at the same moment
 )
 
@@ -260,15 +261,19 @@ func (m *machines) tell(name string, n int) (leave func(), wait time.Duration) {
 	return m.leave(&one.telling), 0
 }
 
-// refuse keeps in mind why a report was refused.
-func (m *machines) refuse(name string, id reportID, why *access.Error) {
+// refuse keeps in mind why a report was refused, if it was.
+func (m *machines) refuse(name string, id reportID, err error) {
+	var refusal *access.Error
+	if !errors.As(err, &refusal) || refusal.Code == access.CodeUnavailable {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	one := m.host(name)
 	if one.refused == nil || len(one.refused) >= maxRefusals {
 		one.refused = map[reportID]*access.Error{}
 	}
-	one.refused[id] = why
+	one.refused[id] = refusal
 }
 
 // refusal is why a report was refused, nil if it wasn't, as far as that is known.

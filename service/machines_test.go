@@ -159,7 +159,7 @@ func TestTooManyReports(t *testing.T) {
 	}
 	told("wrong ones", wrong, false)
 	y.shelf.written = 0
-	for range 2 * reportsAtOnce / MaxReports {
+	for range reportsAtOnce/MaxReports + 1 {
 		told("a stranger", strangers, false)
 		told("from the log", old, true)
 		told("one from there, many times", slices.Repeat(old[:1], MaxReports), true)
@@ -212,7 +212,7 @@ func TestReportsAtTheSameMoment(t *testing.T) {
 		t.Error("turned away after one has left")
 	}
 	for i := range 3 * maxRefusals {
-		m.refuse("web-3", reportID{"r", strconv.Itoa(i)}, &access.Error{})
+		m.refuse("web-3", reportID{"r", strconv.Itoa(i)}, &access.Error{Code: access.CodeNotFound})
 	}
 	if n := len(m.of["web-3"].refused); n > maxRefusals {
 		t.Errorf("%d refusals are kept", n)
