@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -389,4 +391,45 @@ func TestErrorsQuoteWholeCharacters(t *testing.T) {
 			t.Errorf("%v doesn't quote %s", err, want)
 		}
 	}
+}
+
+// FuzzNames holds that what passes for a name, a path or a host is what their forms say, as
+// regular expressions, and that what doesn't is told in one line.
+func FuzzNames(f *testing.F) {
+	for _, s := range []string{
+		"alice", "alice:bob", "Alice", "-rf", "_apt", "root,deploy", "ssh/web-1", "ssh/../web-1", "ssh/", "/x", "a/b/c", "database/creds/x", "a//b", "a/../b",
+		"web-1.example.com", "web-1.", "-oProxyCommand=x", "10.0.0.7", "010.0.0.7", "::1", "::ffff:10.0.0.7", "fe80::1%eth0", "FE80::1", strings.Repeat("a", 64), "a\n", "é", "a\x00",
+	} {
+		f.Add(s)
+	}
+	dots := regexp.MustCompile(`(^|/)\.+(/|$)`)
+	forms := map[string]struct {
+		check func(string) error
+		is    func(string) bool
+	}{
+		"name":     {func(s string) error { return CheckName("user", s) }, regexp.MustCompile(`^[a-z0-9][a-z0-9._@+-]{0,62}$`).MatchString},
+		"login":    {CheckLogin, regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,62}$`).MatchString},
+		"resource": {CheckResource, regexp.MustCompile(`^[a-z0-9]{1,63}/[a-z0-9][a-z0-9._-]{0,62}$`).MatchString},
+		"path": {func(s string) error { return CheckPath("path", s) }, func(s string) bool {
+			return len(s) <= 256 && regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`).MatchString(s) && !dots.MatchString(s)
+		}},
+		"host": {CheckHost, func(s string) bool {
+			if a, err := netip.ParseAddr(s); err == nil {
+				return a.Zone() == "" && a.String() == s
+			}
+			return len(s) <= 253 && regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]{0,62}(\.[a-z0-9_][a-z0-9_-]{0,62})*$`).MatchString(s)
+		}},
+		"session": {CheckSession, regexp.MustCompile(`^[!-~]{1,100}$`).MatchString},
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for what, form := range forms {
+			err := form.check(s)
+			if (err == nil) != form.is(s) {
+				t.Errorf("%q as a %s: %v", s, what, err)
+			}
+			if err != nil && (CodeOf(err) != CodeMalformed || strings.ContainsAny(err.Error(), "\n\r\x1b") || !utf8.ValidString(err.Error()) || len(err.Error()) > 400) {
+				t.Errorf("it is said in more than a line: %q", err)
+			}
+		}
+	})
 }

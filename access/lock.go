@@ -95,7 +95,7 @@ const MaxHost = 253
 func CheckHost(s string) error {
 	if a, err := netip.ParseAddr(s); err == nil {
 		if a.Zone() != "" || a.String() != s {
-			return Errorf(CodeMalformed, "host %q is not written as %s", s, a.WithZone(""))
+			return Errorf(CodeMalformed, "host %q is not written as %s", wording.Short(s), a.WithZone(""))
 		}
 		return nil
 	}
@@ -104,7 +104,7 @@ func CheckHost(s string) error {
 	}
 	for _, label := range strings.Split(s, ".") {
 		if label == "" || len(label) > MaxName || label[0] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-			return Errorf(CodeMalformed, "host %q is not a host name in lower case or an IP address", s)
+			return Errorf(CodeMalformed, "host %q is not a host name in lower case or an IP address", wording.Short(s))
 		}
 	}
 	return nil
