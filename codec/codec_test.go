@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -411,6 +413,44 @@ func FuzzDecode(f *testing.F) {
 		}})
 		if is := id == "k1" && bytes.Equal(data, good); (err == nil) != is {
 			t.Errorf("%v, %v: is it what was encrypted? %t", out, err, is)
+		}
+	})
+}
+
+// Whoever asks the codec, and for what: only who has the token, from where the UI is, is
+// answered with what was encrypted.
+func FuzzHandler(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "codec.keys")
+	if err := os.WriteFile(path, []byte(line("k1", 1)), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	r, err := Open(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	const origin, token, body = "https://ui.example.com", "t0ken", `{"payloads":[{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"IngiCg=="}]}`
+	h := Handler(r, origin, token)
+	f.Add("POST", "/t0ken/encode", origin, "", body)
+	f.Add("POST", "/encode", "", "Bearer t0ken", body)
+	f.Add("POST", "//encode", origin, "Bearer ", body)
+	f.Add("POST", "/t0ken/../t0ken/decode", "https://ui.example.com.evil", "t0ken", body)
+	f.Add("OPTIONS", "/decode", origin, "", "")
+	f.Add("GET", "/t0ken/decode", "", "", `{"payloads":[{"metadata":null},null]}`)
+	f.Fuzz(func(t *testing.T, method, path, from, auth, body string) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, (&http.Request{Method: method, URL: &url.URL{Path: path}, Header: http.Header{"Origin": {from}, "Authorization": {auth}},
+			Body: io.NopCloser(strings.NewReader(body))}).WithContext(t.Context()))
+		if w.Header().Get("Cache-Control") != "no-store" {
+			t.Error("it may be kept")
+		}
+		if w.Code != http.StatusOK {
+			return
+		}
+		given := strings.TrimPrefix(path, "/")
+		inPath := given == token+"/decode" || given == token+"/encode"
+		inHeader := (given == "decode" || given == "encode") && strings.TrimPrefix(auth, "Bearer ") == token
+		if !inPath && !inHeader || from != "" && from != origin {
+			t.Errorf("%q %q from %q, with %q, is answered", method, path, from, auth)
 		}
 	})
 }
