@@ -45,7 +45,8 @@ func (r *request) show(ctx workflow.Context) {
 	if r.shown == nil {
 		r.shown = startedWith(ctx)
 	}
-	is := shown{state: r.status.State, requester: r.shown.requester, resource: r.shown.resource, approvers: r.shown.approvers, expires: r.shown.expires}
+	is := *r.shown
+	is.state = r.status.State
 	attributes := []temporal.SearchAttributeUpdate{attrState.ValueSet(string(is.state))}
 	if r.verified {
 		is.requester, is.resource = r.status.Standing.Request.Signer, r.status.Standing.Request.Resource
@@ -64,6 +65,7 @@ func (r *request) show(ctx workflow.Context) {
 	}
 	if err := workflow.UpsertTypedSearchAttributes(ctx, attributes...); err != nil {
 		workflow.GetLogger(ctx).Error("search attributes not set", "request", r.status.ID, "error", err)
+		return
 	}
 	*r.shown = is
 	// The SDK keeps them too, for a workflow that reads them or continues as new, as several
