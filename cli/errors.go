@@ -74,6 +74,14 @@ func hintOf(err error) string {
 	return access.HintOf(err)
 }
 
+// besides is hint, behind what err itself says to do next.
+func besides(err error, hint string) string {
+	if first := access.HintOf(err); first != "" {
+		return first + "; " + hint
+	}
+	return hint
+}
+
 // report writes err as one line and its hint as a second. A service whose errors
 // go to a log has both in its last line: that is the one which is looked at.
 func (a *app) report(err error) {

@@ -172,7 +172,7 @@ func (a *app) lock(b backend, l access.Lock, print bool) error {
 	recorded := out.Lock.ID == l.ID
 	if !recorded && access.CodeOf(err) == access.CodeUnavailable {
 		return failf(ExitUnreachable, "nobody says that the %s is in force: %w", l.Action, err).
-			withHint("hallpass locks lists those that are in force; say it again if it isn't among them")
+			withHint("%s", besides(err, "hallpass locks lists the locks that are in force; say it again if that isn't so yet"))
 	}
 	if err != nil && (!recorded || access.CodeOf(err) != access.CodeUnavailable) {
 		return a.refusal(err)

@@ -186,12 +186,8 @@ func (a *app) submit(b backend, w wish) (id string, err error) {
 	k, err := a.submitAs(b, me, w)
 	id = k.request.ID
 	if access.CodeOf(err) == access.CodeUnavailable && id != "" {
-		first := access.HintOf(err)
-		if first != "" {
-			first += "; "
-		}
 		return "", failf(ExitUnreachable, "%w", err).
-			withHint("%sif the request was taken all the same: hallpass wait %s, or hallpass cancel %s", first, id, id)
+			withHint("%s", besides(err, fmt.Sprintf("if the request was taken all the same: hallpass wait %s, or hallpass cancel %s", id, id)))
 	}
 	return id, err
 }
