@@ -349,6 +349,7 @@ func (e *enrolment) firstList(ctx context.Context) error {
 		switch {
 		case err == nil && ok:
 		case err == nil && old != nil:
+			e.say("The service's list of revoked certificates is too old. Waiting for the next one, which takes up to a minute.")
 			continue
 		case old != nil:
 			return old
