@@ -388,15 +388,22 @@ func TestHandler(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
-	path := filepath.Join(f.TempDir(), "codec.keys")
+// oneKey is a ring of the key k1, the same in each process.
+func oneKey(t testing.TB) *Ring {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "codec.keys")
 	if err := os.WriteFile(path, []byte(line("k1", 1)), 0o600); err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
 	r, err := Open(path)
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
+	return r
+}
+
+func FuzzDecode(f *testing.F) {
+	r := oneKey(f)
 	f.Add("k1", []byte("0123456789abcdef0123456789abcdef"))
 	// What r.Encode made of a payload: another each time, so it stands here.
 	good, err := hex.DecodeString("2bfb20ccd4427cae2410fb1b2b8edbcc1fd9c49660e493262033489ea4f2743773aaa050f3a09f14a21f32e4b74c184c8159fdc13f99c31df9")
@@ -420,14 +427,7 @@ func FuzzDecode(f *testing.F) {
 // Whoever asks the codec, and for what: only who has the token, from where the UI is, is
 // answered with what was encrypted.
 func FuzzHandler(f *testing.F) {
-	path := filepath.Join(f.TempDir(), "codec.keys")
-	if err := os.WriteFile(path, []byte(line("k1", 1)), 0o600); err != nil {
-		f.Fatal(err)
-	}
-	r, err := Open(path)
-	if err != nil {
-		f.Fatal(err)
-	}
+	r := oneKey(f)
 	const origin, token, body = "https://ui.example.com", "t0ken", `{"payloads":[{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"IngiCg=="}]}`
 	h := Handler(r, origin, token)
 	f.Add("POST", "/t0ken/encode", origin, "", body)
