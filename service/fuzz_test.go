@@ -33,13 +33,14 @@ type shelf struct {
 	longer    string // the certificate that extends every other
 	reported  map[string]bool
 	refuses   map[string]bool // reports, by id
-	written   int             // how often something was to be recorded
+	locks     audit.Locks
+	written   int // how often something was to be recorded
 }
 
 func (s *shelf) Host(_ context.Context, name string) (audit.Host, bool, error) {
 	return audit.Host{Name: name, AgentKey: statement.MarshalKey(s.agent)}, name == "web-1", nil
 }
-func (s *shelf) Locks(context.Context) (audit.Locks, error) { return audit.Locks{}, nil }
+func (s *shelf) Locks(context.Context) (audit.Locks, error) { return s.locks, nil }
 func (s *shelf) Report(_ context.Context, st access.Statement, _ func(string) []access.Resource) error {
 	s.written++
 	said, by, err := statement.OpenSession(st)

@@ -23,6 +23,7 @@ import (
 type yard struct {
 	*testing.T
 	agent   ssh.Signer
+	bob     ssh.Signer // may take hosts in
 	shelf   *shelf
 	now     time.Time
 	handler http.Handler
@@ -30,9 +31,9 @@ type yard struct {
 }
 
 func newYard(t *testing.T) *yard {
-	y := &yard{T: t, agent: newKey(t), now: time.Now().Truncate(time.Second), certify: func() {}}
-	book, err := evidence.NewRulebook([]byte("rules:\n  - {name: all, when: 'true', max_duration: 1h, approvals: none}\n"),
-		[]byte("users:\n  bob: {keys: ['"+public(newKey(t))+"']}\n"), []byte("resources:\n  ssh/web-1: {logins: [deploy]}\n"))
+	y := &yard{T: t, agent: newKey(t), bob: newKey(t), now: time.Now().Truncate(time.Second), certify: func() {}}
+	book, err := evidence.NewRulebook([]byte("hosts: {enroll: [sre]}\nrules:\n  - {name: all, when: 'true', max_duration: 1h, approvals: none}\n"),
+		[]byte("users:\n  bob: {groups: [sre], keys: ['"+public(y.bob)+"']}\n"), []byte("resources:\n  ssh/web-1: {logins: [deploy]}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,5 +248,51 @@ func TestTokenSentOverAndOver(t *testing.T) {
 	}
 	if m.join("another") > 0 {
 		t.Error("another token is turned away")
+	}
+	y := newYard(t)
+	sent := func(id string) int {
+		t.Helper()
+		token, err := statement.Token(y.sign(y.bob, access.Join{
+			Header: access.Header{Type: access.TypeHost, ID: id, Signer: "bob", Time: statement.Time(y.now)}, Resource: "ssh/web-1", Until: y.now.Add(time.Hour),
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return y.post("/v1/hosts", joining{Token: token, HostKey: public(newKey(t)), AgentKey: public(newKey(t))}).Code
+	}
+	one := statement.NewID()
+	for range renewsAtOnce {
+		if code := sent(one); code != http.StatusOK {
+			t.Fatalf("the service says %d", code)
+		}
+	}
+	if code := sent(one); code != http.StatusTooManyRequests {
+		t.Errorf("one more: the service says %d", code)
+	}
+	if code := sent(statement.NewID()); code != http.StatusOK {
+		t.Errorf("another: the service says %d", code)
+	}
+}
+
+// Who may lock isn't held up, unless somebody has locked him: then his locks are refused,
+// each by a workflow.
+func TestEntitledToLock(t *testing.T) {
+	l := newLobby(t)
+	l.policy = "locks: {groups: [dev]}\n"
+	l.employ("alice", "bob")
+	shelf := &shelf{}
+	s := &server{Options: Options{Hosts: shelf, Rulebook: func() *evidence.Rulebook { return l.book }, Now: func() time.Time { return l.now }}}
+	lock := func(who, whom string) (access.Lock, access.Statement) {
+		lock := access.Lock{Header: l.header(access.TypeLock, who), Action: access.ActionLock, Kind: access.LockUser, Name: whom, Reason: "x"}
+		return lock, l.sign(who, lock)
+	}
+	v := visit{Request: httptest.NewRequest(http.MethodPost, "/v1/locks", nil), book: l.book}
+	on, st := lock("alice", "bob")
+	if !s.entitled(v, st) {
+		t.Error("who may lock is held up")
+	}
+	shelf.locks.Held = shelf.locks.Held.After(on, st)
+	if _, st := lock("bob", "alice"); s.entitled(v, st) {
+		t.Error("who is locked isn't held up")
 	}
 }
