@@ -124,10 +124,13 @@ vet: ## go vet
 	$(call say,go vet (the first time Temporal is compiled for it: some minutes))
 	@$(GO) vet -tags $(TAGS) ./... && $(FOR_KMS) $(GO) -C kms vet ./... && echo clean
 
+# Those of staticcheck itself, and two that golangci-lint has beside them.
+CHECKS := inherit,SA9003,ST1023
+
 .PHONY: lint
 lint: $(TOOLS)/.built ## staticcheck and golangci-lint
 	$(call say,staticcheck)
-	@$(TOOLS)/staticcheck -tags $(TAGS) ./... && cd kms && $(FOR_KMS) ../$(TOOLS)/staticcheck ./... && echo clean
+	@$(TOOLS)/staticcheck -checks $(CHECKS) -tags $(TAGS) ./... && cd kms && $(FOR_KMS) ../$(TOOLS)/staticcheck -checks $(CHECKS) ./... && echo clean
 	$(call say,golangci-lint)
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners && cd kms && $(FOR_KMS) ../$(TOOLS)/golangci-lint run --allow-parallel-runners
 
