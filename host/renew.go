@@ -211,12 +211,16 @@ func (a *agent) adopt(j access.Enrolled) error {
 	if len(undo.undo) == 0 && a.config.RenewAfter.Equal(j.RenewAfter) {
 		return nil
 	}
-	a.log.Info("host certificate, CA keys and principals are as the service has them")
 	a.config.RenewAfter = j.RenewAfter
 	if err := a.config.save(l); err != nil {
 		return err
 	}
-	return a.settle() // sshd reads the others at each login, and takes none while it reloads
+	// sshd reads the others at each login, and takes none while it reloads.
+	if err := a.settle(); err != nil {
+		return err
+	}
+	a.log.Info("host certificate, CA keys and principals are as the service has them")
+	return nil
 }
 
 // settle has sshd show a new host certificate from the next connection on, if
