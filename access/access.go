@@ -276,7 +276,7 @@ type Ruling struct {
 type Handle struct {
 	Request    string    `json:"request"` // the request's id
 	Kind       string    `json:"kind"`
-	Serial     uint64    `json:"serial,omitempty"` // kind ssh: certificate serial, from 1
+	Serial     uint64    `json:"serial,omitempty"` // kind ssh: certificate serial, from 1; before it is in the ledger, its series
 	CA         string    `json:"ca,omitempty"`     // kind ssh: fingerprint of the CA key, "SHA256:…"
 	Principals []string  `json:"principals,omitempty"`
 	Accessor   string    `json:"accessor,omitempty"` // kind vault: of the request's token; revokes it, and opens nothing

@@ -63,19 +63,22 @@ func (l *Log) NextSerial(ctx context.Context, ca string, series uint32) (uint64,
 	if ca == "" || series > krl.MaxSeries {
 		return 0, access.Errorf(access.CodeMalformed, "serial for a CA without a fingerprint, or of no series")
 	}
+	return update(ctx, l, func(t *tx) (uint64, error) { return t.serial(ca, series) })
+}
+
+// serial is NextSerial within a transaction.
+func (t *tx) serial(ca string, series uint32) (uint64, error) {
 	counter := serialCounter(ca, series)
-	return update(ctx, l, func(t *tx) (uint64, error) {
-		var last int64
-		if _, err := t.find([]any{&last}, "SELECT last FROM serials WHERE ca = ?", counter); err != nil {
-			return 0, err
-		}
-		if last < 0 || last >= krl.MaxCount {
-			return 0, access.Errorf(access.CodeMalformed, "no serials are left for CA %s", clip(counter))
-		}
-		last++
-		t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", counter, last)
-		return krl.Serial(series, uint64(last)), nil
-	})
+	var last int64
+	if _, err := t.find([]any{&last}, "SELECT last FROM serials WHERE ca = ?", counter); err != nil {
+		return 0, err
+	}
+	if last < 0 || last >= krl.MaxCount {
+		return 0, access.Errorf(access.CodeMalformed, "no serials are left for CA %s", clip(counter))
+	}
+	last++
+	t.write("INSERT INTO serials (ca, last) VALUES (?, ?) ON CONFLICT (ca) DO UPDATE SET last = excluded.last", counter, last)
+	return krl.Serial(series, uint64(last)), nil
 }
 
 // serialCounter is the name of the counter of a series. That of series 0 is
@@ -91,7 +94,9 @@ func serialCounter(ca string, series uint32) string {
 // Reserve writes the handle of a request into the ledger, with its event
 // (credential.prepared), before any credential exists. The first one wins:
 // where the request has a handle, nothing changes, and the entry returned has
-// the winner's.
+// the winner's. A handle of a CA whose serial is a series without a count
+// (krl.Serial(series, 0)) gets the next one of that series, as of NextSerial; it is
+// spent only if the handle is taken.
 //
 // Errors: CodeEnded for a request that has ended, with its entry; CodeMismatch
 // if the handle was chosen for another request of the same id; CodeLimited if
@@ -108,13 +113,14 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 	if e.Type != CredentialPrepared {
 		return Entry{}, access.Errorf(access.CodeMalformed, "event %s with a new handle, want %s", e.Type, CredentialPrepared)
 	}
-	e.Request, e.RequestHash, e.Step, e.Handle, e.Extended = h.Request, requestHash, CredentialPrepared, &h, nil
+	e.Request, e.RequestHash, e.Step, e.Extended = h.Request, requestHash, CredentialPrepared, nil
 	type reply struct {
 		entry   Entry
 		ended   bool
 		limited *access.Error
 	}
 	r, err := update(ctx, l, func(t *tx) (reply, error) {
+		h := h // it may be done again, with another serial
 		have, found, err := t.entry(h.Request)
 		switch {
 		case err != nil:
@@ -143,6 +149,12 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 			}
 			e.Extended = extended
 		}
+		if series, count := krl.Split(h.Serial); h.CA != "" && count == 0 {
+			if h.Serial, err = t.serial(h.CA, series); err != nil {
+				return reply{}, err
+			}
+		}
+		e.Handle = &h
 		if _, err := t.append(e); err != nil {
 			return reply{}, err
 		}

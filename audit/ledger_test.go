@@ -86,6 +86,94 @@ func ready(t *testing.T) (*world, access.Request, access.Evidence) {
 	return w, r, access.Evidence{Request: st, Decisions: []access.Statement{yes}}
 }
 
+// The serial comes with the place in the ledger: whoever gets one has the other, and
+// what is refused, or is there already, spends none.
+func TestReserveChoosesTheSerial(t *testing.T) {
+	w := newWorld(t)
+	ctx, ca := context.Background(), w.ca.Fingerprint()
+	other := openLog(t, w.path, w.private)
+	unnumbered := func(r access.Request, series uint32) access.Handle {
+		return access.Handle{Request: r.ID, Kind: "ssh", Serial: krl.Serial(series, 0), CA: ca, Principals: []string{"web-1/deploy"},
+			NotBefore: w.now, NotAfter: w.now.Add(r.Duration.Duration())}
+	}
+	type asked struct {
+		r    access.Request
+		hash string
+	}
+	var requests []asked
+	for range 20 {
+		r, st := w.ask("alice")
+		requests = append(requests, asked{r, st.Hash()})
+	}
+	var mu sync.Mutex
+	given := map[uint64]string{}
+	var wg sync.WaitGroup
+	for i := range 4 * len(requests) { // each by two issuers, twice
+		log := []*Log{w.log, other}[i/len(requests)%2]
+		wg.Go(func() { // fails, so that those who share its transaction have theirs done again
+			if _, err := update(ctx, log, func(tx *tx) (struct{}, error) {
+				tx.write("INSERT INTO serials (ca, last) VALUES (?, ?)", "SHA256:unknown", nil)
+				return struct{}{}, nil
+			}); err == nil {
+				t.Error("a serial that isn't one was written")
+			}
+		})
+		wg.Go(func() {
+			a := requests[i%len(requests)]
+			entry, err := log.Reserve(ctx, a.hash, unnumbered(a.r, 7), Event{Digests: w.digests()})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if had, ok := given[entry.Handle.Serial]; ok && had != a.r.ID {
+				t.Errorf("serial %d is both %s's and %s's", entry.Handle.Serial, had, a.r.ID)
+			}
+			given[entry.Handle.Serial] = a.r.ID
+		})
+	}
+	wg.Wait()
+	for n := range uint64(len(requests)) {
+		if given[krl.Serial(7, n+1)] == "" {
+			t.Errorf("nobody has serial %d of the series", n+1)
+		}
+	}
+	for _, a := range requests {
+		entry, _, err := w.log.Entry(ctx, a.r.ID)
+		if err != nil || given[entry.Handle.Serial] != a.r.ID {
+			t.Errorf("request %s has serial %d in the ledger, which is %q's: %v", a.r.ID, entry.Handle.Serial, given[entry.Handle.Serial], err)
+		}
+	}
+	r, st := w.ask("alice")
+	if _, err := w.log.End(ctx, End{Request: r.ID, State: access.StateTimedOut}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.log.Reserve(ctx, st.Hash(), unnumbered(r, 7), Event{Digests: w.digests()}); access.CodeOf(err) != access.CodeEnded {
+		t.Errorf("of a request that has ended: %v", err)
+	}
+	if _, err := w.log.Reserve(ctx, "another hash", unnumbered(requests[0].r, 7), Event{Digests: w.digests()}); access.CodeOf(err) != access.CodeMismatch {
+		t.Errorf("of a changed request: %v", err)
+	}
+	if n, err := w.log.NextSerial(ctx, ca, 7); err != nil || n != krl.Serial(7, uint64(len(requests)+1)) {
+		t.Errorf("what was refused has spent a serial: the next is %d, %v", n, err)
+	}
+	// A series that is used up refuses, and has nothing on record.
+	if _, err := update(ctx, w.log, func(tx *tx) (struct{}, error) {
+		tx.write("UPDATE serials SET last = ? WHERE ca = ?", int64(krl.MaxCount), serialCounter(ca, 7))
+		return struct{}{}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r, st = w.ask("alice")
+	if _, err := w.log.Reserve(ctx, st.Hash(), unnumbered(r, 7), Event{Digests: w.digests()}); access.CodeOf(err) != access.CodeMalformed {
+		t.Errorf("out of a series that is used up: %v", err)
+	}
+	if _, found, err := w.log.Entry(ctx, r.ID); err != nil || found {
+		t.Errorf("it is in the ledger all the same: %v", err)
+	}
+}
+
 func TestReserveFirstOneWins(t *testing.T) {
 	w, r, ev := ready(t)
 	ctx := context.Background()

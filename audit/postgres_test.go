@@ -145,6 +145,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestPublishKRL,
 		// ledger_test.go
 		TestNextSerialIsMonotonicAndNeverTwice,
+		TestReserveChoosesTheSerial,
 		TestReserveFirstOneWins,
 		TestEndOnce,
 		TestEndWhileIssuing,

@@ -58,7 +58,7 @@ func auditedWorld(t *testing.T) (w *world, id string) {
 	check(t, err)
 	issuer := &issuing.Issuer{
 		Kinds: map[string]issuing.Kind{"ssh": &issuing.SSH{
-			CA: w.service.ca, NextSerial: log.NextSerial, KRL: &issuing.KRL{CA: w.service.ca, Store: log, Now: w.now.Now},
+			CA: w.service.ca, KRL: &issuing.KRL{CA: w.service.ca, Store: log, Now: w.now.Now},
 		}},
 		Rulebook: func() *evidence.Rulebook { return book },
 		Ledger:   log, Now: w.now.Now,

@@ -69,7 +69,7 @@ func newHistory(t *testing.T) *history {
 	check(t, h.log.RecordRulebook(t.Context(), h.book))
 	h.issuer = &issuing.Issuer{
 		Kinds: map[string]issuing.Kind{"ssh": &issuing.SSH{
-			CA: w.service.ca, NextSerial: h.log.NextSerial, KRL: &issuing.KRL{CA: w.service.ca, Store: h.log, Now: w.now.Now},
+			CA: w.service.ca, KRL: &issuing.KRL{CA: w.service.ca, Store: h.log, Now: w.now.Now},
 		}},
 		Rulebook: func() *evidence.Rulebook { return h.book }, Ledger: h.log, Now: w.now.Now,
 	}

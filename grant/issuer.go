@@ -50,8 +50,7 @@ type Issuer struct {
 // *access.Error, means try again; so does calling before the request's start, and
 // while a look-up fails which alone decides whether approvals are needed.
 //
-// A crash leaves: before Reserve, nothing but a skipped serial, or a token that
-// nobody can open; after it, a
+// A crash leaves: before Reserve, nothing, or a token that nobody can open; after it, a
 // handle that the next call goes on with; after Kind.Issue, a credential that
 // nobody has, which the next call makes again under the same identity, and
 // which Revoke ends.

@@ -47,7 +47,7 @@ func TestReleasedCertificatesAreInTheListOfEveryIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := w.openLog()
-	second := w.issuer(&grant.SSH{CA: otherCA, NextSerial: log.NextSerial, KRL: &grant.KRL{CA: otherCA, Store: log, Now: w.now}}, log)
+	second := w.issuer(&grant.SSH{CA: otherCA, KRL: &grant.KRL{CA: otherCA, Store: log, Now: w.now}}, log)
 	ev := must(w.approved(nil))
 	cred := w.issue(second, ev)
 	theirs := certificate(t, cred)

@@ -2,7 +2,6 @@ package grant
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"hallpass/access"
@@ -17,17 +16,13 @@ import (
 type SSH struct {
 	CA *ca.CA
 
-	// NextSerial returns a serial of that series of the CA with this
-	// fingerprint that it has never returned before. audit.Log has it.
-	NextSerial func(ctx context.Context, ca string, series uint32) (uint64, error)
-
 	// KRL tells hosts what Revoke takes back.
 	KRL *KRL
 }
 
-// Prepare chooses the serial. All that the CA could refuse it refuses now,
-// before a serial is spent.
-func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
+// Prepare chooses the series; the ledger gives the serial of it with the handle. All
+// that the CA could refuse it refuses now, before a serial is spent.
+func (k *SSH) Prepare(_ context.Context, o Order) (access.Handle, error) {
 	spec, err := k.spec(o, 1)
 	if err != nil {
 		return access.Handle{}, err
@@ -35,14 +30,10 @@ func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 	if _, err := k.CA.Prepare(spec); err != nil {
 		return access.Handle{}, err
 	}
-	serial, err := k.NextSerial(ctx, k.CA.Fingerprint(), krl.Series(o.Resource.ShortName()))
-	if err != nil {
-		return access.Handle{}, fmt.Errorf("choose certificate serial: %w", err)
-	}
 	h := access.Handle{
 		Request:    o.Request.ID,
 		Kind:       o.Resource.Kind,
-		Serial:     serial,
+		Serial:     krl.Serial(krl.Series(o.Resource.ShortName()), 0),
 		CA:         k.CA.Fingerprint(),
 		Principals: spec.Principals,
 		NotBefore:  o.NotBefore,
@@ -62,6 +53,9 @@ func (k *SSH) Prepare(ctx context.Context, o Order) (access.Handle, error) {
 func (k *SSH) Issue(_ context.Context, o Order, h access.Handle) (access.Credential, error) {
 	if h.CA != k.CA.Fingerprint() {
 		return access.Credential{}, access.Errorf(access.CodeUnavailable, "the certificate was prepared for the CA key %s, this issuer has %s", h.CA, k.CA.Fingerprint())
+	}
+	if _, count := krl.Split(h.Serial); count == 0 {
+		return access.Credential{}, access.Errorf(access.CodeMismatch, "the certificate has no serial, so it isn't in the ledger")
 	}
 	spec, err := k.spec(o, h.Serial)
 	if err != nil {

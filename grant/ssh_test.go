@@ -33,10 +33,25 @@ func (w *world) order(edit func(*access.Request)) grant.Order {
 	}
 }
 
-// ended ends the request in the ledger before it is revoked.
+// numbered prepares an order, and gives the handle its serial as the ledger does.
+func (w *world) numbered(k *grant.SSH, o grant.Order) (access.Handle, error) {
+	h, err := k.Prepare(context.Background(), o)
+	if err != nil {
+		return h, err
+	}
+	series, _ := krl.Split(h.Serial)
+	h.Serial, err = w.log.NextSerial(context.Background(), h.CA, series)
+	return h, err
+}
+
+// ended has the serial from the ledger, and ends the request there before it is revoked.
 type ended struct {
 	*grant.SSH
 	w *world
+}
+
+func (k ended) Prepare(_ context.Context, o grant.Order) (access.Handle, error) {
+	return k.w.numbered(k.SSH, o)
 }
 
 func (k ended) Revoke(ctx context.Context, h access.Handle) error {
@@ -97,7 +112,7 @@ func TestSSHGrace(t *testing.T) {
 	k := w.ssh()
 	o := w.order(nil)
 	o.Standing.Ruling.SSH.Grace, o.Standing.Ruling.SSH.Warn = 600, 120
-	h, err := k.Prepare(ctx, o)
+	h, err := w.numbered(k, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +182,7 @@ func TestSSHAfterAChangeOfKeys(t *testing.T) {
 	w := newWorld(t)
 	o := w.order(nil)
 	old := w.ssh()
-	h, err := old.Prepare(context.Background(), o)
+	h, err := w.numbered(old, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +191,11 @@ func TestSSHAfterAChangeOfKeys(t *testing.T) {
 	}
 	if _, err := w.ssh().Issue(context.Background(), o, h); access.CodeOf(err) != access.CodeUnavailable || !strings.Contains(err.Error(), h.CA) {
 		t.Errorf("error %v", err)
+	}
+	unnumbered := h
+	unnumbered.Serial = krl.Serial(krl.Series("web-1"), 0)
+	if cred, err := old.Issue(context.Background(), o, unnumbered); access.CodeOf(err) != access.CodeMismatch {
+		t.Errorf("a certificate that isn't in the ledger: %+v, %v", cred, err)
 	}
 	if _, err := old.Issue(context.Background(), o, h); err != nil {
 		t.Error(err)

@@ -156,7 +156,7 @@ func (w *world) policy(policy string) {
 }
 
 func (w *world) ssh() *grant.SSH {
-	return &grant.SSH{CA: w.ca, NextSerial: w.log.NextSerial, KRL: &grant.KRL{CA: w.ca, Store: w.log, Now: w.now}}
+	return &grant.SSH{CA: w.ca, KRL: &grant.KRL{CA: w.ca, Store: w.log, Now: w.now}}
 }
 
 // issuer makes an issuer with a kind and a ledger; nil stands for the real

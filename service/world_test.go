@@ -85,7 +85,7 @@ rules:
 	w.check(w.krl.Publish(context.Background())) // as an issuer does when it starts
 	book := func() *evidence.Rulebook { return w.book }
 	w.issuer = &grant.Issuer{
-		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, NextSerial: w.log.NextSerial, KRL: w.krl}},
+		Kinds:    map[string]grant.Kind{"ssh": &grant.SSH{CA: w.users, KRL: w.krl}},
 		Rulebook: book, Ledger: w.log,
 	}
 	w.hosts = &grant.Hosts{Users: w.users, Trusted: []ssh.PublicKey{w.users.PublicKey(), w.next}, CA: w.hostCA, Rulebook: book, Ledger: w.log, NextSerial: w.log.NextSerial}

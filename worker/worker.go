@@ -199,7 +199,7 @@ func openIssuerSSH(ctx context.Context, p *parts) (work, error) {
 	}
 	revoked := &grant.KRL{CA: authority, Store: p.audit, Now: time.Now}
 	issuing := &activities.Issuing{Issuer: &grant.Issuer{
-		Kinds:    map[string]grant.Kind{catalog.KindSSH: &grant.SSH{CA: authority, NextSerial: p.audit.NextSerial, KRL: revoked}},
+		Kinds:    map[string]grant.Kind{catalog.KindSSH: &grant.SSH{CA: authority, KRL: revoked}},
 		Rulebook: p.book.Rulebook,
 		Ledger:   p.audit,
 		MinGrant: p.config.Limits.MinGrant,
