@@ -20,7 +20,10 @@ func BenchmarkIssue(b *testing.B) {
 	}{
 		{"ed25519", newEd25519(b)},
 		{"p256", newECDSA(b, elliptic.P256())},
+		{"p384", newECDSA(b, elliptic.P384())},
+		{"p521", newECDSA(b, elliptic.P521())},
 		{"rsa3072", rsaKey(b, 3072)},
+		{"rsa4096", rsaKey(b, 4096)},
 	} {
 		authority, err := New(k.signer, clock)
 		if err != nil {

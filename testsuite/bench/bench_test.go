@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -94,6 +95,14 @@ func TestPlot(t *testing.T) {
 	}
 	if strings.Contains(svg, "NaN") || strings.Contains(svg, "Inf") {
 		t.Error(svg)
+	}
+	memory := []row{
+		{Name: "a timer", PerSecond: 3},
+		{Name: "worker, 10", Line: "worker", X: 10, Also: map[string]float64{"MiB": 20}},
+		{Name: "worker, 100", Line: "worker", X: 100, Also: map[string]float64{"MiB": 80}},
+	}
+	if all, unit := lines(memory); unit != "MiB" || len(all) != 1 || !slices.Equal(all[0].points, []point{{10, 20}, {100, 80}}) {
+		t.Errorf("memory is drawn as %v, %s", all, unit)
 	}
 	if _, ok := plot(rows()[:0]); ok {
 		t.Error("drawn without a line")

@@ -105,7 +105,7 @@ func (b *bench) ca() error {
 	if err != nil {
 		return err
 	}
-	for _, key := range []string{"ed25519", "p256", "rsa3072"} {
+	for _, key := range []string{"ed25519", "p256", "p384", "p521", "rsa3072", "rsa4096"} {
 		for _, what := range []string{"sign", "sign+verify", "issue"} {
 			r := micro(key+", "+what, got["Issue/"+key+"/"+what])
 			if what != "sign" {

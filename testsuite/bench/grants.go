@@ -69,7 +69,7 @@ func (b *bench) fill(w *world, parts []part) error {
 	}
 	for i, p := range parts {
 		for k, n := range steps {
-			r := row{Name: fmt.Sprintf("%s, grants: %d", p.name, n), Also: map[string]float64{"MiB": memory[i][k]}}
+			r := row{Name: fmt.Sprintf("%s, grants: %d", p.name, n), Line: p.name, X: float64(n), Also: map[string]float64{"MiB": memory[i][k]}}
 			if k > 0 {
 				r.Also["KiB for each more"] = (memory[i][k] - memory[i][k-1]) * 1024 / float64(n-steps[k-1])
 			}

@@ -45,18 +45,25 @@ type line struct {
 	points []point
 }
 
-// lines are those of the rows, by what there is most of: operations per
-// second, or else the median.
+// lines are those of the rows, by the first of these that one of them has: operations
+// per second, the median, memory.
 func lines(rows []row) (found []line, unit string) {
-	unit = "per second"
-	if !slices.ContainsFunc(rows, func(r row) bool { return r.Line != "" && r.PerSecond > 0 }) {
-		unit = "median, s"
+	of := func(r row) float64 { return r.PerSecond }
+	for _, u := range []struct {
+		name string
+		of   func(row) float64
+	}{
+		{"per second", of},
+		{"median, s", func(r row) float64 { return r.P50 }},
+		{"MiB", func(r row) float64 { return r.Also["MiB"] }},
+	} {
+		if slices.ContainsFunc(rows, func(r row) bool { return r.Line != "" && u.of(r) > 0 }) {
+			of, unit = u.of, u.name
+			break
+		}
 	}
 	for _, r := range rows {
-		y := r.PerSecond
-		if unit != "per second" {
-			y = r.P50
-		}
+		y := of(r)
 		if r.Line == "" || y <= 0 || r.X <= 0 {
 			continue
 		}
