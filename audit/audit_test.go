@@ -3,8 +3,11 @@ package audit
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,5 +103,52 @@ func TestVacuumedCopyOpens(t *testing.T) {
 	}
 	if _, err := openLog(t, copied, private).Event(context.Background(), 0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What is asked over and over is prepared once, so many questions and no more are kept,
+// and nothing of a log is open any more once it is closed.
+func TestPrepared(t *testing.T) {
+	l, path, _ := newLog(t)
+	ctx := context.Background()
+	var wg sync.WaitGroup
+	for i := range 3 * maxPrepared {
+		wg.Go(func() {
+			var got int
+			query := fmt.Sprintf("SELECT count(*) + %d FROM events WHERE idx < ?", i%(maxPrepared+10))
+			if err := l.Reader.db.QueryRowContext(ctx, query, 0).Scan(&got); err != nil || got != i%(maxPrepared+10) {
+				t.Errorf("%s: %d, %v", query, got, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(l.Reader.db.prepared); n != maxPrepared {
+		t.Errorf("%d questions are prepared, want %d", n, maxPrepared)
+	}
+	for range 2 {
+		if err := l.Reader.db.QueryRowContext(ctx, "SELECT no FROM such").Scan(new(int)); err == nil || !strings.Contains(err.Error(), "no such table") {
+			t.Errorf("what can't be prepared: %v", err)
+		}
+	}
+	opened := func() (n int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, path) {
+				n++
+			}
+		}
+		return n
+	}
+	if opened() == 0 {
+		t.Error("the log isn't open, so that the test shows nothing")
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := opened(); n != 0 {
+		t.Errorf("%d files of the log are open after it was closed", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"sync"
 
 	"hallpass/access"
 )
@@ -92,7 +93,14 @@ func dialectOf(name string) (dialect, error) {
 type database struct {
 	*sql.DB
 	dialect
+
+	mu       sync.Mutex
+	prepared map[string]*sql.Stmt // by what was asked, closed with the pool; nil where the driver does that itself
 }
+
+// maxPrepared bounds how many questions are kept prepared: there are a few that are asked
+// over and over.
+const maxPrepared = 64
 
 func openDatabase(name string, readOnly bool) (*database, error) {
 	d, err := dialectOf(name)
@@ -103,15 +111,47 @@ func openDatabase(name string, readOnly bool) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &database{db, d}, nil
+	out := &database{DB: db, dialect: d}
+	if _, ok := d.(sqliteFile); ok {
+		out.prepared = map[string]*sql.Stmt{}
+	}
+	return out, nil
 }
 
 func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if s := d.prepare(ctx, query); s != nil {
+		return s.QueryContext(ctx, args...)
+	}
 	return d.DB.QueryContext(ctx, d.translate(query), args...)
 }
 
 func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if s := d.prepare(ctx, query); s != nil {
+		return s.QueryRowContext(ctx, args...)
+	}
 	return d.DB.QueryRowContext(ctx, d.translate(query), args...)
+}
+
+// prepare is a query ready to be asked, nil if it isn't to be had that way.
+func (d *database) prepare(ctx context.Context, query string) *sql.Stmt {
+	d.mu.Lock()
+	s, more := d.prepared[query], d.prepared != nil && len(d.prepared) < maxPrepared
+	d.mu.Unlock()
+	if s != nil || !more {
+		return s
+	}
+	s, err := d.PrepareContext(ctx, query) // not under the lock: it may wait for a connection
+	if err != nil {
+		return nil // asking will say why
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if other := d.prepared[query]; other != nil || len(d.prepared) == maxPrepared {
+		_ = s.Close()
+		return other
+	}
+	d.prepared[query] = s
+	return s
 }
 
 // translated is a connection that is asked in SQLite's words.
