@@ -118,7 +118,7 @@ func checkCertificate(cred access.Credential, st access.Standing) error {
 		return fmt.Errorf("the certificate is not a user's")
 	case !bytes.Equal(cert.Key.Marshal(), subject.Marshal()):
 		return fmt.Errorf("the certificate is for another key than the one in the request")
-	case cert.Serial != h.Serial || cert.Serial == 0:
+	case cert.Serial != h.Serial || !krl.Counted(cert.Serial):
 		return fmt.Errorf("the certificate has serial %d, its handle %d", cert.Serial, h.Serial)
 	case !krl.InSeries(cert.Serial, name):
 		return fmt.Errorf("the certificate's serial %d is not of the series of %s", cert.Serial, name)

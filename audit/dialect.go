@@ -145,13 +145,17 @@ func (d *database) prepare(ctx context.Context, query string) *sql.Stmt {
 		return nil // asking will say why
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if other := d.prepared[query]; other != nil || len(d.prepared) == maxPrepared {
-		_ = s.Close()
-		return other
+	other := d.prepared[query]
+	keep := other == nil && len(d.prepared) < maxPrepared
+	if keep {
+		d.prepared[query] = s
 	}
-	d.prepared[query] = s
-	return s
+	d.mu.Unlock()
+	if keep {
+		return s
+	}
+	_ = s.Close() // it may wait for a connection as well
+	return other
 }
 
 // translated is a connection that is asked in SQLite's words.

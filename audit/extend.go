@@ -108,8 +108,9 @@ func beginning(entry Entry, look func(request string) (Entry, bool, error)) (beg
 }
 
 // extend records on a grant that another extends it, or says why it doesn't:
-// the grant has to run, is extended once, and ends no row that is long enough.
-func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, error) {
+// the grant has to run, is extended once, and ends no row that is long enough. What is on
+// record is the handle with its serial, which it gets here.
+func (t *tx) extend(h *access.Handle, now time.Time) (*Extended, *access.Error, error) {
 	entry, found, err := t.entry(h.Extends)
 	if err != nil {
 		return nil, nil, err
@@ -128,8 +129,11 @@ func (t *tx) extend(h access.Handle, now time.Time) (*Extended, *access.Error, e
 	if why := x.Refused(h.Request, now); why != "" {
 		return nil, access.Errorf(access.CodeDenied, "%s", why), nil
 	}
+	if err := t.number(h); err != nil {
+		return nil, nil, err
+	}
 	_, err = t.append(Event{
-		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: step, Handle: &h,
+		Type: GrantExtended, Time: now, Request: h.Extends, RequestHash: entry.RequestHash, Step: step, Handle: h,
 		Why: fmt.Sprintf("extended by request %s until %s", h.Request, h.NotAfter.UTC().Format(time.RFC3339)),
 	})
 	return &Extended{x.Begin, x.End.UTC()}, nil, err

@@ -7,10 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 	"hallpass/ca"
+	"hallpass/ca/krl"
 	"hallpass/evidence"
 )
 
@@ -70,15 +72,72 @@ func (w *world) extended(ev access.Evidence, h access.Handle, reserve func(hash 
 	}
 }
 
+// An extension gets its serial with its place in the ledger, and what is on record of the
+// grant that it extends has the same one. What is refused spends none.
+func TestExtensionHasItsSerial(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(extendPolicy)
+	ctx := context.Background()
+	first := w.first()
+	event := Event{Digests: w.digests(), Requester: "alice", Resource: "ssh/web-1"}
+	for i := range 2 {
+		ev, h := w.longer(first, time.Minute)
+		h.Serial = krl.Serial(7, 0)
+		entry, err := w.log.Reserve(ctx, ev.Request.Hash(), h, event)
+		if i > 0 {
+			if access.CodeOf(err) != access.CodeDenied {
+				t.Errorf("extended twice: %v", err)
+			}
+			break
+		}
+		if err != nil || entry.Handle.Serial != krl.Serial(7, 1) {
+			t.Fatalf("the handle is %+v, %v", entry.Handle, err)
+		}
+		for rec, err := range w.log.Events(ctx, Query{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := rec.Event
+			if e.Type != GrantExtended && (e.Type != CredentialPrepared || e.Request != h.Request) {
+				continue
+			}
+			if diff := cmp.Diff(entry.Handle, e.Handle); diff != "" {
+				t.Errorf("%s has another handle than the ledger (-ledger +event):\n%s", e.Type, diff)
+			}
+		}
+	}
+	if n, err := w.log.NextSerial(ctx, w.ca.Fingerprint(), 7); err != nil || n != krl.Serial(7, 2) {
+		t.Errorf("the next serial is %d, %v", n, err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// A grant is said to be extended by the handle that was prepared, and by no other.
+func TestExtendedByAnotherHandle(t *testing.T) {
+	w := newWorld(t)
+	w.rulebook(extendPolicy)
+	ev, h := w.longer(w.first(), 20*time.Minute)
+	other := h
+	other.Serial++
+	w.extended(ev, h, func(hash string, h access.Handle, e Event) error {
+		return w.past(func(x Extended) *Extended { return &x }, other)(hash, h, e)
+	})
+	report := w.verify(VerifyOptions{})
+	wantProblem(t, report, report.Size-2, "it has another handle than request "+h.Extends+" was extended by")
+}
+
 func (w *world) take(hash string, h access.Handle, e Event) error {
 	_, err := w.log.Reserve(context.Background(), hash, h, e)
 	return err
 }
 
 // past takes a handle for an extension into the ledger whatever speaks against
-// it, with what said makes of what is extended.
-func (w *world) past(said func(Extended) *Extended) func(hash string, h access.Handle, e Event) error {
+// it, with what said makes of what is extended; on record there may be another handle.
+func (w *world) past(said func(Extended) *Extended, other ...access.Handle) func(hash string, h access.Handle, e Event) error {
 	return func(hash string, h access.Handle, e Event) error {
+		by := append(other, h)[0]
 		_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
 			was, _, err := t.entry(h.Extends)
 			if err != nil {
@@ -88,7 +147,7 @@ func (w *world) past(said func(Extended) *Extended) func(hash string, h access.H
 			if err != nil {
 				return struct{}{}, err
 			}
-			if _, err := t.append(Event{Type: GrantExtended, Request: h.Extends, RequestHash: was.RequestHash, Step: extendedStep, Handle: &h}); err != nil {
+			if _, err := t.append(Event{Type: GrantExtended, Request: h.Extends, RequestHash: was.RequestHash, Step: extendedStep, Handle: &by}); err != nil {
 				return struct{}{}, err
 			}
 			e.Type, e.Request, e.RequestHash, e.Step, e.Handle = CredentialPrepared, h.Request, hash, CredentialPrepared, &h

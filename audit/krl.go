@@ -103,10 +103,7 @@ func (l *Log) Unlisted(ctx context.Context, h access.Handle) (bool, error) {
 // taken back and nothing else.
 const fillFrom = 1000
 
-// fill joins what is revoked where nothing between is open. A serial that was
-// given and isn't in the ledger yet counts as nothing: should what has a higher
-// one of its series already be revoked by then, its certificate is refused
-// until the next list.
+// fill joins what is revoked where nothing between is open.
 func (t *tx) fill(cas []krl.CA) error {
 	used := map[string][]uint64{}
 	var extended []string

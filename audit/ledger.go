@@ -81,6 +81,14 @@ func (t *tx) serial(ca string, series uint32) (uint64, error) {
 	return krl.Serial(series, uint64(last)), nil
 }
 
+// number gives a handle its serial, where it has none yet but for the series.
+func (t *tx) number(h *access.Handle) (err error) {
+	if series, count := krl.Split(h.Serial); h.CA != "" && count == 0 {
+		h.Serial, err = t.serial(h.CA, series)
+	}
+	return err
+}
+
 // serialCounter is the name of the counter of a series. That of series 0 is
 // the CA's fingerprint alone: so the counters were called before there were
 // others.
@@ -135,6 +143,12 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 		if e.Time.IsZero() {
 			e.Time = l.now()
 		}
+		// What can be refused is refused before a serial is spent.
+		if d := e.digests(); d != nil {
+			if err := t.recorded(d); err != nil {
+				return reply{}, err
+			}
+		}
 		if e.Ruling != nil {
 			// Nothing can come between this and the entry.
 			limited, err := t.room(*e.Ruling, h, e.Requester, e.Resource, e.Time)
@@ -143,16 +157,14 @@ func (l *Log) Reserve(ctx context.Context, requestHash string, h access.Handle, 
 			}
 		}
 		if h.Extends != "" {
-			extended, refused, err := t.extend(h, e.Time)
+			extended, refused, err := t.extend(&h, e.Time)
 			if err != nil || refused != nil {
 				return reply{limited: refused}, err
 			}
 			e.Extended = extended
 		}
-		if series, count := krl.Split(h.Serial); h.CA != "" && count == 0 {
-			if h.Serial, err = t.serial(h.CA, series); err != nil {
-				return reply{}, err
-			}
+		if err := t.number(&h); err != nil {
+			return reply{}, err
 		}
 		e.Handle = &h
 		if _, err := t.append(e); err != nil {

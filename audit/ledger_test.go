@@ -155,6 +155,12 @@ func TestReserveChoosesTheSerial(t *testing.T) {
 	if _, err := w.log.Reserve(ctx, "another hash", unnumbered(requests[0].r, 7), Event{Digests: w.digests()}); access.CodeOf(err) != access.CodeMismatch {
 		t.Errorf("of a changed request: %v", err)
 	}
+	odd := w.digests()
+	odd.Policy = "sha256:00"
+	r, st = w.ask("alice")
+	if _, err := w.log.Reserve(ctx, st.Hash(), unnumbered(r, 7), Event{Digests: odd}); access.CodeOf(err) != access.CodeUnavailable {
+		t.Errorf("by a policy that isn't on record: %v", err)
+	}
 	if n, err := w.log.NextSerial(ctx, ca, 7); err != nil || n != krl.Serial(7, uint64(len(requests)+1)) {
 		t.Errorf("what was refused has spent a serial: the next is %d, %v", n, err)
 	}

@@ -58,7 +58,7 @@ type story struct {
 	begin     time.Time        // of the row of grants that this one extends
 	row       int              // how many they are
 	extends   *access.Extended // what it extends, as of when it was prepared
-	extended  string           // the request that extends it
+	extension *access.Handle   // what extends it; nil: nothing does
 	unissued  bool             // it ended without a credential
 	ended     access.State
 	entry     [sha256.Size]byte // of the ledger's entry, once ended
@@ -203,15 +203,15 @@ func (p *replay) judge(index int64, e *Event) error {
 		s.had = p.counts.received(e)
 		return p.received(e, s)
 	case GrantExtended:
-		step, free := extendedStep, s.extended == ""
+		step, free := extendedStep, s.extension == nil
 		if !free { // by one that ended without a credential; a proof has nothing of that one
-			by := p.requests[s.extended]
-			step, free = extendedStep+":"+s.extended, p.partial || by != nil && by.unissued
+			by := p.requests[s.extension.Request]
+			step, free = extendedStep+":"+s.extension.Request, p.partial || by != nil && by.unissued
 		}
 		if e.Handle.Extends != e.Request || e.Step != step || !free || s.ended != "" || s.issued == nil {
 			return fmt.Errorf("the request had no grant that %s could extend", clip(e.Handle.Request))
 		}
-		s.extended = e.Handle.Request
+		s.extension = e.Handle
 	case EmergencyGranted, ReviewSigned, ReviewOverdue, ReviewDone:
 		return p.broke(e, s)
 	case RequestLimited:
@@ -448,11 +448,14 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 	s.handle, s.begin = h, h.NotBefore
 	if h.Extends != "" && !p.partial {
 		x := p.requests[h.Extends]
-		if x == nil || x.issued == nil || x.ended != "" || x.extended != e.Request {
+		if x == nil || x.issued == nil || x.ended != "" || x.extension == nil || x.extension.Request != e.Request {
 			return fmt.Errorf("it extends request %s, which had no grant that could be extended", clip(h.Extends))
 		}
+		if same, err := equalJSON(h, x.extension); err != nil || !same {
+			return fmt.Errorf("it has another handle than request %s was extended by", clip(h.Extends))
+		}
 		s.begin, s.row = x.begin, x.row+1
-		s.extends = &access.Extended{Request: h.Extends, Statement: x.request, Begin: x.begin, End: x.issued.Handle.NotAfter, By: x.extended, Row: x.row}
+		s.extends = &access.Extended{Request: h.Extends, Statement: x.request, Begin: x.begin, End: x.issued.Handle.NotAfter, By: x.extension.Request, Row: x.row}
 		if said := e.Extended; said != nil && (!said.Begin.Equal(x.begin) || !said.End.Equal(s.extends.End)) {
 			return fmt.Errorf("it says that what it extends lasts from %s to %s, which was from %s to %s",
 				said.Begin.Format(time.RFC3339), said.End.Format(time.RFC3339), x.begin.Format(time.RFC3339), s.extends.End.Format(time.RFC3339))

@@ -87,9 +87,10 @@ func (c *CA) Prepare(s Spec) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Serial == 0 {
-		// Serial 0 can't be revoked by serial (PROTOCOL.krl).
-		return nil, access.Errorf(access.CodeMalformed, "certificate serial is 0; serials begin at 1")
+	if !krl.Counted(s.Serial) {
+		// Serial 0 can't be revoked by serial (PROTOCOL.krl), and a series without a
+		// count isn't in the ledger.
+		return nil, access.Errorf(access.CodeMalformed, "certificate serial is %d; serials begin at 1 in each series", s.Serial)
 	}
 	if err := checkPrincipals(s.Principals); err != nil {
 		return nil, err

@@ -199,6 +199,7 @@ func TestPrepare(t *testing.T) {
 		{"requester with NUL", func(s *Spec) { s.Requester = "alice\x00" }, access.CodeMalformed, "requester"},
 
 		{"serial 0", func(s *Spec) { s.Serial = 0 }, access.CodeMalformed, "serial is 0"},
+		{"a series without a count", func(s *Spec) { s.Serial = krl.Serial(krl.Series("web-1"), 0) }, access.CodeMalformed, "begin at 1 in each series"},
 		{"largest serial", func(s *Spec) { s.Serial = 1<<64 - 1 }, "", ""},
 		{"serial of its series", func(s *Spec) { s.Serial = krl.Serial(krl.Series("web-1"), 1) }, "", ""},
 		{"serial of another series", func(s *Spec) { s.Serial = krl.Serial(krl.Series("web-2"), 1) }, access.CodeMalformed, "is not of the series of web-1"},

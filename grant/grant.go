@@ -79,8 +79,8 @@ type Discarder interface {
 type Ledger interface {
 	// Entry looks a request up, and says whether it is there.
 	Entry(ctx context.Context, request string) (audit.Entry, bool, error)
-	// Reserve writes down a handle. The first one wins; the entry has the
-	// winner's.
+	// Reserve writes down a handle, with the next serial of its series. The
+	// first one wins; the entry has the winner's.
 	Reserve(ctx context.Context, requestHash string, h access.Handle, e audit.Event) (audit.Entry, error)
 	// Issued writes down the credential with its evidence. It fails with
 	// CodeEnded if the request has ended, with CodeDuplicate if another

@@ -41,6 +41,13 @@ func Split(serial uint64) (series uint32, count uint64) {
 	return 0, serial
 }
 
+// Counted says whether a serial has a count: without one it names its series, and is no
+// certificate's.
+func Counted(serial uint64) bool {
+	_, count := Split(serial)
+	return count != 0
+}
+
 // InSeries says whether a certificate for the resource with this name may have
 // this serial: one of its series, or of series 0.
 func InSeries(serial uint64, name string) bool {

@@ -105,8 +105,8 @@ func certificate(r Role, key ssh.PublicKey, data []byte, now time.Time) (what st
 		return what, fmt.Errorf("%s signs no certificates of type %d", r.Name, cert.CertType)
 	case !strings.HasPrefix(cert.KeyId, r.keyID):
 		return what, fmt.Errorf("the certificate's key id doesn't begin with %s", r.keyID)
-	case cert.Serial == 0:
-		return what, errors.New("the certificate's serial is 0, which can't be revoked")
+	case uint32(cert.Serial) == 0: // the lower half counts (docs/spec/krl.md)
+		return what, fmt.Errorf("the certificate's serial is %d, which can't be revoked", cert.Serial)
 	case len(cert.ValidPrincipals) == 0 || slices.Contains(cert.ValidPrincipals, ""):
 		return what, errors.New("the certificate would be good for everything: it has no principals")
 	case r.certType == ssh.UserCert && slices.ContainsFunc(cert.ValidPrincipals, func(p string) bool { return !strings.Contains(p, "/") }):

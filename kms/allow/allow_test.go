@@ -75,6 +75,7 @@ func TestData(t *testing.T) {
 		{"another key id", Users, cert(func(c *ssh.Certificate) { c.KeyId = "root" }), "doesn't begin with hallpass:"},
 		{"the key id of a host", Users, cert(func(c *ssh.Certificate) { c.KeyId = "hallpass-host:web-1" }), "doesn't begin with hallpass:"},
 		{"serial 0", Users, cert(func(c *ssh.Certificate) { c.Serial = 0 }), "can't be revoked"},
+		{"a series without a count", Users, cert(func(c *ssh.Certificate) { c.Serial = 7 << 32 }), "can't be revoked"},
 		{"no principals", Users, cert(func(c *ssh.Certificate) { c.ValidPrincipals = nil }), "good for everything"},
 		{"an empty principal", Users, cert(func(c *ssh.Certificate) { c.ValidPrincipals = []string{"a/b", ""} }), "good for everything"},
 		{"an account's name", Users, cert(func(c *ssh.Certificate) { c.ValidPrincipals = []string{"a/b", "root"} }), "resource/login"},
