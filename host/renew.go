@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -211,13 +212,15 @@ func (a *agent) adopt(j access.Enrolled) error {
 	if len(undo.undo) == 0 && a.config.RenewAfter.Equal(j.RenewAfter) {
 		return nil
 	}
+	before := a.config.RenewAfter
 	a.config.RenewAfter = j.RenewAfter
 	if err := a.config.save(l); err != nil {
+		a.config.RenewAfter = before
 		return err
 	}
 	// sshd reads the others at each login, and takes none while it reloads.
 	if err := a.settle(); err != nil {
-		return err
+		return fmt.Errorf("CA keys, principals and host certificate are as the service has them, and sshd hasn't been told: %w", err)
 	}
 	a.log.Info("host certificate, CA keys and principals are as the service has them")
 	return nil

@@ -55,7 +55,9 @@ func (l *liar) keep(ctx workflow.Context, in access.Enrolment) (access.Statement
 	st, err := issuers(ctx, in)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last = st
+	if err == nil {
+		l.last = st
+	}
 	return st, err
 }
 
@@ -197,6 +199,8 @@ func TestRogueAnswersAHost(t *testing.T) {
 		t.Fatalf("what the issuer says isn't taken, so the test shows nothing: %v\n%s", err, out)
 	}
 
+	enrolled := has()
+
 	// From now on it asks by itself, and at once when it is told to.
 	path := filepath.Join(t.TempDir(), "agent.log")
 	log, err := os.Create(path)
@@ -234,6 +238,11 @@ func TestRogueAnswersAHost(t *testing.T) {
 	eventually(t, "the issuer to be asked", func() bool { return l.kept() != first })
 	settled()
 	before := has()
+	for path, data := range before { // the real answer, and the first that isn't
+		if renewed := strings.HasSuffix(path, "-cert.pub") || filepath.Base(path) == "config.json"; !renewed && enrolled[path] != data {
+			t.Fatalf("%s is %q since it asks by itself, was %q", path, data, enrolled[path])
+		}
+	}
 	signer, err := ssh.ParsePrivateKey([]byte(before[filepath.Join(m.Root, "etc/hallpass-host/agent_key")]))
 	must(t, err)
 	mine := statement.MarshalKey(signer.PublicKey()) // the agent's
