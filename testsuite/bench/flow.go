@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"iter"
+	mathrand "math/rand/v2"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -17,30 +19,61 @@ import (
 const (
 	bareQueue      = "bench"
 	bareIssueQueue = "bench-issue"
-	long           = 8 * time.Hour // no grant ends while it is measured
+	bareApartQueue = "bench-issue-apart" // served by a process of its own
+	long           = 8 * time.Hour       // no grant ends while it is measured
 )
 
 // bareInput says what a bare workflow goes through.
 type bareInput struct {
 	Approvals int
 	Shown     bool          // shows its state where a request does, from its start on, and waits for an approval with a timer beside it
+	Full      bool          // carries as many bytes as a request does at each step, and has the issue at a process of its own
+	Statement string        // the bytes that it starts with, where it is full
 	Hold      time.Duration // a timer after the issue; 0: none
 	Release   bool          // waits for one more signal, checks it and revokes
 	Revoke    bool          // revokes after the timer
 }
 
+// The bytes of a request's payloads, as they are in the recorded histories of one that is
+// automatic and of one with an approval.
+const (
+	startBytes   = 740  // of the signed request, which a workflow starts with
+	ruledBytes   = 1150 // of the ruling
+	messageBytes = 650  // of a decision
+	heardBytes   = 2600 // of the standing and the evidence with that decision
+	issueBytes   = 700  // of the evidence that an issuer is given, and as many for the decision
+	issuedBytes  = 870  // of the certificate with its handle
+)
+
+// bytes are so many that can't be made shorter, none where the workflow isn't full.
+func (in bareInput) bytes(n int) string {
+	if !in.Full {
+		return ""
+	}
+	out := make([]byte, n/2)
+	_, _ = mathrand.NewChaCha8([32]byte{}).Read(out) // never fails
+	return hex.EncodeToString(out)
+}
+
 // bare is what a request costs Temporal alone: the same tasks, signals and
 // activities on the same queues, without anything in them.
 func bare(ctx workflow.Context, in bareInput) (string, error) {
+	queue := bareIssueQueue
+	if in.Full {
+		queue = bareApartQueue
+	}
 	ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute})
-	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{TaskQueue: bareIssueQueue, StartToCloseTimeout: time.Minute})
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{TaskQueue: queue, StartToCloseTimeout: time.Minute})
 	messages := workflow.GetSignalChannel(ctx, "message")
+	decide := func(message, answer string) error {
+		return workflow.ExecuteLocalActivity(ctx, bareDecide, message, answer).Get(ctx, &answer)
+	}
 	hear := func() error {
 		var message string
 		messages.Receive(ctx, &message)
-		return workflow.ExecuteLocalActivity(ctx, bareDecide).Get(ctx, nil)
+		return decide(message, in.bytes(heardBytes))
 	}
-	if err := workflow.ExecuteLocalActivity(ctx, bareDecide).Get(ctx, nil); err != nil {
+	if err := decide(in.Statement, in.bytes(ruledBytes)); err != nil {
 		return "", err
 	}
 	if in.Approvals > 0 {
@@ -59,7 +92,7 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		_ = workflow.UpsertTypedSearchAttributes(ctx, shown(access.StateIssuing)...) // they are all known to the server
 	}
 	var out string
-	if err := workflow.ExecuteActivity(ctx, bareIssue).Get(ctx, &out); err != nil {
+	if err := workflow.ExecuteActivity(ctx, bareIssue, in.bytes((1+in.Approvals)*issueBytes), in.Full).Get(ctx, &out); err != nil {
 		return "", err
 	}
 	if in.Hold > 0 {
@@ -88,9 +121,14 @@ func shown(state access.State) []temporal.SearchAttributeUpdate {
 	}
 }
 
-func bareDecide(context.Context) error          { return nil }
-func bareIssue(context.Context) (string, error) { return "issued", nil }
-func bareRevoke(context.Context) error          { return nil }
+func bareDecide(_ context.Context, _, answer string) (string, error) { return answer, nil }
+func bareIssue(_ context.Context, _ string, full bool) (string, error) {
+	if full {
+		return bareInput{Full: true}.bytes(issuedBytes), nil
+	}
+	return "issued", nil
+}
+func bareRevoke(context.Context) error { return nil }
 
 // flow is one thing that is done again and again, once by hallpass and once by
 // bare workflows.
@@ -156,6 +194,7 @@ func (w *world) life(ctx context.Context) (*watch, error) {
 func (w *world) bare(in bareInput) op {
 	return func(ctx context.Context) (*watch, error) {
 		id := "bare-" + statement.NewID()
+		in.Statement = in.bytes(startBytes)
 		history, err := start(ctx, w.Client, id, in)
 		if err != nil {
 			return nil, err
@@ -164,7 +203,11 @@ func (w *world) bare(in bareInput) op {
 			if _, err := history.until(ruled); err != nil {
 				return nil, err
 			}
-			if err := w.Client.SignalWorkflow(ctx, id, "", "message", "approved"); err != nil {
+			message := "approved"
+			if in.Full {
+				message = in.bytes(messageBytes)
+			}
+			if err := w.Client.SignalWorkflow(ctx, id, "", "message", message); err != nil {
 				return nil, err
 			}
 		}

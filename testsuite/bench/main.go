@@ -106,7 +106,7 @@ func main() {
 	defer stop()
 	var err error
 	if flag.Arg(0) == bareWorker {
-		err = serveBareOnly(ctx, flag.Arg(1), flag.Arg(2))
+		err = serveBareOnly(ctx, flag.Arg(1), flag.Arg(2), flag.Arg(3))
 	} else {
 		err = measureAll(ctx, *program, *only, *scale, *out, *docs)
 	}

@@ -19,8 +19,9 @@ import (
 	"hallpass/testsuite/devtest"
 )
 
-// bareName is the part that runs bare workflows.
-const bareName = "bare worker"
+// bareName is the part that runs bare workflows, bareIssuer the one that has the
+// activities of those that are full.
+const bareName, bareIssuer = "bare worker", "bare issuer"
 
 // making are the roles that make of a request a grant.
 var making = []string{"workflows", "issuer:ssh"}
@@ -71,18 +72,22 @@ func (b *bench) apart(roles []string, f func(*world, []part) error) error {
 		if err != nil {
 			return err
 		}
-		p, stop, err := run(bareName, exec.Command(self, bareWorker, w.Address, inside.namespace))
-		if err != nil {
-			return err
+		for _, name := range []string{bareName, bareIssuer} {
+			p, stop, err := run(name, exec.Command(self, bareWorker, w.Address, inside.namespace, name))
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+			parts = append(parts, p)
 		}
-		defer func() { err = errors.Join(err, stop()) }()
-		return f(&inside, append(parts, p))
+		return f(&inside, parts)
 	})
 }
 
 // parts says where the processor's time goes, from the request to the certificate:
-// for requests, for bare workflows, and for bare ones that show their state and have
-// a timer, so that what is Temporal's of it can be told from what is hallpass's.
+// for requests, for bare workflows, for bare ones that show their state and have
+// a timer, and for such that carry a request's bytes between as many processes, so that
+// what is Temporal's of it can be told from what is hallpass's.
 func (b *bench) parts() error {
 	return b.apart(making, func(w *world, parts []part) error {
 		parts = append(parts, part{name: "clients", pid: os.Getpid()})
@@ -93,12 +98,15 @@ func (b *bench) parts() error {
 		}{{"automatic", w.automatic, bareInput{}}, {"with an approval", w.approved, bareInput{Approvals: 1}}} {
 			shown := f.bare
 			shown.Shown = true
+			full := shown
+			full.Full = true
 			whose := []struct {
 				name string
 				op   op
 			}{
 				{"bare workflow", w.bare(f.bare)},
 				{"bare workflow that shows its state", w.bare(shown)},
+				{"bare workflow with a request's bytes and processes", w.bare(full)},
 				{"hallpass", f.hallpass},
 			}
 			const flight, turns = 16, 4
@@ -257,13 +265,17 @@ func memory(pid int, line string) (float64, error) {
 // workflows and nothing else.
 const bareWorker = "bare-worker"
 
-func serveBareOnly(ctx context.Context, address, namespace string) error {
+func serveBareOnly(ctx context.Context, address, namespace, name string) error {
 	c, err := devtest.Dial(ctx, address, namespace)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	stop, err := serveBare(c)
+	queue := bareIssueQueue
+	if name == bareIssuer {
+		queue = bareApartQueue
+	}
+	stop, err := serveBare(c, queue, name == bareName)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func (b *bench) world(f func(*world) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Stop()) }()
-	stop, err := serveBare(w.Client)
+	stop, err := serveBare(w.Client, bareIssueQueue, true)
 	if err != nil {
 		return err
 	}
@@ -80,14 +80,19 @@ func (b *bench) world(f func(*world) error) (err error) {
 	return f(w)
 }
 
-// serveBare serves the bare workflows until stop is called.
-func serveBare(c client.Client) (stop func(), err error) {
-	flow := sdkworker.New(c, bareQueue, sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 16}) // as hallpass's
-	flow.RegisterWorkflow(bare)
-	issuer := sdkworker.New(c, bareIssueQueue, sdkworker.Options{DisableWorkflowWorker: true})
+// serveBare serves the activities of bare workflows on a queue, and the workflows
+// themselves if it is to, until stop is called.
+func serveBare(c client.Client, queue string, workflows bool) (stop func(), err error) {
+	issuer := sdkworker.New(c, queue, sdkworker.Options{DisableWorkflowWorker: true})
 	issuer.RegisterActivity(bareIssue)
 	issuer.RegisterActivity(bareRevoke)
-	if err := errors.Join(flow.Start(), issuer.Start()); err != nil {
+	if err := issuer.Start(); err != nil || !workflows {
+		return issuer.Stop, err
+	}
+	flow := sdkworker.New(c, bareQueue, sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 16}) // as hallpass's
+	flow.RegisterWorkflow(bare)
+	if err := flow.Start(); err != nil {
+		issuer.Stop()
 		return nil, err
 	}
 	return func() { flow.Stop(); issuer.Stop() }, nil
