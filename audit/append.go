@@ -15,9 +15,9 @@ import (
 // maxBatch bounds how many operations share one transaction.
 const maxBatch = 256
 
-// op is one thing to do in a transaction. Its run returns an *access.Error
-// only before it has changed anything; any other error undoes the whole
-// transaction.
+// op is one thing to do in a transaction. An *access.Error of its run is a refusal, of that
+// one alone, if it hasn't changed anything yet; any other error, and a refusal after
+// that, undoes the whole transaction.
 type op struct {
 	ctx  context.Context
 	run  func(*tx) error // in any transaction anew
@@ -220,8 +220,12 @@ func (l *Log) in(ctx context.Context, batch []*op, unsure **doubt) (results []er
 		if results[i] = o.ctx.Err(); results[i] != nil {
 			continue
 		}
+		size, wrote := t.tree.size, t.wrote
 		err := o.run(t)
 		var refusal *access.Error
+		if errors.As(err, &refusal) && (t.tree.size != size || t.wrote != wrote) {
+			return nil, fmt.Errorf("%w: %w", errInOp, err) // nothing of what it has changed stays
+		}
 		if t.failed != nil || err != nil && !errors.As(err, &refusal) {
 			return nil, fmt.Errorf("%w: %w", errInOp, explain(cmp.Or(t.failed, err)))
 		}
@@ -271,6 +275,7 @@ type tx struct {
 	log    *Log
 	tree   tree
 	writes []stmt
+	wrote  int              // statements, those that were sent too
 	slots  map[slot]content // what is known, this transaction's own events too
 	failed error            // nothing of it counts
 }
@@ -330,6 +335,7 @@ func (t *tx) prefetch(batch []*op) *stmt {
 // write has a statement carried out before anything is read, or at the end.
 func (t *tx) write(query string, args ...any) {
 	t.writes = append(t.writes, stmt{query: query, args: args})
+	t.wrote++
 }
 
 // read gives the rows of a query to each.

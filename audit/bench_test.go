@@ -2,7 +2,10 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +20,7 @@ import (
 // in the same database, each with a transaction and a flush of its own and
 // with neither tree nor checkpoint; and with what it can't beat: rows.
 func BenchmarkAppend(b *testing.B) {
+	b.Run("flush", benchFlush)
 	b.Run("sqlite", benchAppend)
 	b.Run("postgres", func(b *testing.B) {
 		startServer(b)
@@ -50,6 +54,38 @@ func benchAppend(b *testing.B) {
 			})
 		})
 	}
+}
+
+// benchFlush is what the disk takes for a page that has to be on it (fsync).
+func benchFlush(b *testing.B) {
+	f, err := os.Create(filepath.Join(b.TempDir(), "page"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = f.Close() })
+	const pages = 1024
+	page := make([]byte, 4096)
+	if err := errors.Join(f.Truncate(pages*int64(len(page))), f.Sync()); err != nil {
+		b.Fatal(err)
+	}
+	for i := range int64(pages) { // as a write-ahead log, which is written over
+		if _, err := f.WriteAt(page, i*int64(len(page))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	i := int64(0)
+	measure.Loop(b, func() {
+		if _, err := f.WriteAt(page, i%pages*int64(len(page))); err != nil {
+			b.Fatal(err)
+		}
+		i++
+		if err := f.Sync(); err != nil {
+			b.Fatal(err)
+		}
+	})
 }
 
 // benchSession opens a new log's database as Log does to write.

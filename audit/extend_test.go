@@ -80,6 +80,20 @@ func TestExtensionHasItsSerial(t *testing.T) {
 	ctx := context.Background()
 	first := w.first()
 	event := Event{Digests: w.digests(), Requester: "alice", Resource: "ssh/web-1"}
+	// Refused after all else was looked at, it leaves nothing.
+	odd := *w.digests()
+	odd.Policy = "sha256:00"
+	ev, h := w.longer(first, time.Minute)
+	h.Serial = krl.Serial(7, 0)
+	if _, err := w.log.Reserve(ctx, ev.Request.Hash(), h, Event{Digests: &odd, Requester: "alice", Resource: "ssh/web-1"}); access.CodeOf(err) != access.CodeUnavailable {
+		t.Errorf("by a policy that isn't on record: %v", err)
+	}
+	if _, err := w.log.Reserve(ctx, ev.Request.Hash(), h, Event{Type: CredentialPrepared, Time: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), Digests: w.digests(), Requester: "alice", Resource: "ssh/web-1"}); access.CodeOf(err) != access.CodeMalformed {
+		t.Errorf("at a time that can't be: %v", err)
+	}
+	if x, _, err := w.log.Extended(ctx, first.ID); err != nil || x.By != "" {
+		t.Errorf("what was refused extends it: %+v, %v", x, err)
+	}
 	for i := range 2 {
 		ev, h := w.longer(first, time.Minute)
 		h.Serial = krl.Serial(7, 0)

@@ -146,6 +146,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		// ledger_test.go
 		TestNextSerialIsMonotonicAndNeverTwice,
 		TestReserveChoosesTheSerial,
+		TestExtensionHasItsSerial,
 		TestReserveFirstOneWins,
 		TestEndOnce,
 		TestEndWhileIssuing,

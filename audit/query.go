@@ -61,9 +61,11 @@ func events(ctx context.Context, db querier, q Query) iter.Seq2[Record, error] {
 	query := "SELECT idx, leaf FROM events WHERE " + where
 	switch {
 	case q.Limit > 0 && q.Last:
-		query = fmt.Sprintf("SELECT idx, leaf FROM (%s ORDER BY idx DESC LIMIT %d) AS those ORDER BY idx", query, q.Limit)
+		query = "SELECT idx, leaf FROM (" + query + " ORDER BY idx DESC LIMIT ?) AS those ORDER BY idx"
+		args = append(args, q.Limit)
 	case q.Limit > 0:
-		query += fmt.Sprintf(" ORDER BY idx LIMIT %d", q.Limit)
+		query += " ORDER BY idx LIMIT ?"
+		args = append(args, q.Limit)
 	default:
 		query += " ORDER BY idx"
 	}

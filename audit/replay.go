@@ -590,7 +590,7 @@ func (p *replay) ended(e *Event, s *story) error {
 	}
 	s.entry = sha256.Sum256(entry)
 	s.unissued = s.issued == nil
-	s.request, s.issued, s.ruled, s.prepared = access.Statement{}, nil, nil, nil
+	s.request, s.issued, s.ruled, s.prepared, s.extension = access.Statement{}, nil, nil, nil, nil
 	if e.State == access.StateExpired && s.handle != nil && e.Time.Add(access.ClockSkew).Before(s.handle.Over()) {
 		return fmt.Errorf("the grant wasn't over before %s", s.handle.Over().Format(time.RFC3339))
 	}
