@@ -90,7 +90,7 @@ const policyFile = `rules:
     when: resource.labels.env == "glass"
     max_duration: 1h
     approvals: [{count: 1, from: [sre]}]
-    emergency: {tell: [dev], review: {from: [security, sre], count: 2, within: 5s}}
+    emergency: {tell: [dev], review: {from: [security, sre], count: 2, within: 15s}}
     limits: {both: {running: 1}}
 `
 

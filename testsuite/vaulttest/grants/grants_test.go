@@ -173,7 +173,7 @@ func TestExpiry(t *testing.T) {
 		t.Errorf("the open session: %v", err)
 	}
 	// One that nobody opened can't be opened any more.
-	b := w.ask(4*time.Second, "read")
+	b := w.ask(8*time.Second, "read")
 	cb := w.issue(w.issuer(nil, nil), b)
 	w.eventually("the time is over", func() bool { return time.Now().After(cb.Handle.NotAfter) })
 	if _, _, err := w.unwrap(b, cb); err == nil {
@@ -190,9 +190,9 @@ func TestExpiry(t *testing.T) {
 func TestExpiryWhileVaultIsAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const life = 12 * time.Second // of what is read
+	const life = 16 * time.Second // of what is read
 	w.vault.Write(t, "database/roles/orders-ro", map[string]any{"default_ttl": life.String()})
-	a := w.ask(4*time.Second, "read")
+	a := w.ask(8*time.Second, "read") // up to two less for the token
 	c := w.issue(w.issuer(nil, nil), a)
 	l := w.open(a, c)[0]
 	read := time.Now()
