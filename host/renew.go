@@ -220,7 +220,7 @@ func (a *agent) adopt(j access.Enrolled) error {
 	}
 	// sshd reads the others at each login, and takes none while it reloads.
 	if err := a.settle(); err != nil {
-		return fmt.Errorf("CA keys, principals and host certificate are as the service has them, and sshd hasn't been told: %w", err)
+		return fmt.Errorf("CA keys, principals and host certificate are written, and sshd hasn't been told: %w", err)
 	}
 	a.log.Info("host certificate, CA keys and principals are as the service has them")
 	return nil

@@ -238,7 +238,12 @@ func TestRogueAnswersAHost(t *testing.T) {
 	eventually(t, "the issuer to be asked", func() bool { return l.kept() != first })
 	settled()
 	before := has()
-	for path, data := range before { // the real answer, and the first that isn't
+	for path, data := range enrolled {
+		if _, ok := before[path]; !ok {
+			t.Fatalf("%s is gone since it asks by itself, was %q", path, data)
+		}
+	}
+	for path, data := range before { // after the real answer, and the first that isn't
 		if renewed := strings.HasSuffix(path, "-cert.pub") || filepath.Base(path) == "config.json"; !renewed && enrolled[path] != data {
 			t.Fatalf("%s is %q since it asks by itself, was %q", path, data, enrolled[path])
 		}
