@@ -113,7 +113,9 @@ func (b *bench) ca() error {
 				r.Base = key + ", sign"
 			case "issue":
 				r.Base = key + ", sign+verify"
-				r.Also["of bare signing"] = r.PerSecond / signed
+				if signed > 0 {
+					r.Also["of bare signing"] = r.PerSecond / signed
+				}
 			}
 			b.add(r)
 		}
@@ -156,7 +158,7 @@ func (b *bench) issuers() error {
 			}
 		}
 	}
-	r := micro("ed25519, hallpass's issuer: evidence, ledger and certificate, 1 in flight", whole["Issue"])
+	r := micro("ed25519, hallpass's issuer in its own process: evidence, ledger and certificate, 1 in flight", whole["Issue"])
 	r.Base = "ed25519, Vault's SSH engine, 1 in flight"
 	b.add(r)
 	return nil
@@ -198,6 +200,7 @@ func (b *bench) audit() error {
 	if err != nil {
 		return err
 	}
+	b.add(micro("the disk, a page and its flush", got["Append/flush"]))
 	for _, db := range []struct{ key, name string }{{"sqlite", "SQLite"}, {"postgres", "PostgreSQL"}} {
 		base := db.name + ", a transaction each"
 		b.add(micro(base, got["Append/"+db.key+"/one-row"]))

@@ -27,9 +27,9 @@ const bareName, bareIssuer = "bare worker", "bare issuer"
 var making = []string{"workflows", "issuer:ssh"}
 
 // apart starts each part as a process of its own: Temporal (with a hallpass dev that
-// has nothing to do), the roles, and a worker for bare workflows. It gives them to f,
+// has nothing to do), the roles, and those for bare workflows. It gives them to f,
 // in this order, and a world in which requests go to them.
-func (b *bench) apart(roles []string, f func(*world, []part) error) error {
+func (b *bench) apart(roles, bare []string, f func(*world, []part) error) error {
 	return b.world(func(w *world) (err error) {
 		inside := *w
 		inside.namespace = "apart"
@@ -56,8 +56,9 @@ func (b *bench) apart(roles []string, f func(*world, []part) error) error {
 				inside.Service = "https://" + address
 				cmd.Env = append(cmd.Env, "HALLPASS_SERVICE_ADDRESS="+address)
 			}
-			p, stop, err := run(role, cmd)
-			if err != nil {
+			var p part
+			var stop func() error
+			if p, stop, err = run(role, cmd); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
@@ -72,9 +73,10 @@ func (b *bench) apart(roles []string, f func(*world, []part) error) error {
 		if err != nil {
 			return err
 		}
-		for _, name := range []string{bareName, bareIssuer} {
-			p, stop, err := run(name, exec.Command(self, bareWorker, w.Address, inside.namespace, name))
-			if err != nil {
+		for _, name := range bare {
+			var p part
+			var stop func() error
+			if p, stop, err = run(name, exec.Command(self, bareWorker, w.Address, inside.namespace, name)); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
@@ -89,7 +91,7 @@ func (b *bench) apart(roles []string, f func(*world, []part) error) error {
 // a timer, and for such that carry a request's bytes between as many processes, so that
 // what is Temporal's of it can be told from what is hallpass's.
 func (b *bench) parts() error {
-	return b.apart(making, func(w *world, parts []part) error {
+	return b.apart(making, []string{bareName, bareIssuer}, func(w *world, parts []part) error {
 		parts = append(parts, part{name: "clients", pid: os.Getpid()})
 		for _, f := range []struct {
 			name     string
@@ -99,7 +101,7 @@ func (b *bench) parts() error {
 			shown := f.bare
 			shown.Shown = true
 			full := shown
-			full.Full = true
+			full.Full, full.Hold = true, long
 			whose := []struct {
 				name string
 				op   op

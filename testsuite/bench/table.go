@@ -26,7 +26,7 @@ func cells(r row) []string {
 	}
 	if r.P50 > 0 {
 		c[2], c[3] = seconds(r.P50), seconds(r.P99)
-		if r.N > 0 && r.N < 100 { // it is the slowest one
+		if r.N > 0 && r.N <= 100 { // it is the slowest one
 			c[3] += fmt.Sprintf(" (of %d)", r.N)
 		}
 	}
