@@ -153,7 +153,7 @@ func (n *notes) types() string {
 }
 
 type scene struct {
-	t       *testing.T
+	t       testing.TB
 	now     time.Time
 	signer  map[string]ssh.Signer
 	notes   *notes
@@ -162,7 +162,7 @@ type scene struct {
 	request access.Statement
 }
 
-func newScene(t *testing.T) *scene {
+func newScene(t testing.TB) *scene {
 	t.Helper()
 	s := &scene{
 		t:      t,
