@@ -51,9 +51,10 @@ type Kind interface {
 	// Prepare chooses the identity that a credential will have, and grants
 	// nothing. What can be refused is refused here. The handle names the
 	// order's request, kind, NotBefore and NotAfter, and holds nothing
-	// secret; a serial's count is left to the ledger. A handle that never gets into the ledger opens nothing and ends
-	// by itself, at NotAfter at the latest; a second call chooses another
-	// identity, or has the ledger choose one.
+	// secret; a serial's count is left to the ledger. A handle that never gets
+	// into the ledger opens nothing and ends by itself, at NotAfter at the
+	// latest; a second call chooses another identity, or has the ledger choose
+	// one.
 	Prepare(ctx context.Context, o Order) (access.Handle, error)
 
 	// Issue makes the credential of a handle that is in the ledger. It is
