@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"hallpass/access"
 )
@@ -96,6 +97,13 @@ type database struct {
 
 	mu       sync.Mutex
 	prepared map[string]*sql.Stmt // by what was asked, closed with the pool; nil where the driver does that itself
+}
+
+// idle keeps the connections that somebody had within the last minute for the next one:
+// to open one takes longer than to ask.
+func idle(db *sql.DB) {
+	db.SetMaxIdleConns(maxConnections)
+	db.SetConnMaxIdleTime(time.Minute)
 }
 
 // maxPrepared bounds how many questions are kept prepared: there are a few that are asked

@@ -190,7 +190,7 @@ func (t *tx) endRow(first Entry, e Event) error {
 				continue
 			}
 			_, err = t.append(Event{
-				Type: e.Type, Time: e.Time, Request: id, RequestHash: entry.RequestHash, Step: "ended", State: e.State,
+				Type: e.Type, Time: e.Time, Request: id, RequestHash: entry.RequestHash, Step: stepEnded, State: e.State,
 				Why: fmt.Sprintf("%s with request %s, which is of the same row of extensions", e.State, first.Request),
 			})
 			if err != nil {

@@ -78,6 +78,9 @@ func (r *Reader) Grants(ctx context.Context, q Query) ([]Grant, error) {
 
 // grantOf reads what an event credential.issued says.
 func grantOf(index int64, e *Event) (Grant, error) {
+	if e.Type != CredentialIssued { // whatever the columns say
+		return Grant{}, fmt.Errorf("it is %s", clip(e.Type))
+	}
 	var request access.Request
 	if err := json.Unmarshal([]byte(e.Evidence.Request.Payload), &request); err != nil {
 		return Grant{}, fmt.Errorf("the request in it can't be read: %w", err)

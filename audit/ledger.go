@@ -260,6 +260,9 @@ func (l *Log) Issued(ctx context.Context, cred access.Credential, e Event) error
 	return err
 }
 
+// stepEnded is the step of the event that ends a request.
+const stepEnded = "ended"
+
 // End closes a request in the ledger for ever, with its event: no evidence,
 // however good, issues it from here on. It works with or without a handle, and
 // once: of a request that has ended, the entry is returned as it is. Where a grant
@@ -277,7 +280,7 @@ func (l *Log) End(ctx context.Context, end End) (Entry, error) {
 		}
 	}
 	e := Event{
-		Type: typ, Request: end.Request, Step: "ended", Actor: end.By, State: end.State, Why: end.Why,
+		Type: typ, Request: end.Request, Step: stepEnded, Actor: end.By, State: end.State, Why: end.Why,
 		Statement: end.Statement, Digests: end.Digests, Time: l.now(),
 	}
 	return update(ctx, l, func(t *tx) (Entry, error) {

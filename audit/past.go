@@ -62,19 +62,15 @@ type doneEvent struct {
 // compare a new one with. The request named is left out. It is what the columns,
 // the ledger and the events of the last few grants say, unverified, and no more
 // than the last hundred of each: somebody waits for it whenever people are asked,
-// so no other event is read, and none twice but those that ended the last grants.
+// so no other event is read, and none twice. Each of the three is as of a moment
+// within the call.
 func (r *Reader) Past(ctx context.Context, requester, resource, request string) (access.Past, error) {
 	var past access.Past
-	conn, end, err := r.snapshot(ctx)
-	if err != nil {
-		return past, err
-	}
-	defer end()
 	// Both are told by the index events_past alone.
 	requests, grants := [2]string{requester, ""}, [2]string{requester, resource}
-	asked, err := r.past.get(requests).read(ctx, conn, maxPast+1, func(row scanner, e *doneEvent) error {
+	asked, err := r.past.get(requests).read(ctx, r.db, maxPast+1, func(row scanner, e *doneEvent) error {
 		return row.Scan(&e.index, &e.request, &e.at)
-	}, `SELECT idx, request, time FROM events WHERE requester = ? AND requester <> '' AND type = ? AND idx >= ? AND time >= 0 ORDER BY idx DESC LIMIT ?`,
+	}, `SELECT idx, request, time FROM events WHERE requester = ? AND requester <> '' AND type = ? AND idx >= ? AND time >= 0 ORDER BY idx DESC LIMIT %d`,
 		requester, RequestReceived)
 	if err != nil {
 		return past, err
@@ -90,7 +86,7 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 		past.Asked++
 		past.Hours[time.UnixMilli(e.at).UTC().Hour()]++
 	}
-	had, err := r.past.get(grants).read(ctx, conn, maxPast, func(row scanner, e *doneEvent) error {
+	had, err := r.past.get(grants).read(ctx, r.db, maxPast, func(row scanner, e *doneEvent) error {
 		var handle string
 		err := row.Scan(&e.index, &e.request, &handle)
 		var h access.Handle
@@ -99,13 +95,14 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 		}
 		return err
 	}, `SELECT those.idx, those.request, coalesce(ledger.handle, '') FROM
-		(SELECT idx, request FROM events WHERE requester = ? AND requester <> '' AND type = ? AND resource = ? AND idx >= ? ORDER BY idx DESC LIMIT ?) AS those
+		(SELECT idx, request FROM events WHERE requester = ? AND requester <> '' AND type = ? AND resource = ? AND idx >= ? ORDER BY idx DESC LIMIT %d) AS those
 		LEFT JOIN ledger ON ledger.request = those.request ORDER BY those.idx DESC`,
 		requester, CredentialIssued, resource)
 	if err != nil {
 		return past, err
 	}
 	past.Grants = len(had.events)
+	var last []Grant
 	for i := range had.events {
 		e := &had.events[i]
 		past.Longest = max(past.Longest, e.length)
@@ -113,10 +110,15 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 			e.grant = nil
 			continue
 		}
-		g, err := e.granted(ctx, conn)
-		if err != nil {
+		if err := e.issued(ctx, r.db); err != nil {
 			return past, err
 		}
+		last = append(last, *e.grant)
+	}
+	if err := howEnded(ctx, r.db, last); err != nil {
+		return past, err
+	}
+	for _, g := range last {
 		past.Last = append(past.Last, access.PastGrant{
 			Request: g.Request, From: g.From, Until: g.Until, Ended: g.Ended, Login: g.Login, ApprovedBy: g.ApprovedBy,
 		})
@@ -126,7 +128,8 @@ func (r *Reader) Past(ctx context.Context, requester, resource, request string) 
 }
 
 // read is d with the newest events of its kind, which a query tells after its arguments
-// from where on and how many at most.
+// from where on, and in its text how many at most: SQLite looks at a limit that is an
+// argument when it prepares the query, and would do that anew each time.
 func (d done) read(ctx context.Context, q querier, most int, each func(scanner, *doneEvent) error, query string, args ...any) (done, error) {
 	var found []doneEvent
 	err := scan(ctx, q, func(row scanner) error {
@@ -134,7 +137,7 @@ func (d done) read(ctx context.Context, q querier, most int, each func(scanner, 
 		err := each(row, &e)
 		found = append(found, e)
 		return err
-	}, query, append(args, d.next, most)...)
+	}, fmt.Sprintf(query, most), append(args, d.next)...)
 	if err != nil {
 		return done{}, err
 	}
@@ -146,28 +149,51 @@ func (d done) read(ctx context.Context, q querier, most int, each func(scanner, 
 	return d, nil
 }
 
-// granted is the grant whose event e is, as it stands.
-func (e *doneEvent) granted(ctx context.Context, q querier) (Grant, error) {
-	var g Grant
-	from := e.index
+// issued reads the grant whose event e is, as it was issued, if nobody has yet.
+func (e *doneEvent) issued(ctx context.Context, q querier) error {
 	if e.grant != nil {
-		g, from = *e.grant, from+1
+		return nil
 	}
-	for rec, err := range events(ctx, q, Query{Request: e.request, After: from}) {
-		switch {
-		case err != nil:
-			return g, err
-		case rec.Index > e.index:
-			g.end(&rec.Event)
-			continue
-		}
-		if g, err = grantOf(rec.Index, &rec.Event); err != nil {
-			return g, broken("event %d: %v", rec.Index, err)
-		}
-		issued := g
-		e.grant = &issued
+	var leaf []byte
+	if err := q.QueryRowContext(ctx, "SELECT leaf FROM events WHERE idx = ?", e.index).Scan(&leaf); err != nil {
+		return fmt.Errorf("read audit log: %w", explain(err))
 	}
-	return g, nil
+	event, err := ParseEvent(leaf)
+	if err == nil {
+		var g Grant
+		g, err = grantOf(e.index, &event)
+		e.grant = &g
+	}
+	if err != nil {
+		return broken("event %d: %v", e.index, err)
+	}
+	return nil
+}
+
+// howEnded says of grants how and when they ended, those that have.
+func howEnded(ctx context.Context, q querier, grants []Grant) error {
+	if len(grants) == 0 {
+		return nil
+	}
+	var ids [maxLast]any // the query is the same for fewer
+	for i := range ids {
+		ids[i] = grants[min(i, len(grants)-1)].Request
+	}
+	return scan(ctx, q, func(row scanner) error {
+		var index int64
+		var leaf []byte
+		if err := row.Scan(&index, &leaf); err != nil {
+			return err
+		}
+		e, err := ParseEvent(leaf)
+		if err != nil {
+			return broken("event %d: %v", index, err)
+		}
+		for i := range grants {
+			grants[i].end(&e)
+		}
+		return nil
+	}, "SELECT idx, leaf FROM events WHERE request IN (?, ?, ?) AND step = '"+stepEnded+"' AND step <> ''", ids[:]...)
 }
 
 // scan gives each row of a query's result to each.

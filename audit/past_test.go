@@ -44,6 +44,21 @@ func TestPast(t *testing.T) {
 	}
 }
 
+// An event that isn't what its columns say is an error, and no grant.
+func TestPastOfAnotherEvent(t *testing.T) {
+	w := newWorld(t)
+	w.live()
+	ask, _ := w.ask("alice")
+	w.edit(fmt.Sprintf("UPDATE events SET leaf = (SELECT leaf FROM events WHERE type = '%s') WHERE type = '%s'", RequestReceived, CredentialIssued))
+	w.open()
+	if past, err := w.log.Past(t.Context(), "alice", ask.Resource, ask.ID); access.CodeOf(err) != access.CodeUnverified {
+		t.Errorf("past: %+v, %v", past, err)
+	}
+	if grants, err := w.log.Grants(t.Context(), Query{}); access.CodeOf(err) != access.CodeUnverified {
+		t.Errorf("grants: %+v, %v", grants, err)
+	}
+}
+
 // Nobody waits for what somebody else reads longer than he wants to.
 func TestPastWaitsForNobodyElse(t *testing.T) {
 	w := newWorld(t)

@@ -235,8 +235,7 @@ func (p *postgres) pool(readOnly bool) (*sql.DB, error) {
 	}
 	db := stdlib.OpenDB(pgx.ConnConfig{}, stdlib.OptionBeforeConnect(anew))
 	db.SetMaxOpenConns(maxConnections)
-	db.SetMaxIdleConns(2)
-	db.SetConnMaxIdleTime(time.Minute)
+	idle(db)
 	return db, nil
 }
 

@@ -63,6 +63,8 @@ func events(ctx context.Context, db querier, q Query) iter.Seq2[Record, error] {
 	case q.Limit > 0 && q.Last:
 		query = "SELECT idx, leaf FROM (" + query + " ORDER BY idx DESC LIMIT ?) AS those ORDER BY idx"
 		args = append(args, q.Limit)
+	case q.Limit == 1:
+		query += " ORDER BY idx LIMIT 1" // stays prepared: see done.read
 	case q.Limit > 0:
 		query += " ORDER BY idx LIMIT ?"
 		args = append(args, q.Limit)
@@ -82,6 +84,8 @@ func events(ctx context.Context, db querier, q Query) iter.Seq2[Record, error] {
 			if err == nil {
 				if rec.Event, err = ParseEvent(rec.Leaf); err != nil {
 					err = broken("event %d: %v", rec.Index, err)
+				} else if !q.takes(rec.Event.Type) {
+					err = broken("event %d is %s, and its column says otherwise", rec.Index, clip(rec.Event.Type))
 				}
 			}
 			if !yield(rec, err) || err != nil {
@@ -92,6 +96,14 @@ func events(ctx context.Context, db querier, q Query) iter.Seq2[Record, error] {
 			yield(Record{}, fmt.Errorf("read audit log: %w", explain(err)))
 		}
 	}
+}
+
+// takes says whether the query is for events of a type.
+func (q Query) takes(typ string) bool {
+	if strings.HasSuffix(q.Type, ".") {
+		return strings.HasPrefix(typ, q.Type)
+	}
+	return q.Type == "" || typ == q.Type
 }
 
 func (q Query) where() (string, []any) {

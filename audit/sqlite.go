@@ -81,6 +81,7 @@ func (f sqliteFile) pool(readOnly bool) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
+	idle(db)
 	return db, nil
 }
 

@@ -31,6 +31,18 @@ const maxLinks = 40
 // itself may be as Kubernetes mounts a ConfigMap: see volume.
 func Path(path string) error { return here().path(path) }
 
+// Paths is Path for several files, an error for each: what is on the way to more than one
+// is looked at once.
+func Paths(paths ...string) []error {
+	j := here()
+	j.seen = map[string]fs.FileInfo{}
+	errs := make([]error, len(paths))
+	for i, path := range paths {
+		errs[i] = j.path(path)
+	}
+	return errs
+}
+
 // File is for a file that is open: the name may lead to another by now.
 func File(f *os.File) error { return here().opened(f) }
 
@@ -42,11 +54,25 @@ type judge struct {
 	uid           int
 	groups        []int  // that the process has
 	passwd, group string // files as in passwd(5) and group(5)
+
+	seen map[string]fs.FileInfo // what was there in this one look; nil: nothing is kept
+}
+
+// lstat is os.Lstat.
+func (j judge) lstat(path string) (fs.FileInfo, error) {
+	if info, ok := j.seen[path]; ok {
+		return info, nil
+	}
+	info, err := os.Lstat(path)
+	if err == nil && j.seen != nil {
+		j.seen[path] = info
+	}
+	return info, err
 }
 
 func here() judge {
 	groups, _ := os.Getgroups() // fails on Windows alone, which has no such folders
-	return judge{os.Geteuid(), append(groups, os.Getegid()), "/etc/passwd", "/etc/group"}
+	return judge{uid: os.Geteuid(), groups: append(groups, os.Getegid()), passwd: "/etc/passwd", group: "/etc/group"}
 }
 
 func (j judge) path(path string) error {
@@ -54,7 +80,7 @@ func (j judge) path(path string) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Lstat(at)
+	info, err := j.lstat(at)
 	if err != nil {
 		return err
 	}
@@ -62,7 +88,7 @@ func (j judge) path(path string) error {
 		return err
 	}
 	dir := filepath.Dir(at)
-	if info, err = os.Lstat(dir); err != nil {
+	if info, err = j.lstat(dir); err != nil {
 		return err
 	}
 	return j.folder(path, dir, info, true)
@@ -105,7 +131,7 @@ func (j judge) follow(path string) (string, error) {
 	at, name := "/", "." // has no links in it
 	for links := 0; ; {
 		next := filepath.Join(at, name) // also for . and ..
-		info, err := os.Lstat(next)
+		info, err := j.lstat(next)
 		if err != nil {
 			return "", err
 		}

@@ -71,6 +71,36 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// Of several files each is told what Path would say of it, and each time anew.
+func TestPaths(t *testing.T) {
+	dir, path := place(t)
+	other := filepath.Join(dir, "open", "catalog.yaml")
+	link := filepath.Join(dir, "link.yaml")
+	must(t, os.Mkdir(filepath.Dir(other), 0o755))
+	must(t, os.WriteFile(other, []byte("text"), 0o644))
+	must(t, os.Symlink("open/catalog.yaml", link))
+	all := []string{path, other, link, filepath.Join(dir, "nowhere"), path}
+	for _, change := range []func() error{
+		func() error { return nil },
+		func() error { return os.Chmod(other, 0o666) },
+		func() error { return os.Chmod(filepath.Dir(other), 0o777) },
+		func() error {
+			return errors.Join(os.Chmod(other, 0o644), os.Chmod(filepath.Dir(other), 0o755), os.Chmod(dir, 0o777))
+		},
+		func() error {
+			return errors.Join(os.Chmod(dir, 0o755), os.Remove(link), os.Symlink("policy.yaml", link))
+		},
+	} {
+		must(t, change())
+		errs := Paths(all...)
+		for i, path := range all {
+			if got, want := fmt.Sprint(errs[i]), fmt.Sprint(Path(path)); got != want {
+				t.Errorf("%s: %s, want %s", path, got, want)
+			}
+		}
+	}
+}
+
 // Somebody else's: what belongs to us is somebody else's to uid 4242, unless
 // we are root, who gives it away.
 func TestOwners(t *testing.T) {
@@ -267,7 +297,7 @@ func TestPrivateGroup(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files := t.TempDir()
-			j := judge{os.Geteuid(), []int{gid}, filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+			j := judge{uid: os.Geteuid(), groups: []int{gid}, passwd: filepath.Join(files, "passwd"), group: filepath.Join(files, "group")}
 			must(t, os.WriteFile(j.passwd, []byte(tt.passwd), 0o600))
 			must(t, os.WriteFile(j.group, []byte(tt.group), 0o600))
 			for _, folder := range []string{dir, top} {
@@ -309,7 +339,7 @@ func TestPrivateGroupOfRoots(t *testing.T) {
 		process.Unable(t, "it takes root to have a folder of root's")
 	}
 	files := t.TempDir()
-	j := judge{4242, nil, filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+	j := judge{uid: 4242, passwd: filepath.Join(files, "passwd"), group: filepath.Join(files, "group")}
 	must(t, os.WriteFile(j.passwd, []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o600))
 	must(t, os.WriteFile(j.group, []byte("root:x:0:\n"), 0o600))
 	for _, uid := range []int{0, 4242} {

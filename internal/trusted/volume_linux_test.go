@@ -23,7 +23,7 @@ func TestPrivateGroupWithAList(t *testing.T) {
 	}
 	uid, gid := owned(t, dir)
 	files := t.TempDir()
-	j := judge{uid, nil, filepath.Join(files, "passwd"), filepath.Join(files, "group")}
+	j := judge{uid: uid, passwd: filepath.Join(files, "passwd"), group: filepath.Join(files, "group")}
 	must(t, os.WriteFile(j.passwd, fmt.Appendf(nil, "me:x:%d:%d\n", uid, gid), 0o600))
 	must(t, os.WriteFile(j.group, fmt.Appendf(nil, "me:x:%d:\n", gid), 0o600))
 	must(t, j.path(path))
