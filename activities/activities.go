@@ -274,6 +274,8 @@ func (a *Activities) Hear(ctx context.Context, in HearInput) (HearOutput, error)
 		RequestHash: in.Evidence.Request.Hash(),
 		Step:        "decision:" + fingerprint(in.Statement),
 		Actor:       signer,
+		Requester:   out.Standing.Request.Signer,
+		Resource:    out.Standing.Request.Resource,
 		Statement:   &in.Statement,
 		Why:         out.Standing.Why,
 		Digests:     &out.Standing.Ruling.Digests,

@@ -12,9 +12,8 @@ import (
 	"hallpass/testsuite/measure"
 )
 
-// BenchmarkHear is what the worker does with an approval: it verifies the signatures, asks
-// policy, and has the decision on record, on disk, before it returns.
-func BenchmarkHear(b *testing.B) {
+// recorded is a scene with a log on disk, and a clock that goes.
+func recorded(b *testing.B) *scene {
 	s := newScene(b)
 	s.now = time.Now().UTC().Truncate(time.Second)
 	s.acts.Now = time.Now
@@ -35,15 +34,53 @@ func BenchmarkHear(b *testing.B) {
 		b.Fatal(err)
 	}
 	s.acts.Log = log
+	return s
+}
+
+// asks makes another request of alice's.
+func (s *scene) asks() {
+	s.req.Header = s.header("alice", access.TypeRequest)
+	s.request = s.sign("alice", s.req)
+}
+
+// BenchmarkDecide is what the worker does with a request: it verifies the signature, asks
+// policy, has request and ruling on record, on disk, and reads what the requester did
+// before, which those who are asked see.
+func BenchmarkDecide(b *testing.B) {
+	s := recorded(b)
 	var times measure.Times
 	for b.Loop() {
 		b.StopTimer()
-		s.req.Header = s.header("alice", access.TypeRequest)
-		s.request = s.sign("alice", s.req)
+		s.asks()
+		var out activities.DecideOutput
+		err := s.run(access.WorkflowID(s.req.ID), func(ctx context.Context, in access.Submission) (activities.DecideOutput, error) {
+			b.StartTimer()
+			began := time.Now()
+			out, err := s.acts.Decide(ctx, in)
+			times = append(times, time.Since(began))
+			b.StopTimer()
+			return out, err
+		}, access.Submission{Request: s.request}, &out)
+		if err != nil || out.Effect != access.EffectAsk || out.Past == nil {
+			b.Fatal(out, err)
+		}
+		b.StartTimer()
+	}
+	measure.Report(b, times)
+}
+
+// BenchmarkHear is what the worker does with an approval: it verifies the signatures, asks
+// policy, and has the decision on record, on disk, before it returns.
+func BenchmarkHear(b *testing.B) {
+	s := recorded(b)
+	var times measure.Times
+	for b.Loop() {
+		b.StopTimer()
+		s.asks()
 		in := activities.HearInput{Message: access.MessageDecision, Statement: s.decision("bob"), Evidence: access.Evidence{Request: s.request}}
 		b.StartTimer()
 		began := time.Now()
-		out, err := s.acts.Hear(ctx, in)
+		out, err := s.acts.Hear(context.Background(), in)
 		times = append(times, time.Since(began))
 		if err != nil || len(out.Evidence.Decisions) != 1 {
 			b.Fatal(out, err)
