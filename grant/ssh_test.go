@@ -3,7 +3,10 @@ package grant_test
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,18 +231,34 @@ func TestSSHD(t *testing.T) {
 }
 
 // BenchmarkIssue is the whole way: judge, reserve, sign, record, with every
-// step on disk.
+// step on disk, of so many at a time.
 func BenchmarkIssue(b *testing.B) {
-	w := newWorld(b)
-	i := w.issuer(nil, nil)
-	var times measure.Times
-	for b.Loop() {
-		b.StopTimer()
-		ev, _ := w.approved(nil)
-		b.StartTimer()
-		began := time.Now()
-		w.issue(i, ev)
-		times = append(times, time.Since(began))
+	for _, flight := range []int{1, 16} {
+		b.Run(fmt.Sprintf("flight=%d", flight), func(b *testing.B) {
+			w := newWorld(b)
+			i := w.issuer(nil, nil)
+			all, times := make([]access.Evidence, b.N), make(measure.Times, b.N)
+			for n := range all {
+				all[n], _ = w.approved(nil)
+			}
+			var next atomic.Int64
+			var people sync.WaitGroup
+			b.ResetTimer()
+			for range flight {
+				people.Go(func() {
+					for n := next.Add(1) - 1; n < int64(b.N); n = next.Add(1) - 1 {
+						began := time.Now()
+						if _, err := i.Issue(b.Context(), all[n]); err != nil {
+							b.Error(err)
+							return
+						}
+						times[n] = time.Since(began)
+					}
+				})
+			}
+			people.Wait()
+			b.StopTimer()
+			measure.Report(b, times)
+		})
 	}
-	measure.Report(b, times)
 }
