@@ -103,6 +103,7 @@ func TestServiceIsAway(t *testing.T) {
 
 // Whatever comes instead of a good list, the last good one stays, and it shows.
 func TestBadListsAreRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.service.revoke(7)
 	eventually(t, "the list is there", func() bool { return w.status().List.Version == 2 })
@@ -176,6 +177,7 @@ func TestBadListsAreRefused(t *testing.T) {
 // A list that nobody makes anew is told of before anything is wrong with it:
 // revocations may not reach this host.
 func TestOldListIsAnAlarm(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	old := func(age time.Duration) func() {
 		return func() {
@@ -300,8 +302,9 @@ func TestOtherCertificatesAreLeftAlone(t *testing.T) {
 
 // The terminal is told before the end, and at it.
 func TestTerminalIsTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	_, _, file := w.certificate(20*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "3s" })
+	_, _, file := w.certificate(20*time.Second, func(c *ssh.Certificate) { c.Extensions[access.ExtensionWarn] = "8s" })
 	c := w.ssh(w.args(file, "-tt")...)
 	c.wait("expired")
 	for _, line := range []string{"hallpass: this session ends at ", "hallpass: the grant has ended; this session is closed."} {

@@ -60,6 +60,7 @@ func (w *world) snapshot(t testing.TB) map[string]string {
 // Enrolling and taking it back leaves the host as it was; in between, check is
 // content.
 func TestEnrollAndUnenroll(t *testing.T) {
+	t.Parallel()
 	w := newHost(t)
 	before := w.snapshot(t)
 	out, err := w.hallpassHost(w.enrollArgs()...)
@@ -234,8 +235,10 @@ func TestEnrollRefuses(t *testing.T) {
 // rest is taken back, and without the program let nobody in. So nothing is taken
 // back, and it is said which lines somebody has to delete.
 func TestUnenrollWithABrokenBlock(t *testing.T) {
+	t.Parallel()
 	for _, missing := range []string{pamBegin, pamEnd} {
 		t.Run(missing, func(t *testing.T) {
+			t.Parallel()
 			w := newHost(t)
 			if out, err := w.hallpassHost(w.enrollArgs()...); err != nil {
 				t.Fatalf("enroll: %v\n%s", err, out)
@@ -318,6 +321,7 @@ func TestEnrollWarns(t *testing.T) {
 // A break-glass account gets in whatever state the hook is in; nobody else
 // does, once it can't run.
 func TestBreakGlass(t *testing.T) {
+	t.Parallel()
 	w := newHost(t)
 	if out, err := w.hallpassHost(w.enrollArgs("--break-glass", login)...); err != nil {
 		t.Fatalf("enroll: %v\n%s", err, out)

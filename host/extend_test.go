@@ -40,7 +40,7 @@ func TestSessionGoesOnByItself(t *testing.T) {
 	w.service.extend(first, second)
 	w.service.extend(second, third)
 	short, shortCert, request := open(nil)
-	soon, _, _ := w.certificate(life+8*time.Second, extends(request, nil))
+	soon, _, _ := w.certificate(life+20*time.Second, extends(request, nil))
 	w.service.extend(shortCert, soon)
 	plain, _, _ := open(nil)
 
@@ -144,7 +144,7 @@ func TestAsks(t *testing.T) {
 func TestExtendedSessionGoesOn(t *testing.T) {
 	needHost(t)
 	w := newWorld(t)
-	const life = 8 * time.Second
+	const life = 20 * time.Second // for four logins
 	open := func(change func(*ssh.Certificate)) (*client, string) {
 		_, id, file := w.certificate(life, change)
 		c := w.ssh(append(w.args(file), "echo rea''dy; sleep 1000")...)

@@ -124,6 +124,7 @@ func TestRenewsOnceAMinute(t *testing.T) {
 
 // Where the CA was lost, root says which one it is from now on.
 func TestTrust(t *testing.T) {
+	t.Parallel()
 	w := newHost(t)
 	if out, err := w.hallpassHost("trust", "SHA256:"+strings.Repeat("A", 43)); err == nil || !strings.Contains(out, "not enrolled") {
 		t.Errorf("before it is enrolled: %v\n%s", err, out)

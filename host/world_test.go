@@ -48,7 +48,7 @@ func eventually(t testing.TB, what string, f func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %s", what, patience)
 		}
-		pause(2 * time.Millisecond)
+		pause(20 * time.Millisecond)
 	}
 }
 
@@ -493,10 +493,8 @@ func newHost(t testing.TB) *world {
 	userKey, userPEM := newKey(t)
 	w.pub = userKey.PublicKey()
 	w.key = filepath.Join(dir, "id")
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	w.port = ln.Addr().(*net.TCPAddr).Port
-	must(t, ln.Close(),
+	w.port, err = testprocess.FreePort()
+	must(t, err,
 		os.WriteFile(w.key, userPEM, 0o600),
 		os.WriteFile(filepath.Join(dir, "host"), hostPEM, 0o600),
 		os.WriteFile(filepath.Join(dir, "host.pub"), ssh.MarshalAuthorizedKey(hostKey.PublicKey()), 0o644),
@@ -735,15 +733,16 @@ func (w *world) login(cert, command string, options ...string) (string, error) {
 // sessions are those that the agent looks after.
 func (w *world) sessions() []Session {
 	w.t.Helper()
-	st, err := Query(w.layout)
-	must(w.t, err)
-	return st.Sessions
+	return w.status().Sessions
 }
 
-func (w *world) status() *Status {
+func (w *world) status() (st *Status) {
 	w.t.Helper()
-	st, err := Query(w.layout)
-	must(w.t, err)
+	eventually(w.t, "the agent says how it is", func() bool {
+		var err error
+		st, err = Query(w.layout)
+		return err == nil
+	})
 	return st
 }
 

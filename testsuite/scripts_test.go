@@ -514,12 +514,17 @@ func (w *world) kill() {
 func poll(what string, done func() (bool, error)) error {
 	giveUp := time.NewTimer(patience)
 	defer giveUp.Stop()
-	again := time.NewTicker(50 * time.Millisecond)
+	const soon, later = 50 * time.Millisecond, 300 * time.Millisecond
+	again := time.NewTicker(soon)
 	defer again.Stop()
+	began := time.Now()
 	for {
 		ok, err := done()
 		if ok {
 			return err
+		}
+		if time.Since(began) > 2*time.Second {
+			again.Reset(later) // asking is a process, mostly, and others have work to do
 		}
 		select {
 		case <-again.C:

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
@@ -232,15 +233,29 @@ func say(t testing.TB, c client.Client, a asked, message string, content any) er
 	return err
 }
 
-func status(t testing.TB, c client.Client, a asked) access.Status {
+// status asks a request how it is, again where nobody answers: the machine is busy, or a
+// worker has just been started. Any other error is one.
+func status(t testing.TB, c client.Client, a asked) (s access.Status) {
 	t.Helper()
-	var s access.Status
-	value, err := c.QueryWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.QueryStatus)
-	if err == nil {
-		err = value.Get(&s)
-	}
-	must(t, err)
+	eventually(t, "somebody to say how the request is", func() bool {
+		value, err := c.QueryWorkflow(t.Context(), access.WorkflowID(a.ID), "", access.QueryStatus)
+		if unanswered(err) {
+			return false
+		}
+		must(t, err)
+		must(t, value.Get(&s))
+		return true
+	})
 	return s
+}
+
+func unanswered(err error) bool {
+	var (
+		late *serviceerror.DeadlineExceeded
+		away *serviceerror.Unavailable
+		none *serviceerror.FailedPrecondition // no worker polls
+	)
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &late) || errors.As(err, &away) || errors.As(err, &none)
 }
 
 func await(t testing.TB, c client.Client, a asked, state access.State) access.Status {

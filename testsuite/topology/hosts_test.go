@@ -216,6 +216,7 @@ exec sh "$@"
 // deploy/host.sh makes a host of a machine that has sshd and hallpass-host: it
 // enrols, and somebody with a grant gets in, as the user that the script makes.
 func TestHostScript(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
 		if _, ci := os.LookupEnv("CI"); ci {
 			t.Fatal("a host takes root on Linux, and CI doesn't run as that")

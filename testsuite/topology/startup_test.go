@@ -278,6 +278,7 @@ func (w *world) full(t *testing.T) {
 // TestAPIKeyIsRenewed has a worker come with the API key of a profile file. One that
 // runs out is replaced there, and the worker goes on.
 func TestAPIKeyIsRenewed(t *testing.T) {
+	t.Parallel()
 	w := furnish(t)
 	w.temporal([]string{"history", "matching", "frontend", "worker"})
 	for _, role := range []string{"history", "matching", "frontend", "worker"} {

@@ -44,6 +44,7 @@ func (c *collecting) Export(_ context.Context, in *collector.ExportTraceServiceR
 // TestWhatItSays listens to what processes say of themselves: in traces, and
 // when they are asked.
 func TestWhatItSays(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -568,7 +568,7 @@ func (r *request) until(what string, ok func(access.Status) bool) {
 func until[S any](r *request, id, what string, ok func(S) bool) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for giveUp := time.Now().Add(30 * time.Second); r.err == nil; <-tick.C {
+	for giveUp := time.Now().Add(90 * time.Second); r.err == nil; <-tick.C {
 		var status S
 		value, err := r.client.QueryWorkflow(r.ctx, id, "", access.QueryStatus)
 		if err == nil {
@@ -577,7 +577,8 @@ func until[S any](r *request, id, what string, ok func(S) bool) {
 		if err == nil && ok(status) {
 			return
 		}
-		if absent := (*serviceerror.NotFound)(nil); !errors.As(err, &absent) {
+		absent, late := (*serviceerror.NotFound)(nil), (*serviceerror.DeadlineExceeded)(nil) // of a busy machine
+		if !errors.As(err, &absent) && !errors.As(err, &late) {
 			r.check(err)
 		}
 		if time.Now().After(giveUp) {
