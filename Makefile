@@ -26,6 +26,9 @@ PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 FUZZTIME   ?= 3s
 E2E        ?= .
 REQUESTS   ?= 500
+# What make test sets: the steps before this one have vetted and built what they do.
+IN_ORDER   ?=
+VETTED     := $(if $(IN_ORDER),-vet=off)
 SCALE      ?= 1
 # Of make chaos: the length of each of its plays; no SEED: any.
 MINUTES    ?= 2
@@ -106,7 +109,7 @@ test: deps ## run all that a change has to pass: lint, tests, end to end, fuzzin
 	@start=$$(date +%s); took=; export HALLPASS_LEFT_OUT=$$(mktemp); trap 'rm -f "$$HALLPASS_LEFT_OUT"' EXIT; \
 	for step in $(STEPS); do \
 		began=$$(date +%s); \
-		$(MAKE) --no-print-directory REQUESTS=$(if $(CI),500,60) SEED=1 MINUTES=0.5 $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
+		$(MAKE) --no-print-directory REQUESTS=$(if $(CI),500,60) SEED=1 MINUTES=0.5 IN_ORDER=1 $$step || { printf '\nFAILED in step %s; again with: make %s\n' $$step $$step; exit 1; }; \
 		took="$$took $$step $$(($$(date +%s)-began)) s,"; \
 	done; \
 	total=$$(($$(date +%s)-start)); \
@@ -142,57 +145,57 @@ workflowcheck: $(TOOLS)/.built ## prove that the workflows are deterministic
 .PHONY: floors
 floors: ## check that imports go down, never up
 	$(call say,floors: who may import whom)
-	@$(GO) test -count=1 -v -run '^TestFloors' ./testsuite | grep -v '^=== '
+	@$(GO) test $(VETTED) -count=1 -v -run '^TestFloors' ./testsuite | grep -v '^=== '
 
 .PHONY: unit
 unit: ## all package tests, with the race detector, in random order
 	$(call say,tests of the packages with the race detector)
-	@CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $(UNIT)
+	@CGO_ENABLED=1 $(GO) test $(VETTED) -race -shuffle=on -timeout 40m $(UNIT)
 
 .PHONY: hosts
 hosts: ## the host agent with a real sshd, PAM and ssh; as root, and with nothing beside it: it measures time
 	$(call say,the host agent with a real sshd$(comma) PAM and ssh)
-	@$(GO) test -count=1 -shuffle=on ./host
+	@$(GO) test $(VETTED) -count=1 -shuffle=on -parallel 6 -timeout 40m ./host
 
 .PHONY: histories-replay
 histories-replay: ## replay the recorded workflow histories
 	$(call say,replay of recorded histories)
-	@$(GO) test -count=1 ./testsuite/histories/...
+	@$(GO) test $(VETTED) -count=1 ./testsuite/histories/...
 
 .PHONY: vault-tests
 vault-tests: vault ## the tests that need a real Vault, with the race detector
 	$(call say,tests with a real Vault and a real PostgreSQL)
-	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on -timeout 20m $(VAULTED)
+	@HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) CGO_ENABLED=1 $(GO) test $(VETTED) -race -count=1 -shuffle=on -timeout 40m $(VAULTED)
 
 .PHONY: s3-tests
 s3-tests: s3 ## checkpoints on a real S3 server, with the race detector
 	$(call say,checkpoints on a real S3 server)
-	@HALLPASS_S3_BIN=$(CURDIR)/$(S3_BIN) CGO_ENABLED=1 $(GO) test -race -count=1 -shuffle=on ./testsuite/s3test
+	@HALLPASS_S3_BIN=$(CURDIR)/$(S3_BIN) CGO_ENABLED=1 $(GO) test $(VETTED) -race -count=1 -shuffle=on ./testsuite/s3test
 
 .PHONY: kms-tests
 kms-tests: ## the agent for keys in a KMS, with SoftHSM, and with AWS, Google and Azure as their SDKs see them
 	$(call say,the agent for CA keys in a KMS)
-	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else $(FOR_KMS) $(GO) -C kms test -race -count=1 -shuffle=on ./...; fi
+	@if [ "$$($(GO) env GOOS)" != linux ]; then echo "it is for Linux"; else $(FOR_KMS) $(GO) -C kms test $(VETTED) -race -count=1 -shuffle=on ./...; fi
 
 .PHONY: e2e
 e2e: ## end-to-end scripts with bin/hallpass, a real sshd and ssh, and a real Vault, S3 server and hallpass-kms once make vault, s3 and kms have built them; E2E=name runs one
 	$(call say,end to end: bin/hallpass with Temporal inside and a real sshd and ssh)
 	@ls testsuite/testdata/scripts | grep -qE '$(E2E)' || { echo "no script is named like $(E2E)"; exit 1; }
-	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m $(if $(HALLPASS_FIGURES),-v) -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
-	@$(if $(filter .,$(E2E)),HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 ./testsuite/histories/record)
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test $(VETTED) -count=1 -timeout 40m $(if $(HALLPASS_FIGURES),-v) -run '^Test(Vault)?Scripts$$/$(E2E)' ./testsuite
+	@$(if $(filter .,$(E2E)),HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test $(VETTED) -count=1 ./testsuite/histories/record)
 	@cd testsuite/testdata/scripts && echo $$(ls | grep -Ec '$(E2E)') scripts: $$(ls | grep -E '$(E2E)' | sed 's/\.txtar$$//')
 
 .PHONY: attack-stack
 attack-stack: ## the attacks that take a whole running hallpass
 	$(call say,attacks on a whole running hallpass)
-	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 20m ./testsuite/attacks
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) test $(VETTED) -count=1 -timeout 40m ./testsuite/attacks
 
 .PHONY: topology
-topology: temporal vault ## Temporal's roles, PostgreSQL, Vault, hallpass's roles and two hosts as processes, each killed -9 in turn under REQUESTS (500) requests; as root
+topology: temporal $(if $(IN_ORDER),,vault) ## Temporal's roles, PostgreSQL, Vault, hallpass's roles and two hosts as processes, each killed -9 in turn under REQUESTS (500) requests; as root
 	$(call say,topology: each process killed and started again under $(REQUESTS) requests; rolling and versioned upgrades; another key for the SSH CA)
-	@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass
-	@GOOS=linux $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $(BIN)-host ./cmd/hallpass-host
-	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
+	$(if $(IN_ORDER),,@$(GO) build $(BUILDFLAGS) -o $(BIN) ./cmd/hallpass)
+	$(if $(IN_ORDER),,@GOOS=linux $(GO) build -trimpath -ldflags '$(HOSTFLAGS)' -o $(BIN)-host ./cmd/hallpass-host)
+	@HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_TOPOLOGY_REQUESTS=$(REQUESTS) $(GO) test $(VETTED) -count=1 -timeout 60m -v ./testsuite/topology | grep -Ev '^=== '
 
 .PHONY: attack
 attack: build vault ## carry out the known attacks and say what held; ONLY=name; TABLE=1 writes the table in the threat model
@@ -200,14 +203,14 @@ attack: build vault ## carry out the known attacks and say what held; ONLY=name;
 	@HALLPASS_BIN=$(CURDIR)/$(BIN) $(GO) run -tags $(TAGS) ./testsuite/attacks/run $(if $(TABLE),-table) -only '$(ONLY)'
 
 .PHONY: chaos
-chaos: build $(if $(filter processes,$(STACKS)),temporal vault) ## work and faults as a SEED plans them, for MINUTES, on hallpass dev and on processes (STACKS), judged from outside; PLAN=file plays what one run planned
+chaos: $(if $(IN_ORDER),,build $(if $(filter processes,$(STACKS)),temporal vault)) ## work and faults as a SEED plans them, for MINUTES, on hallpass dev and on processes (STACKS), judged from outside; PLAN=file plays what one run planned
 	$(call say,chaos$(comma) on $(STACKS))
 	$(if $(MINUTES),,$(error MINUTES is empty))
 	@export HALLPASS_BIN=$(CURDIR)/$(BIN) HALLPASS_VAULT_BIN=$(CURDIR)/$(VAULT_BIN) HALLPASS_CHAOS_SEED='$(SEED)' HALLPASS_CHAOS_MINUTES='$(MINUTES)' HALLPASS_CHAOS_PLAN='$(abspath $(PLAN))'; mkdir -p bin/chaos; \
 	for stack in $(STACKS); do \
 		case $$stack in embedded) play='TestEmbedded ./testsuite/chaos';; processes) play='TestChaos ./testsuite/topology';; \
 		*) echo "STACKS is embedded, processes, or both: not $$stack"; exit 1;; esac; \
-		$(GO) test -tags $(TAGS) -count=1 -timeout 0 -v -artifacts -outputdir $(CURDIR)/bin/chaos -run $$play | grep -Ev '^=== (RUN|CONT|NAME|PAUSE)' || exit 1; \
+		$(GO) test $(VETTED) -tags $(TAGS) -count=1 -timeout 0 -v -artifacts -outputdir $(CURDIR)/bin/chaos -run $$play | grep -Ev '^=== (RUN|CONT|NAME|PAUSE)' || exit 1; \
 	done
 
 .PHONY: histories
@@ -218,7 +221,7 @@ histories: build ## record the workflow histories that aren't there yet, those o
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (3s)
 	$(call say,fuzzing)
-	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz $(VETTED)
 
 .PHONY: vuln
 vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
@@ -227,7 +230,7 @@ vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
 	@$(FOR_KMS) .ci/vulnerabilities $(TOOLS)/govulncheck -C kms
 
 .PHONY: bench
-bench: build ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
+bench: build $(if $(ONLY),$(if $(filter postgres revoke,$(subst $(comma), ,$(ONLY))),temporal),temporal) ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
 	$(call say,measurements)
 	@$(GO) run -tags $(TAGS) ./testsuite/bench -hallpass $(BIN) -only '$(ONLY)' -scale $(SCALE) $(if $(DOCS),-docs)
 
@@ -273,7 +276,7 @@ sbom: $(TOOLS)/.built ## write a bill of materials (CycloneDX) beside each progr
 	done
 
 .PHONY: licences
-licences: build kms sbom ## list the licences of all that is in the programs, and fail on one that nobody has looked at
+licences: $(if $(IN_ORDER),,build) kms sbom ## list the licences of all that is in the programs, and fail on one that nobody has looked at
 	$(call say,licences)
 	@$(GO) run ./testsuite/licences $(BINARIES:%=%.cdx.json)
 
