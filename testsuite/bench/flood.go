@@ -204,7 +204,7 @@ func (w *world) requests() (flood, error) {
 	n := 0
 	return func(context.Context) (func(context.Context) bool, error) {
 		n++
-		resource := []string{"ssh/dev-1", "ssh/web-1"}[n%2]
+		resource := []string{"ssh/web-2", "ssh/web-1"}[n%2]
 		return func(ctx context.Context) bool {
 			_, err := w.ask(ctx, resource, long)
 			return err == nil
@@ -230,7 +230,7 @@ func (w *world) statements() (flood, error) {
 		}
 		path, st := "/v1/requests", access.Statement{}
 		if n%2 == 0 {
-			if about.request, about.signed, err = w.sign("alice", []string{"ssh/dev-1", "ssh/web-1"}[n/2%2], long); err != nil {
+			if about.request, about.signed, err = w.sign("alice", []string{"ssh/web-2", "ssh/web-1"}[n/2%2], long); err != nil {
 				return nil, err
 			}
 			st = about.signed

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -20,17 +21,17 @@ const (
 	bareQueue      = "bench"
 	bareIssueQueue = "bench-issue"
 	bareApartQueue = "bench-issue-apart" // served by a process of its own
-	long           = 8 * time.Hour       // no grant ends while it is measured
+	long           = 4 * time.Hour       // no grant ends while it is measured
 )
 
 // bareInput says what a bare workflow goes through.
 type bareInput struct {
 	Approvals int
 	Shown     bool          // shows its state where a request does, from its start on, and waits for an approval with a timer beside it
-	Full      bool          // carries as many bytes as a request does at each step, and has the issue at a process of its own
+	Full      bool          // carries as many bytes as a request does at each step, says as much to operators, and has the issue at a process of its own
 	Statement string        // the bytes that it starts with, where it is full
 	Hold      time.Duration // a timer after the issue; 0: none
-	Release   bool          // waits for one more signal, checks it and revokes
+	Release   bool          // doesn't wait for that, but for one more signal, checks it and revokes
 	Revoke    bool          // revokes after the timer
 }
 
@@ -64,7 +65,11 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		queue = bareApartQueue
 	}
 	ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute})
-	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{TaskQueue: queue, StartToCloseTimeout: time.Minute})
+	o := workflow.ActivityOptions{TaskQueue: queue, StartToCloseTimeout: time.Minute}
+	if in.Full {
+		o.Summary = "issue ssh/web-1 as deploy for alice, 4h"
+	}
+	ctx = workflow.WithActivityOptions(ctx, o)
 	messages := workflow.GetSignalChannel(ctx, "message")
 	decide := func(message, answer string) error {
 		return workflow.ExecuteLocalActivity(ctx, bareDecide, message, answer).Get(ctx, &answer)
@@ -80,7 +85,7 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 	if in.Approvals > 0 {
 		waiting, enough := workflow.WithCancel(ctx)
 		if in.Shown {
-			workflow.NewTimer(waiting, long)
+			workflow.NewTimerWithOptions(waiting, long, in.timer("time for approvals"))
 		}
 		for range in.Approvals {
 			if err := hear(); err != nil {
@@ -89,32 +94,52 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		}
 		enough()
 	}
-	if in.Shown {
-		_ = workflow.UpsertTypedSearchAttributes(ctx, shown(access.StateIssuing)...) // they are all known to the server
+	show := func(state access.State) {
+		if in.Shown {
+			_ = workflow.UpsertTypedSearchAttributes(ctx, in.shown(ctx, state)...) // they are all known to the server
+		}
 	}
+	show(access.StateIssuing)
 	var out string
 	if err := workflow.ExecuteActivity(ctx, bareIssue, in.bytes((1+in.Approvals)*issueBytes), in.Full).Get(ctx, &out); err != nil {
 		return "", err
 	}
-	if in.Full { // and goes on, as a grant does
-		_ = workflow.UpsertTypedSearchAttributes(ctx, shown(access.StateActive)...)
-		out = ""
+	if in.Full {
+		out = "" // it goes on, as a grant does
 	}
+	if in.Full || in.Release {
+		show(access.StateActive)
+	}
+	holding, released := workflow.WithCancel(ctx)
 	if in.Hold > 0 {
-		if err := workflow.Sleep(ctx, in.Hold); err != nil {
-			return "", err
+		if over := workflow.NewTimerWithOptions(holding, in.Hold, in.timer("end of the grant")); !in.Release {
+			if err := over.Get(ctx, nil); err != nil {
+				return "", err
+			}
 		}
-	}
-	if in.Revoke {
-		return out, workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil)
 	}
 	if in.Release {
 		if err := hear(); err != nil {
 			return "", err
 		}
-		return out, workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil)
+		released()
+	}
+	if in.Release || in.Revoke {
+		show(access.StateRevoking)
+		if err := workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil); err != nil {
+			return "", err
+		}
+		show(access.StateReleased)
 	}
 	return out, nil
+}
+
+// timer is what a timer is called, where a request's has a name.
+func (in bareInput) timer(summary string) (o workflow.TimerOptions) {
+	if in.Full {
+		o.Summary = summary
+	}
+	return o
 }
 
 // shown is what operators filter by, as a request sets it at its start and writes it later.
@@ -124,6 +149,19 @@ func shown(state access.State) []temporal.SearchAttributeUpdate {
 		temporal.NewSearchAttributeKeyKeyword(access.AttrRequester).ValueSet("alice"),
 		temporal.NewSearchAttributeKeyKeyword(access.AttrResource).ValueSet("ssh/web-1"),
 	}
+}
+
+// shown is that with what a request has from its approval and from its grant on, where the
+// workflow is full.
+func (in bareInput) shown(ctx workflow.Context, state access.State) []temporal.SearchAttributeUpdate {
+	all := shown(state)
+	if in.Full && in.Approvals > 0 {
+		all = append(all, temporal.NewSearchAttributeKeyKeywordList(access.AttrApprovers).ValueSet([]string{"bob"}))
+	}
+	if in.Full && state != access.StateIssuing {
+		all = append(all, temporal.NewSearchAttributeKeyTime(access.AttrExpires).ValueSet(workflow.Now(ctx).Add(in.Hold)))
+	}
+	return all
 }
 
 func bareDecide(_ context.Context, _, answer string) (string, error) { return answer, nil }
@@ -152,7 +190,7 @@ func (o op) run(ctx context.Context) error {
 }
 
 func (w *world) automatic(ctx context.Context) (*watch, error) {
-	a, err := w.ask(ctx, "ssh/dev-1", long)
+	a, err := w.ask(ctx, "ssh/web-2", long)
 	if err == nil {
 		_, err = a.history.until(issued)
 	}
@@ -204,22 +242,19 @@ func (w *world) bare(in bareInput) op {
 		if err != nil {
 			return nil, err
 		}
+		message := func(text string) string { return cmp.Or(in.bytes(messageBytes), text) }
 		if in.Approvals > 0 {
 			if _, err := history.until(ruled); err != nil {
 				return nil, err
 			}
-			message := "approved"
-			if in.Full {
-				message = in.bytes(messageBytes)
-			}
-			if err := w.Client.SignalWorkflow(ctx, id, "", "message", message); err != nil {
+			if err := w.Client.SignalWorkflow(ctx, id, "", "message", message("approved")); err != nil {
 				return nil, err
 			}
 		}
 		if _, err := history.until(issued); err != nil || !in.Release {
 			return history, err
 		}
-		if err := w.Client.SignalWorkflow(ctx, id, "", "message", "released"); err != nil {
+		if err := w.Client.SignalWorkflow(ctx, id, "", "message", message("released")); err != nil {
 			return nil, err
 		}
 		_, err = history.until(over)
@@ -227,12 +262,13 @@ func (w *world) bare(in bareInput) op {
 	}
 }
 
-func (b *bench) request() error {
-	return b.world(func(w *world) error {
-		return b.flows([]flow{
-			{"automatic", w.automatic, w.bare(bareInput{})},
-			{"with an approval", w.approved, w.bare(bareInput{Approvals: 1})},
-		})
+func (b *bench) request() error  { return b.world(b.toTheCertificate) }
+func (b *bench) postgres() error { return b.topology(b.toTheCertificate) }
+
+func (b *bench) toTheCertificate(w *world) error {
+	return b.flows([]flow{
+		{"automatic", w.automatic, w.bare(bareInput{})},
+		{"with an approval", w.approved, w.bare(bareInput{Approvals: 1})},
 	})
 }
 

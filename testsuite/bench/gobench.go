@@ -16,29 +16,35 @@ import (
 // once more, so that what disturbs the machine meets all of them.
 const rounds = 5
 
+// compile makes a program of the tests and benchmarks of a package.
+func (b *bench) compile(pkg string) (binary string, err error) {
+	binary = filepath.Join(b.dir, filepath.Base(pkg)+".test")
+	build := exec.CommandContext(b.ctx, "go", "test", "-c", "-tags", "disable_grpc_modules", "-o", binary, "./"+pkg)
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("compile the tests of %s: %w\n%s", pkg, err, out)
+	}
+	return binary, nil
+}
+
 // goBench runs the Go benchmarks that match a pattern, as go test -bench takes
 // it, and gives for each the medians over the rounds, by its name and unit:
 // got["Decide/rules=10"]["ns/op"].
 func (b *bench) goBench(pkg, pattern string) (got map[string]map[string]float64, err error) {
-	binary := filepath.Join(b.dir, filepath.Base(pkg)+".test")
-	build := exec.CommandContext(b.ctx, "go", "test", "-c", "-tags", "disable_grpc_modules", "-o", binary, "./"+pkg)
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("compile the tests of %s: %w\n%s", pkg, err, out)
+	binary, err := b.compile(pkg)
+	if err != nil {
+		return nil, err
 	}
 	all := map[string]map[string][]float64{}
 	once := time.Duration(b.scale * float64(500*time.Millisecond))
 	for round := range rounds + 1 {
-		cmd := exec.CommandContext(b.ctx, binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+once.String(), "-test.timeout=30m")
-		cmd.Dir = pkg
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
+		these, err := b.goBenchOnce(binary, pkg, pattern, once.String())
 		if err != nil {
-			return nil, fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, out)
+			return nil, err
 		}
 		if round == 0 {
 			continue // to get warm
 		}
-		for name, figures := range parseBench(out) {
+		for name, figures := range these {
 			if all[name] == nil {
 				all[name] = map[string][]float64{}
 			}
@@ -59,6 +65,19 @@ func (b *bench) goBench(pkg, pattern string) (got map[string]map[string]float64,
 		return nil, fmt.Errorf("%s has no benchmark %s", pkg, pattern)
 	}
 	return got, nil
+}
+
+// goBenchOnce runs the benchmarks of a compiled package once, each for so long or so often
+// as go test's -benchtime says.
+func (b *bench) goBenchOnce(binary, pkg, pattern, benchtime string) (map[string]map[string]float64, error) {
+	cmd := exec.CommandContext(b.ctx, binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+benchtime, "-test.timeout=30m")
+	cmd.Dir, cmd.Env = pkg, append(os.Environ(), "HALLPASS_BIN="+b.program)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, out)
+	}
+	return parseBench(out), nil
 }
 
 // parseBench reads what go test -bench prints. Names come without "Benchmark"
@@ -158,9 +177,11 @@ func (b *bench) issuers() error {
 			}
 		}
 	}
-	r := micro("ed25519, hallpass's issuer in its own process: evidence, ledger and certificate, 1 in flight", whole["Issue"])
-	r.Base = "ed25519, Vault's SSH engine, 1 in flight"
-	b.add(r)
+	for _, flight := range []int{1, 16} {
+		r := micro(fmt.Sprintf("ed25519, hallpass's issuer: evidence, ledger and certificate, %d in flight", flight), whole[fmt.Sprintf("Issue/flight=%d", flight)])
+		r.Base = fmt.Sprintf("ed25519, Vault's SSH engine, %d in flight", flight)
+		b.add(r)
+	}
 	return nil
 }
 

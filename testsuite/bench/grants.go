@@ -33,7 +33,7 @@ func (b *bench) fill(w *world, parts []part) error {
 	running := 0
 	for _, want := range steps {
 		_, took, err := inFlight(b.ctx, 16, want-running, func(ctx context.Context) error {
-			a, err := w.ask(ctx, "ssh/dev-1", time.Until(ends))
+			a, err := w.ask(ctx, "ssh/web-2", time.Until(ends))
 			if err == nil {
 				_, err = a.history.until(issued)
 			}
@@ -95,7 +95,7 @@ func (b *bench) bursts(w *world, n, running int) error {
 			return id, history, err
 		}},
 		{row{Name: fmt.Sprintf("%d grants among %d, until they are taken back", n, running), Base: timers}, func(ctx context.Context, ends time.Time) (string, *watch, error) {
-			a, err := w.ask(ctx, "ssh/dev-1", time.Until(ends))
+			a, err := w.ask(ctx, "ssh/web-2", time.Until(ends))
 			return access.WorkflowID(a.request.ID), a.history, err
 		}},
 	} {

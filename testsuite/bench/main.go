@@ -41,6 +41,7 @@ var items = []struct {
 	{"audit", "Audit events made durable", (*bench).audit},
 	{"verify", "Verifying and proving", (*bench).verify},
 	{"request", "From the request to the certificate", (*bench).request},
+	{"postgres", "From the request to the certificate, on PostgreSQL", (*bench).postgres},
 	{"steps", "One request, step by step", (*bench).steps},
 	{"parts", "Where the processor's time goes", (*bench).parts},
 	{"life", "Whole lives of requests", (*bench).life},

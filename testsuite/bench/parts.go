@@ -86,8 +86,8 @@ func (b *bench) apart(roles, bare []string, f func(*world, []part) error) error 
 	})
 }
 
-// parts says where the processor's time goes, from the request to the certificate:
-// for requests, for bare workflows, for bare ones that show their state and have
+// parts says where the processor's time goes, from the request to the certificate, and
+// in whole lives: for requests, for bare workflows, for bare ones that show their state and have
 // a timer, and for such that carry a request's bytes between as many processes, so that
 // what is Temporal's of it can be told from what is hallpass's.
 func (b *bench) parts() error {
@@ -97,7 +97,11 @@ func (b *bench) parts() error {
 			name     string
 			hallpass op
 			bare     bareInput
-		}{{"automatic", w.automatic, bareInput{}}, {"with an approval", w.approved, bareInput{Approvals: 1}}} {
+		}{
+			{"automatic", w.automatic, bareInput{}},
+			{"with an approval", w.approved, bareInput{Approvals: 1}},
+			{"whole life", w.life, bareInput{Approvals: 1, Release: true}},
+		} {
 			shown := f.bare
 			shown.Shown = true
 			full := shown
@@ -148,6 +152,9 @@ func (b *bench) parts() error {
 				r := row{
 					Name: f.name + ", " + who.name, Base: f.name + ", " + whose[0].name,
 					PerSecond: float64(n) / all[i].Seconds(), N: n, Also: map[string]float64{},
+				}
+				if who.name == "hallpass" {
+					r.Also["of one with a request's bytes and processes"] = all[i-1].Seconds() / all[i].Seconds()
 				}
 				for name, spent := range used[i] {
 					ms := spent.Seconds() * 1e3 / float64(n)

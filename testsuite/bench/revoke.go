@@ -18,24 +18,34 @@ import (
 	"hallpass/transport"
 )
 
-// revoke measures the two halves of a revocation: from the command to the
-// signed list that a waiting host receives, and from there to the closed
-// session. The second half needs root, an sshd and PAM, as the tests of
-// package host do.
+// revoke measures a revocation from the command to the closed session, on the
+// topology, and its two halves by themselves: from the command to the signed list that a
+// waiting host receives, and from there to the closed session. What ends in a session
+// needs root, an sshd and PAM, as the tests of package host do.
 func (b *bench) revoke() error {
 	if err := b.world(b.revokeToList); err != nil {
 		return err
 	}
 	if os.Getuid() != 0 {
-		fmt.Println("  from the list to the closed session: only as root")
+		fmt.Println("  to the closed session: only as root")
 		return nil
 	}
+	tests, err := b.compile("testsuite/topology")
+	if err != nil {
+		return err
+	}
+	whole, err := b.goBenchOnce(tests, "testsuite/topology", "^BenchmarkRevoke$", fmt.Sprintf("%dx", b.times(20)+1))
+	if err != nil {
+		return err
+	}
+	figures := whole["Revoke"]
+	b.add(row{Name: "command to closed session", P50: figures["p50-ms"] / 1e3, P99: figures["p99-ms"] / 1e3, N: b.times(20)})
 	got, err := b.goBench("host", "^BenchmarkRevoke(Many)?$")
 	if err != nil {
 		return err
 	}
 	for _, r := range []struct{ key, name string }{{"Revoke", "list to closed session"}, {"RevokeMany", "list to closed session, 40 at once"}} {
-		figures := got[r.key]
+		figures = got[r.key]
 		b.add(row{Name: r.name, P50: figures["p50-ms"] / 1e3, P99: figures["p99-ms"] / 1e3})
 	}
 	return nil

@@ -43,8 +43,8 @@ limits: {min_grant: 1s}
     approval_window: 24h
 `,
 		"catalog.yaml": `resources:
-  ssh/dev-1: {labels: {env: dev}, logins: [deploy]}
   ssh/web-1: {labels: {env: prod}, logins: [deploy]}
+  ssh/web-2: {labels: {env: dev}, logins: [deploy]}
 `,
 	}
 )
@@ -78,6 +78,32 @@ func (b *bench) world(f func(*world) error) (err error) {
 	}
 	defer stop()
 	return f(w)
+}
+
+// topology gives f the processes of docker-compose.yml, from the same files: Temporal's roles,
+// PostgreSQL, a worker of the workflows and an issuer, which talk over TLS, and beside them
+// a worker for bare workflows. It has the same people and resources as the others.
+func (b *bench) topology(f func(*world) error) (err error) {
+	tests, err := b.compile("testsuite/topology")
+	if err != nil {
+		return err
+	}
+	t, stop, err := devtest.Deploy(tests, b.program)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	c, err := t.Dial(b.ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stopBare, err := serveBare(c, bareIssueQueue, true)
+	if err != nil {
+		return err
+	}
+	defer stopBare()
+	return f(&world{Server: &devtest.Server{Client: c}, people: t.People, namespace: t.Namespace})
 }
 
 // serveBare serves the activities of bare workflows on a queue, and the workflows
@@ -133,7 +159,7 @@ func (w *world) askAs(ctx context.Context, who, resource string, d time.Duration
 	if err = temporal.Submit(ctx, access.Submission{Request: a.signed}, a.request); err != nil {
 		return a, err
 	}
-	a.history = follow(ctx, w.Client, access.WorkflowID(a.request.ID), "")
+	a.history = follow(ctx, w.Client, access.WorkflowID(a.request.ID))
 	return a, nil
 }
 
@@ -195,15 +221,17 @@ func start(ctx context.Context, c client.Client, id string, in bareInput) (*watc
 	if in.Shown {
 		o.TypedSearchAttributes = temporal.NewSearchAttributes(shown(access.StatePending)...)
 	}
-	run, err := c.ExecuteWorkflow(ctx, o, bare, in)
-	if err != nil {
+	if in.Full {
+		o.StaticSummary = "alice wants ssh/web-1 as deploy for 4h"
+	}
+	if _, err := c.ExecuteWorkflow(ctx, o, bare, in); err != nil {
 		return nil, err
 	}
-	return follow(ctx, c, id, run.GetRunID()), nil
+	return follow(ctx, c, id), nil
 }
 
-func follow(ctx context.Context, c client.Client, id, run string) *watch {
-	return &watch{events: c.GetWorkflowHistory(ctx, id, run, true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}
+func follow(ctx context.Context, c client.Client, id string) *watch {
+	return &watch{events: c.GetWorkflowHistory(ctx, id, "", true, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)}
 }
 
 // until waits for the next event of a type.

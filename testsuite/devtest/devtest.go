@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -183,9 +184,13 @@ func (s *Server) Dial(ctx context.Context, namespace string) (client.Client, err
 
 // Dial connects to a namespace of the Temporal at an address.
 func Dial(ctx context.Context, address, namespace string) (client.Client, error) {
+	return dial(ctx, address, namespace, nil)
+}
+
+func dial(ctx context.Context, address, namespace string, tls *tls.Config) (client.Client, error) {
 	return client.DialContext(ctx, client.Options{
 		HostPort: address, Namespace: namespace, Identity: "devtest", Logger: Quiet(),
-		ConnectionOptions: client.ConnectionOptions{GrpcCompression: &client.GrpcCompressionNone{}}, // as hallpass on the same machine
+		ConnectionOptions: client.ConnectionOptions{TLS: tls, GrpcCompression: &client.GrpcCompressionNone{}}, // as hallpass on the same machine
 	})
 }
 
