@@ -5,8 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,28 +235,11 @@ func BenchmarkIssue(b *testing.B) {
 		b.Run(fmt.Sprintf("flight=%d", flight), func(b *testing.B) {
 			w := newWorld(b)
 			i := w.issuer(nil, nil)
-			all, times := make([]access.Evidence, b.N), make(measure.Times, b.N)
+			all := make([]access.Evidence, b.N)
 			for n := range all {
 				all[n], _ = w.approved(nil)
 			}
-			var next atomic.Int64
-			var people sync.WaitGroup
-			b.ResetTimer()
-			for range flight {
-				people.Go(func() {
-					for n := next.Add(1) - 1; n < int64(b.N); n = next.Add(1) - 1 {
-						began := time.Now()
-						if _, err := i.Issue(b.Context(), all[n]); err != nil {
-							b.Error(err)
-							return
-						}
-						times[n] = time.Since(began)
-					}
-				})
-			}
-			people.Wait()
-			b.StopTimer()
-			measure.Report(b, times)
+			measure.InFlight(b, flight, func(n int) error { _, err := i.Issue(b.Context(), all[n]); return err })
 		})
 	}
 }

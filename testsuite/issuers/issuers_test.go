@@ -28,7 +28,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -347,32 +346,11 @@ func BenchmarkIssuers(b *testing.B) {
 			b.Run(keyType+"/"+i.name, func(b *testing.B) {
 				issue := i.start(b, keyType)
 				for _, flight := range []int{1, 16} {
-					b.Run(fmt.Sprintf("flight=%d", flight), func(b *testing.B) { inFlight(b, flight, issue) })
+					b.Run(fmt.Sprintf("flight=%d", flight), func(b *testing.B) {
+						measure.InFlight(b, flight, func(int) error { _, err := issue(); return err })
+					})
 				}
 			})
 		}
 	}
-}
-
-// inFlight has so many wait for a certificate at any time.
-func inFlight(b *testing.B, flight int, issue issuer) {
-	times := make(measure.Times, b.N)
-	var next atomic.Int64
-	var all sync.WaitGroup
-	b.ResetTimer()
-	for range flight {
-		all.Go(func() {
-			for n := next.Add(1) - 1; n < int64(b.N); n = next.Add(1) - 1 {
-				start := time.Now()
-				if _, err := issue(); err != nil {
-					b.Error(err)
-					return
-				}
-				times[n] = time.Since(start)
-			}
-		})
-	}
-	all.Wait()
-	b.StopTimer()
-	measure.Report(b, times)
 }

@@ -4,6 +4,8 @@ package measure
 
 import (
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -36,6 +38,30 @@ func Loop(b *testing.B, op func()) {
 			times = append(times, time.Since(start))
 		}
 	}
+	Report(b, times)
+}
+
+// InFlight has so many do op at any time, b.N times in all, each with its number, and reports
+// what Report does. Who has something to prepare does that first, for b.N of them.
+func InFlight(b *testing.B, flight int, op func(n int) error) {
+	times := make(Times, b.N)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	b.ResetTimer()
+	for range flight {
+		all.Go(func() {
+			for n := int(next.Add(1) - 1); n < b.N; n = int(next.Add(1) - 1) {
+				start := time.Now()
+				if err := op(n); err != nil {
+					b.Error(err)
+					return
+				}
+				times[n] = time.Since(start)
+			}
+		})
+	}
+	all.Wait()
+	b.StopTimer()
 	Report(b, times)
 }
 

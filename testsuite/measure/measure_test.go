@@ -1,6 +1,10 @@
 package measure
 
 import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -39,5 +43,32 @@ func TestLoop(t *testing.T) {
 	}
 	if runs < r.N {
 		t.Errorf("%d runs, %d reported", runs, r.N)
+	}
+}
+
+// Each of b.N is done once, so many at a time.
+func TestInFlight(t *testing.T) {
+	const flight = 4
+	var done sync.Map
+	r := testing.Benchmark(func(b *testing.B) {
+		done.Clear()
+		var came atomic.Int64
+		InFlight(b, flight, func(n int) error {
+			// The first ones wait for each other.
+			for came.Add(1); came.Load() < min(flight, int64(b.N)); runtime.Gosched() {
+			}
+			if _, twice := done.LoadOrStore(n, true); twice {
+				return fmt.Errorf("%d is done twice", n)
+			}
+			return nil
+		})
+	})
+	for n := range r.N {
+		if _, ok := done.Load(n); !ok {
+			t.Fatalf("%d of %d isn't done", n, r.N)
+		}
+	}
+	if r.Extra["op/s"] <= 0 {
+		t.Errorf("%v", r.Extra)
 	}
 }
