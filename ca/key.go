@@ -31,6 +31,9 @@ const agentTimeout = 10 * time.Second
 // maxRefusal is how much is heard of what an agent says of itself, in bytes.
 const maxRefusal = 500
 
+// maxQuoted is how much is said of what is wrong with a key file, in bytes.
+const maxQuoted = 250
+
 // maxKeyFile is more than any OpenSSH key file needs.
 const maxKeyFile = 64 << 10
 
@@ -98,12 +101,12 @@ func openFile(path string, passphrase func(string) ([]byte, error)) (ssh.Signer,
 			return nil, fmt.Errorf("CA key file %s: the passphrase is wrong", path)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("CA key file %s: %w", path, err)
+	var signer ssh.Signer
+	if err == nil {
+		signer, err = ssh.NewSignerFromKey(key)
 	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("CA key file %s: %w", path, err)
+	if err != nil { // which may quote what is in the file
+		return nil, fmt.Errorf("CA key file %s: %s", path, wording.Clip(wording.Line(err.Error()), maxQuoted))
 	}
 	// Its two halves needn't belong together, in a file that is damaged.
 	probe := []byte("hallpass")

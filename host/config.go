@@ -94,8 +94,8 @@ func loadAgentKey(path string) (ssh.Signer, error) {
 		return nil, err
 	}
 	key, err := ssh.ParsePrivateKey(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if err != nil { // which may quote what is in the file
+		return nil, fmt.Errorf("%s: %s", path, clean(err.Error()))
 	}
 	return key, nil
 }
