@@ -15,7 +15,7 @@ import (
 )
 
 // schemaVersion is that of the tables.
-const schemaVersion = 4
+const schemaVersion = 5
 
 // busyTimeout is how long a writer waits for another process.
 const busyTimeout = 10 * time.Second
@@ -57,7 +57,7 @@ var schemas = [schemaVersion][]string{{
 	credential TEXT NOT NULL,
 	ended TEXT NOT NULL,
 	ended_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID`,
+) STRICT`,
 	`CREATE TABLE serials (
 	ca TEXT PRIMARY KEY,
 	last INTEGER NOT NULL
@@ -96,6 +96,8 @@ var schemas = [schemaVersion][]string{{
 	// What somebody did before is told by the index alone: their events lie far
 	// apart in the table.
 	`CREATE INDEX events_past ON events (requester, type, idx, resource, time, request) WHERE requester <> ''`,
+}, {
+	// The ledger has rowids, which it hadn't before (sqliteFile.move).
 }}
 
 // querier is what *sql.DB, *sql.Conn and *sql.Tx have in common.

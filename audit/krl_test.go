@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"hallpass/access"
 	"hallpass/ca/krl"
@@ -319,11 +320,59 @@ func TestRevokedIsFoundByTheIndex(t *testing.T) {
 	if searches != 2 {
 		t.Errorf("plan %q", plan)
 	}
+	// Nor is of what it lists: the index has it all, but for the second part, which
+	// asks for the sessions of what has run out.
+	if n := rowsRead(t, w.log, "ledger", revokedQuery, "2031-01-01T00:00:00Z", "2030-12-31T20:00:00Z"); n != 1 {
+		t.Errorf("%d of two parts read rows of the ledger, want 1", n)
+	}
 }
 
-// old makes a log as the first version of the schema had it: what is in it
-// stays.
-func (w *world) old() {
+// rowsRead is how many cursors of a table a query reads columns with, by SQLite's
+// program for it (https://www.sqlite.org/opcode.html).
+func rowsRead(t *testing.T, l *Log, table, query string, args ...any) int {
+	t.Helper()
+	var root int
+	if err := l.Reader.db.QueryRowContext(t.Context(), "SELECT rootpage FROM sqlite_schema WHERE name = ?", table).Scan(&root); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := l.Reader.db.QueryContext(t.Context(), "EXPLAIN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	opened, read := map[int]bool{}, map[int]bool{}
+	type op struct {
+		code string
+		p1   int
+	}
+	var ops []op
+	for rows.Next() {
+		var addr, p1, p2, p3, p5 int
+		var code string
+		var p4, comment any
+		if err := rows.Scan(&addr, &code, &p1, &p2, &p3, &p4, &p5, &comment); err != nil {
+			t.Fatal(err)
+		}
+		if code == "OpenRead" && p2 == root {
+			opened[p1] = true
+		}
+		ops = append(ops, op{code, p1})
+	}
+	if err := rows.Err(); err != nil || len(opened) == 0 {
+		t.Fatalf("%d cursors, %v", len(opened), err)
+	}
+	for _, o := range ops {
+		// A deferred seek takes place when a column is read.
+		if opened[o.p1] && slices.Contains([]string{"Column", "NotExists", "SeekRowid", "NotFound", "Found"}, o.code) {
+			read[o.p1] = true
+		}
+	}
+	return len(read)
+}
+
+// old makes a log as a version of the schema had it: what is in it stays, but for
+// what that version had no table for.
+func (w *world) old(version int) {
 	w.t.Helper()
 	if err := w.log.Close(); err != nil {
 		w.t.Fatal(err)
@@ -332,11 +381,39 @@ func (w *world) old() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for _, s := range []string{
-		"DROP INDEX events_past", "DROP INDEX ledger_open", "DROP INDEX ledger_revoked", "DROP TABLE cas", "DROP TABLE krl", "DROP TABLE hosts", "PRAGMA user_version = 1",
+	var queries []string
+	for _, added := range []struct {
+		version int
+		queries []string
+	}{
+		{2, []string{"DROP INDEX ledger_revoked", "DROP TABLE cas", "DROP TABLE krl", "DROP TABLE hosts"}},
+		{3, []string{"DROP INDEX ledger_open"}},
+		{4, []string{"DROP INDEX events_past"}},
 	} {
+		if version < added.version {
+			queries = append(queries, added.queries...)
+		}
+	}
+	if version < 5 {
+		queries = append(queries, "ALTER TABLE ledger RENAME TO later", `CREATE TABLE ledger (
+	request TEXT PRIMARY KEY,
+	hash TEXT NOT NULL,
+	handle TEXT NOT NULL,
+	credential TEXT NOT NULL,
+	ended TEXT NOT NULL,
+	ended_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID`, "INSERT INTO ledger SELECT * FROM later", "DROP TABLE later")
+		for _, added := range schemas[1:version] {
+			for _, s := range added {
+				if strings.HasPrefix(s, "CREATE INDEX ledger_") {
+					queries = append(queries, s)
+				}
+			}
+		}
+	}
+	for _, s := range append(queries, fmt.Sprintf("PRAGMA user_version = %d", version)) {
 		if _, err := db.Exec(s); err != nil {
-			w.t.Fatal(err)
+			w.t.Fatalf("%s: %v", s, err)
 		}
 	}
 	if err := db.Close(); err != nil {
@@ -344,55 +421,73 @@ func (w *world) old() {
 	}
 }
 
-func TestLogOfTheFirstSchemaIsBroughtUp(t *testing.T) {
-	w := newWorld(t)
-	granted, _ := w.live()
-	w.old()
-	data, err := os.ReadFile(w.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	archived := filepath.Join(t.TempDir(), "old.db")
-	if err := os.WriteFile(archived, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	// A copy can be looked at and verified as it is.
-	r, err := OpenReader(context.Background(), archived, w.public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = r.Close() }()
-	if report, err := r.Verify(context.Background(), VerifyOptions{}); err != nil || !report.OK {
-		t.Errorf("old copy: %v, %v", report.Problems, err)
-	}
-	// The CA of a certificate from before there were lists is known by the
-	// certificate; another CA makes the list.
-	w.open()
-	entry, _, err := w.log.Entry(context.Background(), granted.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := w.log.DraftKRL(context.Background(), key(t, "another CA").PublicKey())
-	if err != nil || !list.Revoked(w.ca.PublicKey(), entry.Handle.Serial) {
-		t.Errorf("list %+v, %v", list, err)
-	}
-	if report := w.verify(VerifyOptions{}); !report.OK {
-		t.Error(report.Problems)
+func TestLogOfAnOlderSchemaIsBroughtUp(t *testing.T) {
+	for version := 1; version < schemaVersion; version++ {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			w := newWorld(t)
+			granted, denied := w.live()
+			was, _, err := w.log.Entry(t.Context(), granted.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.old(version)
+			data, err := os.ReadFile(w.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			archived := filepath.Join(t.TempDir(), "old.db")
+			if err := os.WriteFile(archived, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			// A copy can be looked at and verified as it is.
+			r, err := OpenReader(t.Context(), archived, w.public)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = r.Close() }()
+			if report, err := r.Verify(t.Context(), VerifyOptions{}); err != nil || !report.OK {
+				t.Errorf("old copy: %v, %v", report.Problems, err)
+			}
+			w.open()
+			entry, _, err := w.log.Entry(t.Context(), granted.ID)
+			if diff := cmp.Diff(was, entry); diff != "" || err != nil {
+				t.Errorf("the ledger has become another one: %s, %v", diff, err)
+			}
+			if entry, found, err := w.log.Entry(t.Context(), denied.ID); !found || entry.Ended != access.StateDenied || err != nil {
+				t.Errorf("denied: %+v, %v", entry, err)
+			}
+			// The CA of a certificate from before there were lists is known by the
+			// certificate; another CA makes the list.
+			list, err := w.log.DraftKRL(t.Context(), key(t, "another CA").PublicKey())
+			if err != nil || !list.Revoked(w.ca.PublicKey(), entry.Handle.Serial) {
+				t.Errorf("list %+v, %v", list, err)
+			}
+			w.live() // it goes on
+			if report := w.verify(VerifyOptions{}); !report.OK {
+				t.Error(report.Problems)
+			}
+		})
 	}
 }
 
 // filled is a log whose ledger has n revoked certificates with the serials
-// that pick chooses.
+// that pick chooses, under ids that are in no order, as requests have them.
 func filled(b *testing.B, n int, pick func(i int) int) *world {
 	b.Helper()
 	w := newWorld(b)
 	b.Cleanup(func() { _ = w.log.Close() })
 	_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
 		for i := range n {
-			h := access.Handle{Request: fmt.Sprintf("r%07d", i), Kind: "ssh", Serial: uint64(pick(i)), CA: w.ca.Fingerprint(),
+			h := access.Handle{Request: uuid.NewSHA1(uuid.Nil, fmt.Append(nil, i)).String(), Kind: "ssh", Serial: uint64(pick(i)), CA: w.ca.Fingerprint(),
 				Principals: []string{"web-1/deploy"}, NotBefore: w.now, NotAfter: w.now.Add(8 * time.Hour)}
-			if err := t.put(Entry{Request: h.Request, RequestHash: "h", Handle: &h, Ended: access.StateRevoked, EndedAt: w.now}); err != nil {
+			c := access.Credential{Handle: h, Certificate: strings.Repeat("c", 600)}
+			if err := t.put(Entry{Request: h.Request, RequestHash: "h", Handle: &h, Credential: &c, Ended: access.StateRevoked, EndedAt: w.now}); err != nil {
 				return struct{}{}, err
+			}
+			if i%10_000 == 0 { // so that it needn't be kept until the end
+				if err := t.read(func(scanner) error { return nil }, "SELECT 1"); err != nil {
+					return struct{}{}, err
+				}
 			}
 		}
 		return struct{}{}, nil
@@ -409,6 +504,7 @@ func BenchmarkDraftKRL(b *testing.B) {
 		n    int
 		pick func(int) int
 	}{
+		{"1000 in a row", 1_000, func(i int) int { return i + 1 }},
 		{"10000 of 50000", 10_000, func(i int) int { return 5*i + 1 + i%3 }},
 		{"100000 of 500000", 100_000, func(i int) int { return 5*i + 1 + i%3 }},
 		{"100000 in a row", 100_000, func(i int) int { return i + 1 }},

@@ -369,7 +369,7 @@ var postgresLines = [schemaVersion][]string{{
 	`index CREATE INDEX ledger_open ON ledger USING btree (request) WHERE (ended = ''::text)`,
 }, {
 	`index CREATE INDEX events_past ON events USING btree (requester, type, idx, resource, "time", request) WHERE (requester <> ''::text)`,
-}}
+}, {}}
 
 func (p *postgres) want(version int) []string { return slices.Concat(postgresLines[:version]...) }
 

@@ -166,16 +166,60 @@ func list(ctx context.Context, q querier, query string, args ...any) (found []st
 	return found, nil
 }
 
-func (f sqliteFile) want(version int) []string { return slices.Concat(schemas[:version]...) }
+func (f sqliteFile) want(version int) []string {
+	want := slices.Concat(schemas[:version]...)
+	if version < rowids {
+		for i, s := range want {
+			if isOfLedger(s) && strings.HasPrefix(s, "CREATE TABLE ") {
+				want[i] += ", WITHOUT ROWID"
+			}
+		}
+	}
+	return want
+}
 
 func (f sqliteFile) create(have int) []string {
 	if have == schemaVersion {
 		return nil
 	}
-	return append([]string{
+	queries := append([]string{
 		fmt.Sprintf("PRAGMA application_id = %d", applicationID),
 		fmt.Sprintf("PRAGMA user_version = %d", schemaVersion),
 	}, slices.Concat(schemas[have:]...)...)
+	if 0 < have && have < rowids {
+		queries = append(queries, moveLedger()...)
+	}
+	return queries
+}
+
+// rowids is the version since which the ledger is an ordinary table. Without rowids
+// a row lies in its key, so that to find one the rows next to it are read as a whole,
+// and no index tells anything without them.
+const rowids = 5
+
+// moveLedger makes an ordinary table of one without rowids. Its indexes go with the
+// old one.
+func moveLedger() []string {
+	queries := []string{"ALTER TABLE ledger RENAME TO ledger_without_rowids"}
+	var indexes []string
+	for _, s := range slices.Concat(schemas[:]...) {
+		switch {
+		case !isOfLedger(s):
+		case strings.HasPrefix(s, "CREATE TABLE "):
+			queries = append(queries, s)
+		default:
+			indexes = append(indexes, s)
+		}
+	}
+	queries = append(queries,
+		"INSERT INTO ledger SELECT request, hash, handle, credential, ended, ended_at FROM ledger_without_rowids",
+		"DROP TABLE ledger_without_rowids")
+	return append(queries, indexes...)
+}
+
+// isOfLedger says whether a statement makes the ledger or an index of it.
+func isOfLedger(s string) bool {
+	return strings.HasPrefix(s, "CREATE TABLE ledger ") || strings.HasPrefix(s, "CREATE INDEX ledger_")
 }
 
 // intact looks at the file: an index that doesn't fit its table would answer

@@ -132,7 +132,7 @@ func TestStartUpSaysWhatIsWrong(t *testing.T) {
 		{name: "a changed schema", ends: true, spoil: w.audit("ALTER TABLE hallpass_audit.serials ADD COLUMN more int", "ALTER TABLE hallpass_audit.serials DROP COLUMN more"),
 			want: []string{"the tables of the audit log have been changed"}},
 		{name: "an old schema, and no right to bring it up to date", ends: true, spoil: w.old,
-			want: []string{"the audit log is of schema version 3 and has to become 4, which this user of the database may not do", "start a worker once as the owner of its tables"}},
+			want: []string{"the audit log is of schema version 3 and has to become 5, which this user of the database may not do", "start a worker once as the owner of its tables"}},
 		{name: "PostgreSQL full", spoil: w.full,
 			want: []string{"no space left for the audit log", "make room"}},
 		{name: "another key", env: []string{"HALLPASS_AUDIT_KEY=" + w.dir + "/ssh-ca/users"}, ends: true, want: []string{"audit"}},
