@@ -52,7 +52,7 @@ type flood func(context.Context) (send func(context.Context) bool, err error)
 func (b *bench) flood() error {
 	roles := append(slices.Clone(making), "service")
 	for i, f := range floods {
-		err := b.apart(roles, []string{bareName}, func(w *world, parts []part) error {
+		err := b.apart(roles, bareTogether, func(w *world, parts []part) error {
 			parts = parts[:1+len(roles)]
 			send, err := f.begin(w)
 			if err != nil {

@@ -3,14 +3,18 @@ package main
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"iter"
 	mathrand "math/rand/v2"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
+	_ "modernc.org/sqlite" // rows on disk
 
 	"hallpass/access"
 	"hallpass/statement"
@@ -20,20 +24,63 @@ import (
 const (
 	bareQueue      = "bench"
 	bareIssueQueue = "bench-issue"
-	bareApartQueue = "bench-issue-apart" // served by a process of its own
-	long           = 4 * time.Hour       // no grant ends while it is measured
+	long           = 4 * time.Hour // no grant ends while it is measured
+)
+
+// What bare workflows are set beside, by name.
+const (
+	bareFlow = "bare workflow"
+	sameFlow = "the same flow with empty activities"
+	diskFlow = "that flow with as many rows on disk"
 )
 
 // bareInput says what a bare workflow goes through.
 type bareInput struct {
 	Approvals int
-	Shown     bool          // shows its state where a request does, from its start on, and waits for an approval with a timer beside it
-	Full      bool          // carries as many bytes as a request does at each step, says as much to operators, and has the issue at a process of its own
-	Statement string        // the bytes that it starts with, where it is full
 	Hold      time.Duration // a timer after the issue; 0: none
 	Release   bool          // doesn't wait for that, but for one more signal, checks it and revokes
 	Revoke    bool          // revokes after the timer
+
+	// Same makes of it the flow of a request: it tells operators what a request does
+	// and when, waits for an approval with a timer beside it, and carries as many
+	// bytes at each step.
+	Same      bool
+	Statement string // the bytes that it starts with
+	// Disk has its activities also put as many rows on disk as a request has
+	// records there, each with a transaction and a flush of its own.
+	Disk bool
 }
+
+// same is the flow of a request with nothing in its activities.
+func (in bareInput) same() bareInput {
+	in.Same, in.Hold = true, long
+	return in
+}
+
+// disk is that with its records.
+func (in bareInput) disk() bareInput {
+	in = in.same()
+	in.Disk = true
+	return in
+}
+
+// rows are as many, none where there is nothing to put on disk.
+func (in bareInput) rows(n int) int {
+	if !in.Disk {
+		return 0
+	}
+	return n
+}
+
+// The transactions that a request makes: of what it asks and how it is ruled, of each
+// message that is heard, of the handle and then the certificate, and of the version
+// and then the list that a revocation is.
+const (
+	ruledRows   = 1
+	heardRows   = 1
+	issuedRows  = 2
+	revokedRows = 2
+)
 
 // The bytes of a request's payloads, as they are in the recorded histories of one that is
 // automatic and of one with an approval.
@@ -45,11 +92,13 @@ const (
 	heardBytes   = 2490 // of the standing and the evidence with that decision
 	issueBytes   = 680  // of the evidence that an issuer is given, and as many for the decision
 	issuedBytes  = 870  // of the certificate with its handle
+	stoppedBytes = 560  // of a release that is heard
+	revokeBytes  = 950  // of the end that an issuer is given
 )
 
-// bytes are so many, none where the workflow isn't full.
+// bytes are so many, none where it isn't the flow of a request.
 func (in bareInput) bytes(n int) string {
-	if !in.Full {
+	if !in.Same {
 		return ""
 	}
 	out := make([]byte, n/2)
@@ -60,54 +109,51 @@ func (in bareInput) bytes(n int) string {
 // bare is what a request costs Temporal alone: the same tasks, signals and
 // activities on the same queues, without anything in them.
 func bare(ctx workflow.Context, in bareInput) (string, error) {
-	queue := bareIssueQueue
-	if in.Full {
-		queue = bareApartQueue
-	}
 	ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute})
-	o := workflow.ActivityOptions{TaskQueue: queue, StartToCloseTimeout: time.Minute}
-	if in.Full {
+	o := workflow.ActivityOptions{TaskQueue: bareIssueQueue, StartToCloseTimeout: time.Minute}
+	if in.Same {
 		o.Summary = "issue ssh/web-1 as deploy for alice, 4h"
 	}
 	ctx = workflow.WithActivityOptions(ctx, o)
 	messages := workflow.GetSignalChannel(ctx, "message")
-	decide := func(message, answer string) error {
-		return workflow.ExecuteLocalActivity(ctx, bareDecide, message, answer).Get(ctx, &answer)
+	var activities *bareActivities
+	decide := func(message, answer string, rows int) error {
+		return workflow.ExecuteLocalActivity(ctx, activities.Decide, message, answer, in.rows(rows)).Get(ctx, &answer)
 	}
-	hear := func() error {
+	hear := func(answer int) error {
 		var message string
 		messages.Receive(ctx, &message)
-		return decide(message, in.bytes(heardBytes))
+		return decide(message, in.bytes(answer), heardRows)
 	}
-	if err := decide(in.Statement, in.bytes(ruledBytes+in.Approvals*neededBytes)); err != nil {
+	if err := decide(in.Statement, in.bytes(ruledBytes+in.Approvals*neededBytes), ruledRows); err != nil {
 		return "", err
 	}
 	if in.Approvals > 0 {
 		waiting, enough := workflow.WithCancel(ctx)
-		if in.Shown {
+		if in.Same {
 			workflow.NewTimerWithOptions(waiting, long, in.timer("time for approvals"))
 		}
 		for range in.Approvals {
-			if err := hear(); err != nil {
+			if err := hear(heardBytes); err != nil {
 				return "", err
 			}
 		}
 		enough()
 	}
 	show := func(state access.State) {
-		if in.Shown {
+		if in.Same {
 			_ = workflow.UpsertTypedSearchAttributes(ctx, in.shown(ctx, state)...) // they are all known to the server
 		}
 	}
 	show(access.StateIssuing)
 	var out string
-	if err := workflow.ExecuteActivity(ctx, bareIssue, in.bytes((1+in.Approvals)*issueBytes), in.Full).Get(ctx, &out); err != nil {
+	if err := workflow.ExecuteActivity(ctx, activities.Issue, in.bytes((1+in.Approvals)*issueBytes), in.Same, in.rows(issuedRows)).Get(ctx, &out); err != nil {
 		return "", err
 	}
-	if in.Full {
+	if in.Same {
 		out = "" // it goes on, as a grant does
 	}
-	if in.Full || in.Release {
+	if in.Same || in.Release {
 		show(access.StateActive)
 	}
 	holding, released := workflow.WithCancel(ctx)
@@ -119,14 +165,14 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 		}
 	}
 	if in.Release {
-		if err := hear(); err != nil {
+		if err := hear(stoppedBytes); err != nil {
 			return "", err
 		}
 		released()
 	}
 	if in.Release || in.Revoke {
 		show(access.StateRevoking)
-		if err := workflow.ExecuteActivity(ctx, bareRevoke).Get(ctx, nil); err != nil {
+		if err := workflow.ExecuteActivity(ctx, activities.Revoke, in.bytes(revokeBytes), in.rows(revokedRows)).Get(ctx, nil); err != nil {
 			return "", err
 		}
 		show(access.StateReleased)
@@ -136,7 +182,7 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 
 // timer is what a timer is called, where a request's has a name.
 func (in bareInput) timer(summary string) (o workflow.TimerOptions) {
-	if in.Full {
+	if in.Same {
 		o.Summary = summary
 	}
 	return o
@@ -151,33 +197,75 @@ func shown(state access.State) []temporal.SearchAttributeUpdate {
 	}
 }
 
-// shown is that with what a request has from its approval and from its grant on, where the
-// workflow is full.
+// shown is that with what a request has from its approval and from its grant on.
 func (in bareInput) shown(ctx workflow.Context, state access.State) []temporal.SearchAttributeUpdate {
 	all := shown(state)
-	if in.Full && in.Approvals > 0 {
+	if in.Approvals > 0 {
 		all = append(all, temporal.NewSearchAttributeKeyKeywordList(access.AttrApprovers).ValueSet([]string{"bob"}))
 	}
-	if in.Full && state != access.StateIssuing {
+	if state != access.StateIssuing {
 		all = append(all, temporal.NewSearchAttributeKeyTime(access.AttrExpires).ValueSet(workflow.Now(ctx).Add(in.Hold)))
 	}
 	return all
 }
 
-func bareDecide(_ context.Context, _, answer string) (string, error) { return answer, nil }
-func bareIssue(_ context.Context, _ string, full bool) (string, error) {
-	if full {
-		return bareInput{Full: true}.bytes(issuedBytes), nil
-	}
-	return "issued", nil
+// bareActivities do nothing but put rows on disk where they are told to.
+type bareActivities struct{ rows *diskRows }
+
+// Decide has the bytes of a message and of what comes of it.
+func (a *bareActivities) Decide(ctx context.Context, message, answer string, n int) (string, error) {
+	return answer, a.rows.add(ctx, n, message, answer)
 }
-func bareRevoke(context.Context) error { return nil }
+
+// Issue has those of the evidence and, where they count, of the certificate.
+func (a *bareActivities) Issue(ctx context.Context, evidence string, same bool, n int) (string, error) {
+	certificate := bareInput{Same: same}.bytes(issuedBytes)
+	return cmp.Or(certificate, "issued"), a.rows.add(ctx, n, evidence, certificate)
+}
+
+// Revoke has those of the end.
+func (a *bareActivities) Revoke(ctx context.Context, end string, n int) error {
+	return a.rows.add(ctx, n, end)
+}
+
+// diskRows are on disk when add returns: in SQLite, as hallpass has it (write-ahead log,
+// synchronous=FULL), without indexes.
+type diskRows struct{ db *sql.DB }
+
+func openRows(path string) (*diskRows, error) {
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(wal)&_pragma=synchronous(full)")
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec("CREATE TABLE rows (data TEXT NOT NULL) STRICT"); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &diskRows{db}, nil
+}
+
+// add writes n rows, each in a transaction of its own.
+func (r *diskRows) add(ctx context.Context, n int, data ...string) error {
+	for range n {
+		if _, err := r.db.ExecContext(ctx, "INSERT INTO rows VALUES (?)", strings.Join(data, "")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // flow is one thing that is done again and again, once by hallpass and once by
 // bare workflows.
 type flow struct {
-	name           string
-	hallpass, bare op
+	name     string
+	hallpass op
+	bare     bareInput
+}
+
+// who does a flow.
+type who struct {
+	name string
+	op   op
 }
 
 // op does one thing once, and returns the history that it has followed.
@@ -266,40 +354,45 @@ func (b *bench) request() error  { return b.world(b.toTheCertificate) }
 func (b *bench) postgres() error { return b.topology(b.toTheCertificate) }
 
 func (b *bench) toTheCertificate(w *world) error {
-	return b.flows([]flow{
-		{"automatic", w.automatic, w.bare(bareInput{})},
-		{"with an approval", w.approved, w.bare(bareInput{Approvals: 1})},
+	return b.flows(w, []flow{
+		{"automatic", w.automatic, bareInput{}},
+		{"with an approval", w.approved, bareInput{Approvals: 1}},
 	})
 }
 
 func (b *bench) life() error {
 	return b.world(func(w *world) error {
-		return b.flows([]flow{
-			{"whole life", w.life, w.bare(bareInput{Approvals: 1, Release: true})},
+		return b.flows(w, []flow{
+			{"whole life", w.life, bareInput{Approvals: 1, Release: true}},
 		})
 	})
 }
 
 // flows runs them with 1, 16 and 64 in flight, in rounds: hallpass and bare
 // workflows in turn.
-func (b *bench) flows(flows []flow) error {
+func (b *bench) flows(w *world, flows []flow) error {
 	const turns = 4
 	for _, flight := range []int{1, 16, 64} {
 		type sum struct {
 			each measure.Times
 			all  time.Duration
 		}
-		sums := make([][2]sum, len(flows))
+		whose := make([][]who, len(flows))
+		sums := make([][]sum, len(flows))
+		for i, f := range flows {
+			whose[i] = []who{{bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}, {"hallpass", f.hallpass}}
+			sums[i] = make([]sum, len(whose[i]))
+		}
 		for turn := range turns + 1 {
 			times := b.times(map[int]int{1: 25, 16: 120, 64: 250}[flight])
 			if turn == 0 {
 				times = min(times, 2*flight) // to get warm
 			}
 			for i, f := range flows {
-				for k, op := range inTurn(turn, []op{f.bare, f.hallpass}) {
-					each, all, err := inFlight(b.ctx, flight, times, op.run)
+				for k, who := range inTurn(turn, whose[i]) {
+					each, all, err := inFlight(b.ctx, flight, times, who.op.run)
 					if err != nil {
-						return fmt.Errorf("%s, %d in flight: %w", f.name, flight, err)
+						return fmt.Errorf("%s, %s, %d in flight: %w", f.name, who.name, flight, err)
 					}
 					if turn > 0 {
 						sums[i][k].each = append(sums[i][k].each, each...)
@@ -309,14 +402,21 @@ func (b *bench) flows(flows []flow) error {
 			}
 		}
 		for i, f := range flows {
-			for k, who := range []string{"bare workflow", "hallpass"} {
+			for k, who := range whose[i] {
 				s := sums[i][k]
 				r := row{
-					Name: fmt.Sprintf("%s, %s, %d in flight", f.name, who, flight), Line: f.name + ", " + who, X: float64(flight),
+					Name: fmt.Sprintf("%s, %s, %d in flight", f.name, who.name, flight), Line: f.name + ", " + who.name, X: float64(flight),
 					PerSecond: float64(len(s.each)) / s.all.Seconds(), P50: s.each.At(0.5).Seconds(), P99: s.each.At(0.99).Seconds(), N: len(s.each),
 				}
-				if k == 1 {
-					r.Base = fmt.Sprintf("%s, %s, %d in flight", f.name, "bare workflow", flight)
+				if k > 0 {
+					r.Base = fmt.Sprintf("%s, %s, %d in flight", f.name, bareFlow, flight)
+				}
+				if who.name == "hallpass" {
+					same := sums[i][k-1]
+					r.Also = map[string]float64{
+						"of the same flow's rate":   same.all.Seconds() / s.all.Seconds(),
+						"of the same flow's median": r.P50 / same.each.At(0.5).Seconds(),
+					}
 				}
 				b.add(r)
 			}

@@ -20,7 +20,7 @@ import (
 // grants has more and more grants run at the same time and looks at the memory
 // of each part. A worker with bare workflows that wait on a timer shows what Temporal
 // needs for that in a worker.
-func (b *bench) grants() error { return b.apart(making, []string{bareName}, b.fill) }
+func (b *bench) grants() error { return b.apart(making, bareTogether, b.fill) }
 
 // fill has grants run until there are enough, looks, and goes on. All of them
 // end within the same two seconds.

@@ -107,7 +107,7 @@ func main() {
 	defer stop()
 	var err error
 	if flag.Arg(0) == bareWorker {
-		err = serveBareOnly(ctx, flag.Arg(1), flag.Arg(2), flag.Arg(3))
+		err = serveBareOnly(ctx, flag.Arg(1), flag.Arg(2), flag.Arg(3), flag.Args()[4:]...)
 	} else {
 		err = measureAll(ctx, *program, *only, *scale, *out, *docs)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,9 +20,18 @@ import (
 	"hallpass/testsuite/devtest"
 )
 
-// bareName is the part that runs bare workflows, bareIssuer the one that has the
-// activities of those that are full.
-const bareName, bareIssuer = "bare worker", "bare issuer"
+// Parts that serve bare workflows: all in one process, as it takes to have them, or in two,
+// as hallpass's roles are.
+var (
+	bareTogether = []bareRole{{"bare worker", []string{bareQueue, bareIssueQueue}}}
+	bareApart    = []bareRole{{"bare worker", []string{bareQueue}}, {"bare issuer", []string{bareIssueQueue}}}
+)
+
+// bareRole is a process that serves queues of bare workflows.
+type bareRole struct {
+	name   string
+	queues []string
+}
 
 // making are the roles that make of a request a grant.
 var making = []string{"workflows", "issuer:ssh"}
@@ -29,7 +39,7 @@ var making = []string{"workflows", "issuer:ssh"}
 // apart starts each part as a process of its own: Temporal (with a hallpass dev that
 // has nothing to do), the roles, and those for bare workflows. It gives them to f,
 // in this order, and a world in which requests go to them.
-func (b *bench) apart(roles, bare []string, f func(*world, []part) error) error {
+func (b *bench) apart(roles []string, bare []bareRole, f func(*world, []part) error) error {
 	return b.world(func(w *world) (err error) {
 		inside := *w
 		inside.namespace = "apart"
@@ -73,10 +83,11 @@ func (b *bench) apart(roles, bare []string, f func(*world, []part) error) error 
 		if err != nil {
 			return err
 		}
-		for _, name := range bare {
+		for _, role := range bare {
 			var p part
 			var stop func() error
-			if p, stop, err = run(name, exec.Command(self, bareWorker, w.Address, inside.namespace, name)); err != nil {
+			args := append([]string{bareWorker, w.Address, inside.namespace, filepath.Join(inside.folder, role.name+".db")}, role.queues...)
+			if p, stop, err = run(role.name, exec.Command(self, args...)); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
@@ -87,33 +98,19 @@ func (b *bench) apart(roles, bare []string, f func(*world, []part) error) error 
 }
 
 // parts says where the processor's time goes, from the request to the certificate, and
-// in whole lives: for requests, for bare workflows, for bare ones that show their state and have
-// a timer, and for such that carry a request's bytes between as many processes, so that
-// what is Temporal's of it can be told from what is hallpass's.
+// in whole lives: for requests, for bare workflows, and for those that go a request's way
+// with nothing in their activities, or with as many rows on disk, so that
+// what is Temporal's of it, and what being durable takes, can be told from what is hallpass's.
 func (b *bench) parts() error {
-	return b.apart(making, []string{bareName, bareIssuer}, func(w *world, parts []part) error {
+	return b.apart(making, bareApart, func(w *world, parts []part) error {
 		parts = append(parts, part{name: "clients", pid: os.Getpid()})
-		for _, f := range []struct {
-			name     string
-			hallpass op
-			bare     bareInput
-		}{
+		for _, f := range []flow{
 			{"automatic", w.automatic, bareInput{}},
 			{"with an approval", w.approved, bareInput{Approvals: 1}},
 			{"whole life", w.life, bareInput{Approvals: 1, Release: true}},
 		} {
-			shown := f.bare
-			shown.Shown = true
-			full := shown
-			full.Full, full.Hold = true, long
-			whose := []struct {
-				name string
-				op   op
-			}{
-				{"bare workflow", w.bare(f.bare)},
-				{"bare workflow that shows its state", w.bare(shown)},
-				{"bare workflow with a request's bytes and processes", w.bare(full)},
-				{"hallpass", f.hallpass},
+			whose := []who{
+				{bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}, {diskFlow, w.bare(f.bare.disk())}, {"hallpass", f.hallpass},
 			}
 			const flight, turns = 16, 4
 			used := make([]map[string]time.Duration, len(whose))
@@ -154,7 +151,8 @@ func (b *bench) parts() error {
 					PerSecond: float64(n) / all[i].Seconds(), N: n, Also: map[string]float64{},
 				}
 				if who.name == "hallpass" {
-					r.Also["of one with a request's bytes and processes"] = all[i-1].Seconds() / all[i].Seconds()
+					r.Also["of "+sameFlow] = all[1].Seconds() / all[i].Seconds()
+					r.Also["of "+diskFlow] = all[2].Seconds() / all[i].Seconds()
 				}
 				for name, spent := range used[i] {
 					ms := spent.Seconds() * 1e3 / float64(n)
@@ -274,17 +272,13 @@ func memory(pid int, line string) (float64, error) {
 // workflows and nothing else.
 const bareWorker = "bare-worker"
 
-func serveBareOnly(ctx context.Context, address, namespace, name string) error {
+func serveBareOnly(ctx context.Context, address, namespace, file string, queues ...string) error {
 	c, err := devtest.Dial(ctx, address, namespace)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	queue := bareIssueQueue
-	if name == bareIssuer {
-		queue = bareApartQueue
-	}
-	stop, err := serveBare(c, queue, name == bareName)
+	stop, err := serveBare(c, file, queues...)
 	if err != nil {
 		return err
 	}

@@ -56,15 +56,15 @@ func (b *bench) steps() error {
 			for _, part := range f.way {
 				way = append(way, part...)
 			}
-			shown := f.bare
-			shown.Shown = true
-			whose := []op{f.hallpass, w.bare(f.bare), w.bare(shown)}
+			whose := []who{
+				{"hallpass", f.hallpass}, {bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}, {diskFlow, w.bare(f.bare.disk())},
+			}
 			took := make([][]measure.Times, len(whose)) // by step; the last is all of them
 			const warm = 10
 			for turn := range warm + b.times(200) {
-				for i, op := range inTurn(turn, whose) {
+				for i, who := range inTurn(turn, whose) {
 					from := time.Now()
-					history, err := op(b.ctx)
+					history, err := who.op(b.ctx)
 					if err != nil {
 						return fmt.Errorf("%s: %w", f.name, err)
 					}
@@ -83,13 +83,13 @@ func (b *bench) steps() error {
 			}
 			for k, s := range append(way, stage{name: "in all"}) {
 				ours := took[0][k]
-				b.add(row{
-					Name: f.name + ": " + s.name, P50: ours.At(0.5).Seconds(), P99: ours.At(0.99).Seconds(), N: len(ours),
-					Also: map[string]float64{
-						"ms bare workflow":                      took[1][k].At(0.5).Seconds() * 1e3,
-						"ms bare workflow that shows its state": took[2][k].At(0.5).Seconds() * 1e3,
-					},
-				})
+				r := row{
+					Name: f.name + ": " + s.name, P50: ours.At(0.5).Seconds(), P99: ours.At(0.99).Seconds(), N: len(ours), Also: map[string]float64{},
+				}
+				for i, who := range whose[1:] {
+					r.Also["ms "+who.name] = took[i+1][k].At(0.5).Seconds() * 1e3
+				}
+				b.add(r)
 			}
 		}
 		return nil

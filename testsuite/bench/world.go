@@ -72,7 +72,7 @@ func (b *bench) world(f func(*world) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Stop()) }()
-	stop, err := serveBare(w.Client, bareIssueQueue, true)
+	stop, err := b.serveBare(w.Client)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (b *bench) topology(f func(*world) error) (err error) {
 		return err
 	}
 	defer c.Close()
-	stopBare, err := serveBare(c, bareIssueQueue, true)
+	stopBare, err := b.serveBare(c)
 	if err != nil {
 		return err
 	}
@@ -106,22 +106,47 @@ func (b *bench) topology(f func(*world) error) (err error) {
 	return f(&world{Server: &devtest.Server{Client: c}, people: t.People, namespace: t.Namespace})
 }
 
-// serveBare serves the activities of bare workflows on a queue, and the workflows
-// themselves if it is to, until stop is called.
-func serveBare(c client.Client, queue string, workflows bool) (stop func(), err error) {
-	issuer := sdkworker.New(c, queue, sdkworker.Options{DisableWorkflowWorker: true})
-	issuer.RegisterActivity(bareIssue)
-	issuer.RegisterActivity(bareRevoke)
-	if err := issuer.Start(); err != nil || !workflows {
-		return issuer.Stop, err
-	}
-	flow := sdkworker.New(c, bareQueue, sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 16}) // as hallpass's
-	flow.RegisterWorkflow(bare)
-	if err := flow.Start(); err != nil {
-		issuer.Stop()
+// serveBare serves bare workflows and their activities in this process, until stop is
+// called.
+func (b *bench) serveBare(c client.Client) (stop func(), err error) {
+	dir, err := os.MkdirTemp(b.dir, "rows-")
+	if err != nil {
 		return nil, err
 	}
-	return func() { flow.Stop(); issuer.Stop() }, nil
+	return serveBare(c, filepath.Join(dir, "rows.db"), bareQueue, bareIssueQueue)
+}
+
+// serveBare serves queues of bare workflows, whose rows go to a new file, until stop is
+// called. The activities that are done in line go with the workflows.
+func serveBare(c client.Client, file string, queues ...string) (stop func(), err error) {
+	rows, err := openRows(file)
+	if err != nil {
+		return nil, err
+	}
+	var workers []sdkworker.Worker
+	stop = func() {
+		for _, w := range workers {
+			w.Stop()
+		}
+		_ = rows.db.Close() // nobody reads them
+	}
+	for _, queue := range queues {
+		o := sdkworker.Options{DisableWorkflowWorker: true}
+		if queue == bareQueue {
+			o = sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 16} // as hallpass's
+		}
+		w := sdkworker.New(c, queue, o)
+		w.RegisterActivity(&bareActivities{rows})
+		if queue == bareQueue {
+			w.RegisterWorkflow(bare)
+		}
+		if err := w.Start(); err != nil {
+			stop()
+			return nil, err
+		}
+		workers = append(workers, w)
+	}
+	return stop, nil
 }
 
 // env is the environment of commands that somebody runs.
@@ -218,10 +243,8 @@ type sighting struct {
 // start starts a workflow and follows it.
 func start(ctx context.Context, c client.Client, id string, in bareInput) (*watch, error) {
 	o := client.StartWorkflowOptions{ID: id, TaskQueue: bareQueue}
-	if in.Shown {
+	if in.Same {
 		o.TypedSearchAttributes = temporal.NewSearchAttributes(shown(access.StatePending)...)
-	}
-	if in.Full {
 		o.StaticSummary = "alice wants ssh/web-1 as deploy for 4h"
 	}
 	if _, err := c.ExecuteWorkflow(ctx, o, bare, in); err != nil {
