@@ -97,7 +97,8 @@ var schemas = [schemaVersion][]string{{
 	// apart in the table.
 	`CREATE INDEX events_past ON events (requester, type, idx, resource, time, request) WHERE requester <> ''`,
 }, {
-	// The ledger has rowids, which it hadn't before (sqliteFile.move).
+	// Nothing is added: the ledger has rowids in SQLite, as it stands above, which it
+	// hadn't before (rowids, moveLedger).
 }}
 
 // querier is what *sql.DB, *sql.Conn and *sql.Tx have in common.

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -470,15 +471,23 @@ func TestLogOfAnOlderSchemaIsBroughtUp(t *testing.T) {
 	}
 }
 
+// later is an id as requests have it (RFC 9562, version 7), made so many milliseconds
+// after a time.
+func later(at time.Time, ms int) string {
+	id := uuid.NewSHA1(uuid.Nil, fmt.Append(nil, ms))
+	binary.BigEndian.PutUint64(id[:8], uint64(at.UnixMilli()+int64(ms))<<16|7<<12|uint64(id[7]))
+	return id.String()
+}
+
 // filled is a log whose ledger has n revoked certificates with the serials
-// that pick chooses, under ids that are in no order, as requests have them.
+// that pick chooses.
 func filled(b *testing.B, n int, pick func(i int) int) *world {
 	b.Helper()
 	w := newWorld(b)
 	b.Cleanup(func() { _ = w.log.Close() })
 	_, err := update(context.Background(), w.log, func(t *tx) (struct{}, error) {
 		for i := range n {
-			h := access.Handle{Request: uuid.NewSHA1(uuid.Nil, fmt.Append(nil, i)).String(), Kind: "ssh", Serial: uint64(pick(i)), CA: w.ca.Fingerprint(),
+			h := access.Handle{Request: later(w.now, i), Kind: "ssh", Serial: uint64(pick(i)), CA: w.ca.Fingerprint(),
 				Principals: []string{"web-1/deploy"}, NotBefore: w.now, NotAfter: w.now.Add(8 * time.Hour)}
 			c := access.Credential{Handle: h, Certificate: strings.Repeat("c", 600)}
 			if err := t.put(Entry{Request: h.Request, RequestHash: "h", Handle: &h, Credential: &c, Ended: access.StateRevoked, EndedAt: w.now}); err != nil {

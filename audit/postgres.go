@@ -374,15 +374,16 @@ var postgresLines = [schemaVersion][]string{{
 func (p *postgres) want(version int) []string { return slices.Concat(postgresLines[:version]...) }
 
 func (p *postgres) create(have int) []string {
-	if have == schemaVersion {
-		return nil
+	added := slices.Concat(schemas[have:]...)
+	if len(added) == 0 {
+		return nil // nobody who may has to come for a number
 	}
 	var queries []string
 	if have == 0 {
 		// An administrator may have made it, for an owner who may not.
 		queries = append(queries, fmt.Sprintf("DO $$ BEGIN IF to_regnamespace('%[1]s') IS NULL THEN CREATE SCHEMA %[1]s; END IF; END $$", postgresSchema))
 	}
-	queries = append(queries, slices.Concat(schemas[have:]...)...)
+	queries = append(queries, added...)
 	return append(queries, fmt.Sprintf("COMMENT ON SCHEMA %s IS '%s%d'", postgresSchema, postgresComment, schemaVersion))
 }
 

@@ -109,6 +109,7 @@ func TestOnPostgreSQL(t *testing.T) {
 	onPostgres(t,
 		// What only PostgreSQL has, the rest of this file and postgres_faults_test.go.
 		testPostgresSchema,
+		testPostgresOlderSchema,
 		testPostgresSchemaChangesAreRefused,
 		testPostgresPlans,
 		testServerKilled,
@@ -202,6 +203,43 @@ func testPostgresSchema(t *testing.T) {
 	slices.Sort(found)
 	if diff := cmp.Diff(slices.Sorted(slices.Values(d.want(schemaVersion))), found); diff != "" {
 		t.Errorf("postgresLines (-want +got):\n%s", diff)
+	}
+}
+
+// What an older version has as this one does stays as it is, so that nobody has to come
+// who may change it; the rest is brought up.
+func testPostgresOlderSchema(t *testing.T) {
+	w := newWorld(t)
+	w.live()
+	db := databaseOf(t, w.path)
+	as := granted(t, w.path)
+	for _, row := range []struct {
+		edit      string
+		have, get int
+		writer    bool // not the owner
+	}{
+		{"DROP INDEX hallpass_audit.events_past;", 3, schemaVersion, false},
+		{"", 4, 4, true},
+	} {
+		if err := w.log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		server.Exec(t, db, fmt.Sprintf("%s COMMENT ON SCHEMA %s IS '%s%d'", row.edit, postgresSchema, postgresComment, row.have))
+		if row.writer {
+			w.path = as("hallpass_writer")
+		}
+		w.open()
+		w.live()
+		if got := server.Value(t, db, "SELECT obj_description('hallpass_audit'::regnamespace)"); got != fmt.Sprint(postgresComment, row.get) {
+			t.Errorf("version %d has become %q, want %d", row.have, got, row.get)
+		}
+		if report := w.verify(VerifyOptions{}); !report.OK {
+			t.Error(report.Problems)
+		}
+		report, _, err := w.log.Copy(t.Context(), filepath.Join(t.TempDir(), "copy.db"))
+		if !report.OK || err != nil {
+			t.Errorf("copy of version %d: %v, %v", row.get, report.Problems, err)
+		}
 	}
 }
 

@@ -235,7 +235,7 @@ func (w *world) sealed(t *testing.T) {
 	t.Cleanup(func() { w.vault.Unseal(t) })
 }
 
-// old makes the audit log one of the version before.
+// old makes the audit log one of an older version, which lacks something.
 func (w *world) old(t *testing.T) {
 	index := w.pg.Value(t, "audit", "SELECT pg_get_indexdef('hallpass_audit.events_past'::regclass)")
 	w.audit("DROP INDEX hallpass_audit.events_past", index+"; ALTER INDEX hallpass_audit.events_past OWNER TO hallpass")(t)
