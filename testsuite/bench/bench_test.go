@@ -5,11 +5,13 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -86,6 +88,18 @@ func TestPlot(t *testing.T) {
 	if !ok {
 		t.Fatal("nothing to draw")
 	}
+	var many []row
+	for i := range 8 {
+		name := strings.Repeat("a long name ", 5) + strconv.Itoa(i)
+		many = append(many, row{Name: name, Line: name, X: 1, PerSecond: 1})
+	}
+	crowded, _ := plot(many)
+	var tall float64
+	for y := range texts(t, crowded, &tall) {
+		if y > tall {
+			t.Errorf("a text at %v of %v", y, tall)
+		}
+	}
 	for dec := xml.NewDecoder(strings.NewReader(svg)); ; {
 		if _, err := dec.Token(); errors.Is(err, io.EOF) {
 			break
@@ -113,6 +127,77 @@ func TestPlot(t *testing.T) {
 	s := newScale([]float64{30, 4000}, 100, -50)
 	if s.at(10) != 100 || s.at(10000) != 50 {
 		t.Errorf("%+v: 10 at %v, 10000 at %v", s, s.at(10), s.at(10000))
+	}
+}
+
+// Each comes first once, and before as well as after each other one.
+func TestInTurn(t *testing.T) {
+	all := []string{"a", "b", "c", "d"}
+	first, before := map[string]int{}, map[string]bool{}
+	for turn := 1; turn <= 4; turn++ {
+		last := ""
+		for i, s := range inTurn(turn, all) {
+			if all[i] != s {
+				t.Errorf("%q has index %d", s, i)
+			}
+			if last == "" {
+				first[s]++
+			}
+			before[last+s], last = true, s
+		}
+	}
+	if diff := cmp.Diff(map[string]int{"a": 1, "b": 1, "c": 1, "d": 1}, first); diff != "" {
+		t.Error(diff)
+	}
+	for _, pair := range []string{"ab", "ba", "bc", "cb", "cd", "dc"} {
+		if !before[pair] {
+			t.Errorf("never %q", pair)
+		}
+	}
+}
+
+func TestAlike(t *testing.T) {
+	ways := func(names ...string) map[string]bool {
+		m := map[string]bool{}
+		for _, n := range names {
+			m[n] = true
+		}
+		return m
+	}
+	if err := alike(ways("a b", "a b b"), ways("a b")); err != nil {
+		t.Error(err)
+	}
+	if err := alike(ways("a b"), ways("a c")); err == nil {
+		t.Error("another flow passes")
+	}
+}
+
+// texts yields where the texts of a plot are, from the top, and says how tall it is.
+func texts(t *testing.T, svg string, tall *float64) iter.Seq[float64] {
+	t.Helper()
+	return func(yield func(float64) bool) {
+		for dec := xml.NewDecoder(strings.NewReader(svg)); ; {
+			token, err := dec.Token()
+			if errors.Is(err, io.EOF) {
+				return
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			e, ok := token.(xml.StartElement)
+			if !ok || e.Name.Local != "svg" && e.Name.Local != "text" {
+				continue
+			}
+			for _, a := range e.Attr {
+				v, err := strconv.ParseFloat(a.Value, 64)
+				switch {
+				case err != nil:
+				case e.Name.Local == "svg" && a.Name.Local == "height":
+					*tall = v
+				case e.Name.Local == "text" && a.Name.Local == "y" && !yield(v):
+					return
+				}
+			}
+		}
 	}
 }
 

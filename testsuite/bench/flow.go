@@ -27,11 +27,13 @@ const (
 	long           = 4 * time.Hour // no grant ends while it is measured
 )
 
-// What bare workflows are set beside, by name.
+// What hallpass is set beside, by name: a workflow with as many activities; one that does
+// all that a request has Temporal do; and one whose activities also make as many
+// transactions, which is what being durable takes.
 const (
 	bareFlow = "bare workflow"
-	sameFlow = "the same flow with empty activities"
-	diskFlow = "that flow with as many rows on disk"
+	sameFlow = "the same flow, empty"
+	diskFlow = "the same flow, with as many transactions"
 )
 
 // bareInput says what a bare workflow goes through.
@@ -46,8 +48,8 @@ type bareInput struct {
 	// bytes at each step.
 	Same      bool
 	Statement string // the bytes that it starts with
-	// Disk has its activities also put as many rows on disk as a request has
-	// records there, each with a transaction and a flush of its own.
+	// Disk has its activities also make as many transactions as a request does, each of
+	// one row and with a flush of its own.
 	Disk bool
 }
 
@@ -57,15 +59,15 @@ func (in bareInput) same() bareInput {
 	return in
 }
 
-// disk is that with its records.
+// disk is that with its transactions.
 func (in bareInput) disk() bareInput {
 	in = in.same()
 	in.Disk = true
 	return in
 }
 
-// rows are as many, none where there is nothing to put on disk.
-func (in bareInput) rows(n int) int {
+// commits are so many transactions, none where there is nothing to put on disk.
+func (in bareInput) commits(n int) int {
 	if !in.Disk {
 		return 0
 	}
@@ -76,14 +78,14 @@ func (in bareInput) rows(n int) int {
 // message that is heard, of the handle and then the certificate, and of the version
 // and then the list that a revocation is.
 const (
-	ruledRows   = 1
-	heardRows   = 1
-	issuedRows  = 2
-	revokedRows = 2
+	ruledCommits   = 1
+	heardCommits   = 1
+	issuedCommits  = 2
+	revokedCommits = 2
 )
 
 // The bytes of a request's payloads, as they are in the recorded histories of one that is
-// automatic and of one with an approval.
+// automatic, of one with an approval, and of one that is released.
 const (
 	startBytes   = 580  // of the signed request, which a workflow starts with, but for what else bareInput has
 	ruledBytes   = 940  // of the ruling, and then for each approval
@@ -92,8 +94,9 @@ const (
 	heardBytes   = 2490 // of the standing and the evidence with that decision
 	issueBytes   = 680  // of the evidence that an issuer is given, and as many for the decision
 	issuedBytes  = 870  // of the certificate with its handle
-	stoppedBytes = 560  // of a release that is heard
-	revokeBytes  = 950  // of the end that an issuer is given
+	stoppedBytes = 510  // of a release that is heard
+	revokeBytes  = 990  // of the end that an issuer is given
+	outcomeBytes = 300  // of what a workflow ends with
 )
 
 // bytes are so many, none where it isn't the flow of a request.
@@ -106,26 +109,28 @@ func (in bareInput) bytes(n int) string {
 	return hex.EncodeToString(out)
 }
 
-// bare is what a request costs Temporal alone: the same tasks, signals and
-// activities on the same queues, without anything in them.
+// bare is what a request costs Temporal alone: as many tasks, signals and activities, on as
+// many queues.
 func bare(ctx workflow.Context, in bareInput) (string, error) {
-	ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute})
-	o := workflow.ActivityOptions{TaskQueue: bareIssueQueue, StartToCloseTimeout: time.Minute}
-	if in.Same {
-		o.Summary = "issue ssh/web-1 as deploy for alice, 4h"
+	inLine := func(summary string) workflow.Context {
+		return workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute, Summary: in.says(summary)})
 	}
-	ctx = workflow.WithActivityOptions(ctx, o)
+	atIssuer := func(summary string) workflow.Context {
+		return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+			TaskQueue: bareIssueQueue, StartToCloseTimeout: time.Minute, Summary: in.says(summary),
+		})
+	}
 	messages := workflow.GetSignalChannel(ctx, "message")
 	var activities *bareActivities
-	decide := func(message, answer string, rows int) error {
-		return workflow.ExecuteLocalActivity(ctx, activities.Decide, message, answer, in.rows(rows)).Get(ctx, &answer)
+	decide := func(summary, message, answer string, commits int) error {
+		return workflow.ExecuteLocalActivity(inLine(summary), activities.Decide, message, answer, in.commits(commits)).Get(ctx, &answer)
 	}
 	hear := func(answer int) error {
 		var message string
 		messages.Receive(ctx, &message)
-		return decide(message, in.bytes(answer), heardRows)
+		return decide("check message", message, in.bytes(answer), heardCommits)
 	}
-	if err := decide(in.Statement, in.bytes(ruledBytes+in.Approvals*neededBytes), ruledRows); err != nil {
+	if err := decide("decide on request", in.Statement, in.bytes(ruledBytes+in.Approvals*neededBytes), ruledCommits); err != nil {
 		return "", err
 	}
 	if in.Approvals > 0 {
@@ -147,7 +152,7 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 	}
 	show(access.StateIssuing)
 	var out string
-	if err := workflow.ExecuteActivity(ctx, activities.Issue, in.bytes((1+in.Approvals)*issueBytes), in.Same, in.rows(issuedRows)).Get(ctx, &out); err != nil {
+	if err := workflow.ExecuteActivity(atIssuer("issue ssh/web-1 as deploy for alice, 4h"), activities.Issue, in.bytes((1+in.Approvals)*issueBytes), in.Same, in.commits(issuedCommits)).Get(ctx, &out); err != nil {
 		return "", err
 	}
 	if in.Same {
@@ -172,20 +177,26 @@ func bare(ctx workflow.Context, in bareInput) (string, error) {
 	}
 	if in.Release || in.Revoke {
 		show(access.StateRevoking)
-		if err := workflow.ExecuteActivity(ctx, activities.Revoke, in.bytes(revokeBytes), in.rows(revokedRows)).Get(ctx, nil); err != nil {
+		if err := workflow.ExecuteActivity(atIssuer("revoke ssh/web-1 as deploy for alice"), activities.Revoke, in.bytes(revokeBytes), in.commits(revokedCommits)).Get(ctx, nil); err != nil {
 			return "", err
 		}
 		show(access.StateReleased)
+		out = in.bytes(outcomeBytes)
 	}
 	return out, nil
 }
 
-// timer is what a timer is called, where a request's has a name.
-func (in bareInput) timer(summary string) (o workflow.TimerOptions) {
-	if in.Same {
-		o.Summary = summary
+// says is a line for operators, where a request has one.
+func (in bareInput) says(line string) string {
+	if !in.Same {
+		return ""
 	}
-	return o
+	return line
+}
+
+// timer is what a timer is called.
+func (in bareInput) timer(summary string) workflow.TimerOptions {
+	return workflow.TimerOptions{Summary: in.says(summary)}
 }
 
 // shown is what operators filter by, as a request sets it at its start and writes it later.
@@ -209,53 +220,61 @@ func (in bareInput) shown(ctx workflow.Context, state access.State) []temporal.S
 	return all
 }
 
-// bareActivities do nothing but put rows on disk where they are told to.
-type bareActivities struct{ rows *diskRows }
+// bareActivities do nothing but make transactions where they are told to.
+type bareActivities struct{ disk *disk }
 
 // Decide has the bytes of a message and of what comes of it.
-func (a *bareActivities) Decide(ctx context.Context, message, answer string, n int) (string, error) {
-	return answer, a.rows.add(ctx, n, message, answer)
+func (a *bareActivities) Decide(ctx context.Context, message, answer string, commits int) (string, error) {
+	return answer, a.disk.commit(ctx, commits, message, answer)
 }
 
 // Issue has those of the evidence and, where they count, of the certificate.
-func (a *bareActivities) Issue(ctx context.Context, evidence string, same bool, n int) (string, error) {
+func (a *bareActivities) Issue(ctx context.Context, evidence string, same bool, commits int) (string, error) {
 	certificate := bareInput{Same: same}.bytes(issuedBytes)
-	return cmp.Or(certificate, "issued"), a.rows.add(ctx, n, evidence, certificate)
+	return cmp.Or(certificate, "issued"), a.disk.commit(ctx, commits, evidence, certificate)
 }
 
 // Revoke has those of the end.
-func (a *bareActivities) Revoke(ctx context.Context, end string, n int) error {
-	return a.rows.add(ctx, n, end)
+func (a *bareActivities) Revoke(ctx context.Context, end string, commits int) error {
+	return a.disk.commit(ctx, commits, end)
 }
 
-// diskRows are on disk when add returns: in SQLite, as hallpass has it (write-ahead log,
-// synchronous=FULL), without indexes.
-type diskRows struct{ db *sql.DB }
+// disk is a table without an index in an SQLite file, which is written to as hallpass does it:
+// with a write-ahead log, and synchronous=FULL. Processes may share one.
+type disk struct {
+	db     *sql.DB
+	insert *sql.Stmt
+}
 
-func openRows(path string) (*diskRows, error) {
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(wal)&_pragma=synchronous(full)")
+func openDisk(path string) (*disk, error) {
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_pragma=synchronous(full)")
 	if err != nil {
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	if _, err := db.Exec("CREATE TABLE rows (data TEXT NOT NULL) STRICT"); err != nil {
+	_, err = db.Exec("CREATE TABLE IF NOT EXISTS rows (data TEXT NOT NULL) STRICT")
+	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &diskRows{db}, nil
+	insert, err := db.Prepare("INSERT INTO rows VALUES (?)")
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &disk{db, insert}, nil
 }
 
-// add writes n rows, each in a transaction of its own.
-func (r *diskRows) add(ctx context.Context, n int, data ...string) error {
+// commit makes so many transactions of one row, and returns when they are on disk.
+func (d *disk) commit(ctx context.Context, n int, data ...string) error {
 	for range n {
-		if _, err := r.db.ExecContext(ctx, "INSERT INTO rows VALUES (?)", strings.Join(data, "")); err != nil {
+		if _, err := d.insert.ExecContext(ctx, strings.Join(data, "")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// flow is one thing that is done again and again, once by hallpass and once by
-// bare workflows.
+// flow is one thing that is done again and again, by hallpass and by what it is set
+// beside.
 type flow struct {
 	name     string
 	hallpass op
@@ -350,7 +369,10 @@ func (w *world) bare(in bareInput) op {
 	}
 }
 
-func (b *bench) request() error  { return b.world(b.toTheCertificate) }
+func (b *bench) request() error { return b.world(b.toTheCertificate) }
+
+// postgres has no transactions of its own beside it: they would be in another
+// database than hallpass's.
 func (b *bench) postgres() error { return b.topology(b.toTheCertificate) }
 
 func (b *bench) toTheCertificate(w *world) error {
@@ -368,8 +390,17 @@ func (b *bench) life() error {
 	})
 }
 
-// flows runs them with 1, 16 and 64 in flight, in rounds: hallpass and bare
-// workflows in turn.
+// beside is hallpass in a flow, and what it is set beside.
+func (w *world) beside(f flow) []who {
+	all := []who{{bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}}
+	if !w.elsewhere {
+		all = append(all, who{diskFlow, w.bare(f.bare.disk())})
+	}
+	return append(all, who{"hallpass", f.hallpass})
+}
+
+// flows runs them with 1, 16 and 64 in flight, in rounds: hallpass and what it is set
+// beside in turn.
 func (b *bench) flows(w *world, flows []flow) error {
 	const turns = 4
 	for _, flight := range []int{1, 16, 64} {
@@ -378,44 +409,51 @@ func (b *bench) flows(w *world, flows []flow) error {
 			all  time.Duration
 		}
 		whose := make([][]who, len(flows))
-		sums := make([][]sum, len(flows))
+		sums := make([]map[string]*sum, len(flows))
 		for i, f := range flows {
-			whose[i] = []who{{bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}, {"hallpass", f.hallpass}}
-			sums[i] = make([]sum, len(whose[i]))
+			whose[i], sums[i] = w.beside(f), map[string]*sum{}
+			for _, who := range whose[i] {
+				sums[i][who.name] = &sum{}
+			}
 		}
 		for turn := range turns + 1 {
-			times := b.times(map[int]int{1: 25, 16: 120, 64: 250}[flight])
+			times := b.inFlightTimes(map[int]int{1: 25, 16: 120, 64: 250}[flight], flight)
 			if turn == 0 {
 				times = min(times, 2*flight) // to get warm
 			}
 			for i, f := range flows {
-				for k, who := range inTurn(turn, whose[i]) {
+				for _, who := range inTurn(turn, whose[i]) {
 					each, all, err := inFlight(b.ctx, flight, times, who.op.run)
 					if err != nil {
 						return fmt.Errorf("%s, %s, %d in flight: %w", f.name, who.name, flight, err)
 					}
-					if turn > 0 {
-						sums[i][k].each = append(sums[i][k].each, each...)
-						sums[i][k].all += all
+					if s := sums[i][who.name]; turn > 0 {
+						s.each = append(s.each, each...)
+						s.all += all
 					}
 				}
 			}
 		}
 		for i, f := range flows {
-			for k, who := range whose[i] {
-				s := sums[i][k]
+			name := func(who string) string { return fmt.Sprintf("%s, %s, %d in flight", f.name, who, flight) }
+			for _, who := range whose[i] {
+				s := sums[i][who.name]
 				r := row{
-					Name: fmt.Sprintf("%s, %s, %d in flight", f.name, who.name, flight), Line: f.name + ", " + who.name, X: float64(flight),
+					Name: name(who.name), X: float64(flight),
 					PerSecond: float64(len(s.each)) / s.all.Seconds(), P50: s.each.At(0.5).Seconds(), P99: s.each.At(0.99).Seconds(), N: len(s.each),
 				}
-				if k > 0 {
-					r.Base = fmt.Sprintf("%s, %s, %d in flight", f.name, bareFlow, flight)
+				if who.name != bareFlow {
+					r.Base = name(bareFlow)
+				}
+				if who.name != diskFlow {
+					r.Line = f.name + ", " + who.name
 				}
 				if who.name == "hallpass" {
-					same := sums[i][k-1]
-					r.Also = map[string]float64{
-						"of the same flow's rate":   same.all.Seconds() / s.all.Seconds(),
-						"of the same flow's median": r.P50 / same.each.At(0.5).Seconds(),
+					r.Also = map[string]float64{}
+					for _, base := range []string{sameFlow, diskFlow} {
+						if o := sums[i][base]; o != nil {
+							r.Also["of "+base] = o.all.Seconds() / s.all.Seconds()
+						}
 					}
 				}
 				b.add(r)
@@ -425,12 +463,18 @@ func (b *bench) flows(w *world, flows []flow) error {
 	return nil
 }
 
-// inTurn yields all with their indexes, another one first each turn: what one leaves behind
-// on the server is work beside the next.
+// inFlightTimes is times, and at least enough for so many to be in flight all along.
+func (b *bench) inFlightTimes(n, flight int) int { return max(b.times(n), 2*flight) }
+
+// inTurn yields all with their indexes, another one first each turn, and every other turn the
+// other way round: what one leaves behind on the server is work beside the next.
 func inTurn[T any](turn int, all []T) iter.Seq2[int, T] {
 	return func(yield func(int, T) bool) {
 		for k := range all {
-			i := (turn + k) % len(all)
+			if turn%2 == 1 {
+				k = len(all) - 1 - k
+			}
+			i := (turn/2 + k) % len(all)
 			if !yield(i, all[i]) {
 				return
 			}

@@ -20,8 +20,7 @@ import (
 	"hallpass/testsuite/devtest"
 )
 
-// Parts that serve bare workflows: all in one process, as it takes to have them, or in two,
-// as hallpass's roles are.
+// Parts that serve bare workflows: one process, or two, as hallpass's roles are.
 var (
 	bareTogether = []bareRole{{"bare worker", []string{bareQueue, bareIssueQueue}}}
 	bareApart    = []bareRole{{"bare worker", []string{bareQueue}}, {"bare issuer", []string{bareIssueQueue}}}
@@ -86,7 +85,7 @@ func (b *bench) apart(roles []string, bare []bareRole, f func(*world, []part) er
 		for _, role := range bare {
 			var p part
 			var stop func() error
-			args := append([]string{bareWorker, w.Address, inside.namespace, filepath.Join(inside.folder, role.name+".db")}, role.queues...)
+			args := append([]string{bareWorker, w.Address, inside.namespace, filepath.Join(inside.folder, "bare.db")}, role.queues...)
 			if p, stop, err = run(role.name, exec.Command(self, args...)); err != nil {
 				return err
 			}
@@ -99,7 +98,7 @@ func (b *bench) apart(roles []string, bare []bareRole, f func(*world, []part) er
 
 // parts says where the processor's time goes, from the request to the certificate, and
 // in whole lives: for requests, for bare workflows, and for those that go a request's way
-// with nothing in their activities, or with as many rows on disk, so that
+// with nothing in their activities, or with as many transactions, so that
 // what is Temporal's of it, and what being durable takes, can be told from what is hallpass's.
 func (b *bench) parts() error {
 	return b.apart(making, bareApart, func(w *world, parts []part) error {
@@ -109,20 +108,17 @@ func (b *bench) parts() error {
 			{"with an approval", w.approved, bareInput{Approvals: 1}},
 			{"whole life", w.life, bareInput{Approvals: 1, Release: true}},
 		} {
-			whose := []who{
-				{bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}, {diskFlow, w.bare(f.bare.disk())}, {"hallpass", f.hallpass},
-			}
+			whose := w.beside(f)
 			const flight, turns = 16, 4
-			used := make([]map[string]time.Duration, len(whose))
-			all, n := make([]time.Duration, len(whose)), 0
+			used, all, n := map[string]map[string]time.Duration{}, map[string]time.Duration{}, 0
 			for turn := range turns + 1 {
-				times := b.times(250)
+				times := b.inFlightTimes(250, flight)
 				if turn == 0 {
 					times = min(times, 2*flight) // to get warm
 				} else {
 					n += times
 				}
-				for i, who := range inTurn(turn, whose) {
+				for _, who := range inTurn(turn, whose) {
 					before, err := processor(parts)
 					if err != nil {
 						return err
@@ -136,25 +132,26 @@ func (b *bench) parts() error {
 						return err
 					}
 					if turn == 0 {
-						used[i] = map[string]time.Duration{}
+						used[who.name] = map[string]time.Duration{}
 						continue
 					}
-					all[i] += took
+					all[who.name] += took
 					for name := range after {
-						used[i][name] += after[name] - before[name]
+						used[who.name][name] += after[name] - before[name]
 					}
 				}
 			}
-			for i, who := range whose {
+			for _, who := range whose {
 				r := row{
-					Name: f.name + ", " + who.name, Base: f.name + ", " + whose[0].name,
-					PerSecond: float64(n) / all[i].Seconds(), N: n, Also: map[string]float64{},
+					Name: f.name + ", " + who.name, Base: f.name + ", " + bareFlow,
+					PerSecond: float64(n) / all[who.name].Seconds(), N: n, Also: map[string]float64{},
 				}
 				if who.name == "hallpass" {
-					r.Also["of "+sameFlow] = all[1].Seconds() / all[i].Seconds()
-					r.Also["of "+diskFlow] = all[2].Seconds() / all[i].Seconds()
+					for _, base := range []string{sameFlow, diskFlow} {
+						r.Also["of "+base] = all[base].Seconds() / all[who.name].Seconds()
+					}
 				}
-				for name, spent := range used[i] {
+				for name, spent := range used[who.name] {
 					ms := spent.Seconds() * 1e3 / float64(n)
 					r.Also["ms in all"] += ms
 					if ms >= 0.5 { // it has something to do with it

@@ -94,9 +94,11 @@ func plot(rows []row) (string, bool) {
 		}
 	}
 	x, y := newScale(xs, left, inWidth), newScale(ys, height-bottom, -inHeight)
+	names := legend(all)
+	tall := max(height, int(names[len(names)-1].y)+lineHeight/2) // where the names need more room
 	var s strings.Builder
-	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" %s>`+"\n", width, height, width, height, font)
-	fmt.Fprintf(&s, `<rect width="%d" height="%d" fill="%s"/>`+"\n", width, height, paper)
+	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" %s>`+"\n", width, tall, width, tall, font)
+	fmt.Fprintf(&s, `<rect width="%d" height="%d" fill="%s"/>`+"\n", width, tall, paper)
 	for v := y.low; v <= y.high*1.001; v *= 10 {
 		fmt.Fprintf(&s, `<path d="M%d %.1fh%d" stroke="%s"/><text x="%d" y="%.1f" text-anchor="end" fill="%s">%s</text>`+"\n",
 			left, y.at(v), inWidth, faint, left-6, y.at(v)+4, ink, number(v))
@@ -108,7 +110,6 @@ func plot(rows []row) (string, bool) {
 	}
 	fmt.Fprintf(&s, `<path d="M%d %dv%dh%d" fill="none" stroke="%s"/>`+"\n", left, top, inHeight, inWidth, ink)
 	fmt.Fprintf(&s, `<text x="14" y="%d" transform="rotate(-90 14 %d)" text-anchor="middle" fill="%s">%s</text>`+"\n", top+inHeight/2, top+inHeight/2, ink, unit)
-	legendX, legendY := float64(left), float64(height-bottom+40)
 	for i, l := range all {
 		colour := colours[i%len(colours)]
 		var d strings.Builder
@@ -117,16 +118,27 @@ func plot(rows []row) (string, bool) {
 			fmt.Fprintf(&s, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", x.at(p.x), y.at(p.y), colour)
 		}
 		fmt.Fprintf(&s, `<path d="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", d.String(), colour)
-		long := 24 + letter*float64(len(l.name)) + 16
-		if legendX+long > width && legendX > left {
-			legendX, legendY = left, legendY+lineHeight
-		}
+		at := names[i]
 		fmt.Fprintf(&s, `<path d="M%.1f %.1fh16" stroke="%s" stroke-width="2"/><text x="%.1f" y="%.1f" fill="%s">%s</text>`+"\n",
-			legendX, legendY-4, colour, legendX+20, legendY, ink, html.EscapeString(l.name))
-		legendX += long
+			at.x, at.y-4, colour, at.x+20, at.y, ink, html.EscapeString(l.name))
 	}
 	s.WriteString("</svg>\n")
 	return s.String(), true
+}
+
+// legend says where the name of each line goes, below the axis: as many side by side as
+// there is room for.
+func legend(all []line) (places []point) {
+	at := point{left, height - bottom + 40}
+	for _, l := range all {
+		long := 24 + letter*float64(len(l.name)) + 16
+		if at.x+long > width && at.x > left {
+			at = point{left, at.y + lineHeight}
+		}
+		places = append(places, at)
+		at.x += long
+	}
+	return places
 }
 
 // scale places values on an axis that begins at a pixel and is so long.

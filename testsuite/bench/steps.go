@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/api/enums/v1"
@@ -44,56 +47,79 @@ var (
 func (b *bench) steps() error {
 	return b.world(func(w *world) error {
 		for _, f := range []struct {
-			name     string
-			hallpass op
-			bare     bareInput
-			way      [][]stage
+			flow
+			way [][]stage
 		}{
-			{"automatic", w.automatic, bareInput{}, [][]stage{toTheRuling, toTheIssuer}},
-			{"with an approval", w.approved, bareInput{Approvals: 1}, [][]stage{toTheRuling, toTheApproval, toTheIssuer}},
+			{flow{"automatic", w.automatic, bareInput{}}, [][]stage{toTheRuling, toTheIssuer}},
+			{flow{"with an approval", w.approved, bareInput{Approvals: 1}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer}},
 		} {
 			var way []stage
 			for _, part := range f.way {
 				way = append(way, part...)
 			}
-			whose := []who{
-				{"hallpass", f.hallpass}, {bareFlow, w.bare(f.bare)}, {sameFlow, w.bare(f.bare.same())}, {diskFlow, w.bare(f.bare.disk())},
-			}
-			took := make([][]measure.Times, len(whose)) // by step; the last is all of them
+			whose := w.beside(f.flow)
+			took := map[string][]measure.Times{} // by step; the last is all of them
+			ways := map[string]map[string]bool{} // the events that each has had
 			const warm = 10
 			for turn := range warm + b.times(200) {
-				for i, who := range inTurn(turn, whose) {
+				for _, who := range inTurn(turn, whose) {
 					from := time.Now()
 					history, err := who.op(b.ctx)
 					if err != nil {
-						return fmt.Errorf("%s: %w", f.name, err)
+						return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
 					}
 					each, err := along(way, from, history.seen)
 					if err != nil {
-						return fmt.Errorf("%s: %w", f.name, err)
+						return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
 					}
 					if turn < warm {
-						took[i] = make([]measure.Times, len(each))
+						took[who.name], ways[who.name] = make([]measure.Times, len(each)), map[string]bool{}
 						continue
 					}
 					for k, d := range each {
-						took[i][k] = append(took[i][k], d)
+						took[who.name][k] = append(took[who.name][k], d)
 					}
+					ways[who.name][events(history.seen)] = true
 				}
 			}
+			if err := alike(ways["hallpass"], ways[sameFlow]); err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
 			for k, s := range append(way, stage{name: "in all"}) {
-				ours := took[0][k]
+				ours := took["hallpass"][k]
 				r := row{
 					Name: f.name + ": " + s.name, P50: ours.At(0.5).Seconds(), P99: ours.At(0.99).Seconds(), N: len(ours), Also: map[string]float64{},
 				}
-				for i, who := range whose[1:] {
-					r.Also["ms "+who.name] = took[i+1][k].At(0.5).Seconds() * 1e3
+				for _, who := range whose {
+					if who.name != "hallpass" {
+						r.Also["ms "+who.name] = took[who.name][k].At(0.5).Seconds() * 1e3
+					}
 				}
 				b.add(r)
 			}
 		}
 		return nil
 	})
+}
+
+// events names those that were seen.
+func events(seen []sighting) string {
+	var names []string
+	for _, s := range seen {
+		names = append(names, s.event.String())
+	}
+	return strings.Join(names, " ")
+}
+
+// alike refuses figures of what should be the same flow as a request's and has never
+// had the same events.
+func alike(ours, same map[string]bool) error {
+	for way := range ours {
+		if same[way] {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q isn't the flow of a request: %v, not %v", sameFlow, slices.Sorted(maps.Keys(same)), slices.Sorted(maps.Keys(ours)))
 }
 
 // along says how long each step of a way took, and at last all of them.

@@ -56,6 +56,7 @@ type world struct {
 	people    devtest.People
 	folder    string
 	namespace string // that requests go to
+	elsewhere bool   // the audit log isn't in SQLite
 }
 
 // world starts one and gives it to f.
@@ -103,23 +104,23 @@ func (b *bench) topology(f func(*world) error) (err error) {
 		return err
 	}
 	defer stopBare()
-	return f(&world{Server: &devtest.Server{Client: c}, people: t.People, namespace: t.Namespace})
+	return f(&world{Server: &devtest.Server{Client: c}, people: t.People, namespace: t.Namespace, elsewhere: true})
 }
 
 // serveBare serves bare workflows and their activities in this process, until stop is
 // called.
 func (b *bench) serveBare(c client.Client) (stop func(), err error) {
-	dir, err := os.MkdirTemp(b.dir, "rows-")
+	dir, err := os.MkdirTemp(b.dir, "bare-")
 	if err != nil {
 		return nil, err
 	}
-	return serveBare(c, filepath.Join(dir, "rows.db"), bareQueue, bareIssueQueue)
+	return serveBare(c, filepath.Join(dir, "bare.db"), bareQueue, bareIssueQueue)
 }
 
-// serveBare serves queues of bare workflows, whose rows go to a new file, until stop is
+// serveBare serves queues of bare workflows, whose transactions go to a file, until stop is
 // called. The activities that are done in line go with the workflows.
 func serveBare(c client.Client, file string, queues ...string) (stop func(), err error) {
-	rows, err := openRows(file)
+	disk, err := openDisk(file)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func serveBare(c client.Client, file string, queues ...string) (stop func(), err
 		for _, w := range workers {
 			w.Stop()
 		}
-		_ = rows.db.Close() // nobody reads them
+		_ = disk.db.Close() // nobody reads it
 	}
 	for _, queue := range queues {
 		o := sdkworker.Options{DisableWorkflowWorker: true}
@@ -136,7 +137,7 @@ func serveBare(c client.Client, file string, queues ...string) (stop func(), err
 			o = sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 16} // as hallpass's
 		}
 		w := sdkworker.New(c, queue, o)
-		w.RegisterActivity(&bareActivities{rows})
+		w.RegisterActivity(&bareActivities{disk})
 		if queue == bareQueue {
 			w.RegisterWorkflow(bare)
 		}
