@@ -174,6 +174,23 @@ func BenchmarkVerify(b *testing.B) {
 	b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
+// BenchmarkVerifyLives verifies whole requests: each signature, and each credential by the
+// files of its day.
+func BenchmarkVerifyLives(b *testing.B) {
+	w := newWorld(b)
+	for range 300 {
+		w.live()
+	}
+	var report Report
+	for b.Loop() {
+		if report = w.verify(VerifyOptions{}); !report.OK {
+			b.Fatal(report.OneLine())
+		}
+	}
+	b.ReportMetric(float64(report.Events)*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	b.ReportMetric(float64(report.Statements)*float64(b.N)/b.Elapsed().Seconds(), "signatures/s")
+}
+
 func BenchmarkProve(b *testing.B) {
 	r, _ := benchLog(b, 64*150)
 	if _, err := r.Prove(context.Background(), "r3"); err != nil {

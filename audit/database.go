@@ -97,8 +97,8 @@ var schemas = [schemaVersion][]string{{
 	// apart in the table.
 	`CREATE INDEX events_past ON events (requester, type, idx, resource, time, request) WHERE requester <> ''`,
 }, {
-	// Nothing is added: the ledger has rowids in SQLite, as it stands above, which it
-	// hadn't before (rowids, moveLedger).
+	// Nothing is added. In SQLite the ledger gets rowids (rowids, moveLedger); the
+	// statement above already has it so.
 }}
 
 // querier is what *sql.DB, *sql.Conn and *sql.Tx have in common.

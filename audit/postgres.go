@@ -376,7 +376,7 @@ func (p *postgres) want(version int) []string { return slices.Concat(postgresLin
 func (p *postgres) create(have int) []string {
 	added := slices.Concat(schemas[have:]...)
 	if len(added) == 0 {
-		return nil // nobody who may has to come for a number
+		return nil // the owner of the tables needn't come for a number alone
 	}
 	var queries []string
 	if have == 0 {
