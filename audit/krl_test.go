@@ -396,6 +396,7 @@ func (w *world) old(version int) {
 		}
 	}
 	if version < 5 {
+		// In the words of the builds that made it, whatever today's code takes them for.
 		queries = append(queries, "ALTER TABLE ledger RENAME TO later", `CREATE TABLE ledger (
 	request TEXT PRIMARY KEY,
 	hash TEXT NOT NULL,
