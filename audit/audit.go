@@ -212,13 +212,20 @@ func openReader(ctx context.Context, name string, v note.Verifier) (*Reader, err
 	if err != nil {
 		return nil, err
 	}
-	if _, err := checkSchema(ctx, db, db); err != nil {
-		if errors.Is(err, errEmpty) {
-			err = access.Errorf(access.CodeNotFound, "there is no audit log in %s yet: it is empty", db)
-		}
+	r := &Reader{db: db, verifier: v}
+	// Whoever brings the tables up meanwhile has done it, or not yet.
+	conn, end, err := r.snapshot(ctx)
+	if err == nil {
+		_, err = checkSchema(ctx, db, conn)
+		end()
+	}
+	if errors.Is(err, errEmpty) {
+		err = access.Errorf(access.CodeNotFound, "there is no audit log in %s yet: it is empty", db)
+	}
+	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &Reader{db: db, verifier: v}, nil
+	return r, nil
 }
 
 // Close closes the database.

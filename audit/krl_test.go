@@ -472,6 +472,39 @@ func TestLogOfAnOlderSchemaIsBroughtUp(t *testing.T) {
 	}
 }
 
+// Who opens the log while it is brought up sees one schema or the other.
+func TestReaderOfALogThatIsBroughtUp(t *testing.T) {
+	w := newWorld(t)
+	w.live()
+	for range 8 {
+		w.old(schemaVersion - 1)
+		up, opened := make(chan struct{}), make(chan error, 1)
+		go func() {
+			defer close(opened)
+			for {
+				r, err := OpenReader(t.Context(), w.path, w.public)
+				if err == nil {
+					err = r.Close()
+				}
+				if err != nil {
+					opened <- err
+					return
+				}
+				select {
+				case <-up:
+					return
+				default:
+				}
+			}
+		}()
+		w.open()
+		close(up)
+		if err := <-opened; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // later is an id as requests have it (RFC 9562, version 7), made so many milliseconds
 // after a time.
 func later(at time.Time, ms int) string {
