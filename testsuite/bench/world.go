@@ -56,7 +56,6 @@ type world struct {
 	people    devtest.People
 	folder    string
 	namespace string // that requests go to
-	elsewhere bool   // the audit log isn't in SQLite
 }
 
 // world starts one and gives it to f.
@@ -73,7 +72,7 @@ func (b *bench) world(f func(*world) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Stop()) }()
-	stop, err := b.serveBare(w.Client)
+	stop, err := serveBare(w.Client, filepath.Join(dir, "bare.db"), bareQueue, bareIssueQueue)
 	if err != nil {
 		return err
 	}
@@ -99,28 +98,18 @@ func (b *bench) topology(f func(*world) error) (err error) {
 		return err
 	}
 	defer c.Close()
-	stopBare, err := b.serveBare(c)
+	stopBare, err := serveBare(c, t.Database, bareQueue, bareIssueQueue)
 	if err != nil {
 		return err
 	}
 	defer stopBare()
-	return f(&world{Server: &devtest.Server{Client: c}, people: t.People, namespace: t.Namespace, elsewhere: true})
+	return f(&world{Server: &devtest.Server{Client: c}, people: t.People, namespace: t.Namespace})
 }
 
-// serveBare serves bare workflows and their activities in this process, until stop is
-// called.
-func (b *bench) serveBare(c client.Client) (stop func(), err error) {
-	dir, err := os.MkdirTemp(b.dir, "bare-")
-	if err != nil {
-		return nil, err
-	}
-	return serveBare(c, filepath.Join(dir, "bare.db"), bareQueue, bareIssueQueue)
-}
-
-// serveBare serves queues of bare workflows, whose transactions go to a file, until stop is
+// serveBare serves queues of bare workflows, whose transactions go to a disk, until stop is
 // called. The activities that are done in line go with the workflows.
-func serveBare(c client.Client, file string, queues ...string) (stop func(), err error) {
-	disk, err := openDisk(file)
+func serveBare(c client.Client, where string, queues ...string) (stop func(), err error) {
+	disk, err := openDisk(where)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ type Topology struct {
 	Address   string // of Temporal
 	Namespace string
 	Folder    string // what is /etc/hallpass in the containers
+	Database  string // an empty one on its PostgreSQL, as an address with the password: nothing else is there
 	People    People `json:"-"` // alice, who asks, and bob, who approves
 }
 

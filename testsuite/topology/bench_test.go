@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,10 @@ func BenchmarkServe(b *testing.B) {
 	w := furnish(b)
 	delete(w.env, "HALLPASS_SWEEP_EVERY") // as often as it is for everybody
 	w.run("workflows-1", "issuer-1")
-	where, err := json.Marshal(devtest.Topology{Address: w.frontend, Namespace: namespace, Folder: w.dir})
+	where, err := json.Marshal(devtest.Topology{
+		Address: w.frontend, Namespace: namespace, Folder: w.dir,
+		Database: strings.Replace(w.pg.AdminDSN(w.pg.NewDatabase(b)), "sslmode=disable", "sslmode=require", 1),
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
