@@ -28,6 +28,8 @@ const (
 	// many as there are within so much time.
 	floodRevoked = 200
 	floodTime    = 10 * time.Minute
+
+	warmRevocations = 3 // before any of them
 )
 
 // floods are what alice sends without end.
@@ -46,22 +48,19 @@ var floods = []struct {
 type flood func(context.Context) (send func(context.Context) bool, err error)
 
 // flood measures what the revocation of carol's grants takes by way of the service, and
-// how much memory hallpass, while alice sends as many of something as she can,
-// up to floodRate. Each flood has a world of its own, and the first is measured
-// before it, too.
+// how much memory hallpass, before and while alice sends as many of something as she can,
+// up to floodRate. Each flood has a world of its own.
 func (b *bench) flood() error {
 	roles := append(slices.Clone(making), "service")
-	for i, f := range floods {
+	for _, f := range floods {
 		err := b.apart(roles, bareTogether, func(w *world, parts []part) error {
 			parts = parts[:1+len(roles)]
 			send, err := f.begin(w)
 			if err != nil {
 				return err
 			}
-			if i == 0 {
-				if err := b.revocationsUnder(w, parts, "", nil, ""); err != nil {
-					return err
-				}
+			if err := b.revocationsUnder(w, parts, f.name, nil, ""); err != nil {
+				return err
 			}
 			return b.revocationsUnder(w, parts, f.name, send, f.taken)
 		})
@@ -72,13 +71,18 @@ func (b *bench) flood() error {
 	return nil
 }
 
-// revocationsUnder measures revocations under a flood; nil: under none.
+// revocationsUnder measures revocations under a flood; nil: before it.
 func (b *bench) revocationsUnder(w *world, parts []part, name string, f flood, taken string) error {
 	n, within := b.times(floodRevoked), time.Duration(b.scale*float64(floodTime))
-	grants, err := w.grants(b.ctx, "carol", n)
+	grants, err := w.grants(b.ctx, "carol", n+warmRevocations)
 	if err != nil {
 		return err
 	}
+	env := append(w.env("bob"), "HALLPASS_SERVICE="+w.Service)
+	if _, _, _, err := b.revocations(w, env, grants[:warmRevocations], time.Hour); err != nil {
+		return err
+	}
+	grants = grants[warmRevocations:]
 	for _, p := range parts {
 		if err := forget(p.pid); err != nil {
 			return err
@@ -90,7 +94,7 @@ func (b *bench) revocationsUnder(w *world, parts []part, name string, f flood, t
 	done := make(chan error, 1)
 	began := time.Now()
 	go func() { done <- sent.pour(ctx, f) }()
-	arrived, command, unanswered, err := b.revocations(w, append(w.env("bob"), "HALLPASS_SERVICE="+w.Service), grants, within)
+	arrived, command, unanswered, err := b.revocations(w, env, grants, within)
 	took := time.Since(began).Seconds()
 	stop()
 	if err := errors.Join(err, <-done); err != nil {
@@ -98,16 +102,17 @@ func (b *bench) revocationsUnder(w *world, parts []part, name string, f flood, t
 	}
 
 	const list, answer = "command to list at the host", "command to its answer"
+	before, under := ", before "+name, ", under "+name
 	rows := []row{
-		{Name: list, Also: map[string]float64{"revocations": float64(len(arrived))}},
-		{Name: answer, Also: map[string]float64{}},
+		{Name: list + before, Also: map[string]float64{"revocations": float64(len(arrived))}},
+		{Name: answer + before, Also: map[string]float64{}},
 	}
 	for k, t := range []measure.Times{arrived, command} {
 		rows[k].P50, rows[k].P99, rows[k].N = t.At(0.5).Seconds(), t.At(0.99).Seconds(), len(t)
 	}
 	if f != nil {
-		rows[0].Name, rows[0].Base = list+", under "+name, list
-		rows[1].Name, rows[1].Base = answer+", under "+name, answer
+		rows[0].Name, rows[0].Base = list+under, list+before
+		rows[1].Name, rows[1].Base = answer+under, answer+before
 		if unanswered > 0 {
 			rows[1].Also["without an answer"] = float64(unanswered)
 		}

@@ -425,7 +425,7 @@ func (b *bench) flows(w *world, flows []flow) error {
 		for turn := range turns + 1 {
 			times := b.inFlightTimes(map[int]int{1: 25, 16: 120, 64: 250}[flight], flight)
 			if turn == 0 {
-				times = min(times, 2*flight) // to get warm
+				times = warmUp(flight)
 			}
 			for i, f := range flows {
 				for _, who := range inTurn(turn, whose[i]) {
@@ -467,18 +467,25 @@ func (b *bench) flows(w *world, flows []flow) error {
 	return nil
 }
 
-// inFlightTimes is times, and at least enough for so many to be in flight all along.
-func (b *bench) inFlightTimes(n, flight int) int { return max(b.times(n), 2*flight) }
+// inFlightTimes is times, and at least so many that fewer are in flight, at the end, for no
+// more than a quarter of them.
+func (b *bench) inFlightTimes(n, flight int) int { return max(b.times(n), 4*flight) }
 
-// inTurn yields all with their indexes, another one first each turn, and every other turn the
-// other way round: what one leaves behind on the server is work beside the next.
+// warmUp is how often somebody does something before it is measured.
+func warmUp(flight int) int { return max(20, 2*flight) }
+
+// inTurn yields all with their indexes, another one first each turn. What one leaves behind on the
+// server is work beside the next, so where they are even in number each comes right behind each
+// other one as often as behind any other (E. J. Williams, Experimental designs balanced for the
+// estimation of residual effects of treatments, 1949).
 func inTurn[T any](turn int, all []T) iter.Seq2[int, T] {
 	return func(yield func(int, T) bool) {
 		for k := range all {
-			if turn%2 == 1 {
-				k = len(all) - 1 - k
+			i := (k + 1) / 2 // 0, 1, n-1, 2, n-2, ...
+			if k%2 == 0 {
+				i = len(all) - i
 			}
-			i := (turn/2 + k) % len(all)
+			i = (turn + i) % len(all)
 			if !yield(i, all[i]) {
 				return
 			}

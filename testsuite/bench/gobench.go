@@ -27,9 +27,9 @@ func (b *bench) compile(pkg string) (binary string, err error) {
 }
 
 // goBench runs the Go benchmarks that match a pattern, as go test -bench takes
-// it, and gives for each the medians over the rounds, by its name and unit:
-// got["Decide/rules=10"]["ns/op"].
-func (b *bench) goBench(pkg, pattern string) (got map[string]map[string]float64, err error) {
+// it, with what other flags there are, and gives for each the medians over the rounds, by its name and unit:
+// got["Decide/rules=10"]["ns/op"]; "n" is how often it ran in a round.
+func (b *bench) goBench(pkg, pattern string, flags ...string) (got map[string]map[string]float64, err error) {
 	binary, err := b.compile(pkg)
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func (b *bench) goBench(pkg, pattern string) (got map[string]map[string]float64,
 	all := map[string]map[string][]float64{}
 	once := time.Duration(b.scale * float64(500*time.Millisecond))
 	for round := range rounds + 1 {
-		these, err := b.goBenchOnce(binary, pkg, pattern, once.String())
+		these, err := b.goBenchOnce(binary, pkg, pattern, once.String(), flags...)
 		if err != nil {
 			return nil, err
 		}
@@ -69,8 +69,8 @@ func (b *bench) goBench(pkg, pattern string) (got map[string]map[string]float64,
 
 // goBenchOnce runs the benchmarks of a compiled package once, each for so long or so often
 // as go test's -benchtime says.
-func (b *bench) goBenchOnce(binary, pkg, pattern, benchtime string) (map[string]map[string]float64, error) {
-	cmd := exec.CommandContext(b.ctx, binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+benchtime, "-test.timeout=30m")
+func (b *bench) goBenchOnce(binary, pkg, pattern, benchtime string, flags ...string) (map[string]map[string]float64, error) {
+	cmd := exec.CommandContext(b.ctx, binary, append(flags, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+benchtime, "-test.timeout=30m")...)
 	cmd.Dir, cmd.Env = pkg, append(os.Environ(), "HALLPASS_BIN="+b.program)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -96,6 +96,9 @@ func parseBench(out []byte) map[string]map[string]float64 {
 			}
 		}
 		figures := map[string]float64{}
+		if n, err := strconv.ParseFloat(f[1], 64); err == nil {
+			figures["n"] = n
+		}
 		for i := 2; i+1 < len(f); i += 2 {
 			if v, err := strconv.ParseFloat(f[i], 64); err == nil {
 				figures[f[i+1]] = v
@@ -108,10 +111,10 @@ func parseBench(out []byte) map[string]map[string]float64 {
 
 // micro is the row of a Go benchmark that reports what measure.Report does.
 func micro(name string, figures map[string]float64) row {
-	r := row{Name: name, PerSecond: figures["op/s"], P50: figures["p50-ns"] / 1e9, P99: figures["p99-ns"] / 1e9, Also: map[string]float64{}}
+	r := row{Name: name, PerSecond: figures["op/s"], P50: figures["p50-ns"] / 1e9, P99: figures["p99-ns"] / 1e9, N: int(figures["n"]), Also: map[string]float64{}}
 	for unit, v := range figures {
 		switch unit {
-		case "op/s", "p50-ns", "p99-ns", "ns/op":
+		case "op/s", "p50-ns", "p99-ns", "ns/op", "n":
 		default:
 			r.Also[unit] = v
 		}
@@ -178,7 +181,9 @@ func (b *bench) issuers() error {
 		}
 	}
 	for _, flight := range []int{1, 16} {
-		r := micro(fmt.Sprintf("ed25519, hallpass's issuer: evidence, ledger and certificate, %d in flight", flight), whole[fmt.Sprintf("Issue/flight=%d", flight)])
+		const issuer = "ed25519, hallpass's issuer: evidence, ledger and certificate"
+		r := micro(fmt.Sprintf("%s, %d in flight", issuer, flight), whole[fmt.Sprintf("Issue/flight=%d", flight)])
+		r.Line, r.X = issuer, float64(flight)
 		r.Base = fmt.Sprintf("ed25519, Vault's SSH engine, %d in flight", flight)
 		b.add(r)
 	}
@@ -186,7 +191,7 @@ func (b *bench) issuers() error {
 }
 
 func (b *bench) policy() error {
-	got, err := b.goBench("policy", "^BenchmarkDecide$")
+	got, err := b.goBench("policy", "^BenchmarkDecide$", "-test.cpu=1") // collecting garbage as well
 	if err != nil {
 		return err
 	}
@@ -196,8 +201,11 @@ func (b *bench) policy() error {
 		b.add(r)
 	}
 	for _, n := range []int{10, 1000} {
+		alone := micro(fmt.Sprintf("%d CEL programs alone", n), got[fmt.Sprintf("Decide/cel=%d", n)])
 		r := micro(fmt.Sprintf("%d rules, each to be tried", n), got[fmt.Sprintf("Decide/unindexed=%d", n)])
-		r.Line, r.X = "rules that have to be tried one by one", float64(n)
+		alone.Line, r.Line = "CEL programs alone", "rules that have to be tried one by one"
+		alone.X, r.X, r.Base = float64(n), float64(n), alone.Name
+		b.add(alone)
 		b.add(r)
 	}
 	return nil

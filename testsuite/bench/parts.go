@@ -114,7 +114,7 @@ func (b *bench) parts() error {
 			for turn := range turns + 1 {
 				times := b.inFlightTimes(250, flight)
 				if turn == 0 {
-					times = min(times, 2*flight) // to get warm
+					times = warmUp(flight)
 				} else {
 					n += times
 				}

@@ -46,7 +46,7 @@ func (b *bench) revoke() error {
 	}
 	for _, r := range []struct{ key, name string }{{"Revoke", "list to closed session"}, {"RevokeMany", "list to closed session, 40 at once"}} {
 		figures = got[r.key]
-		b.add(row{Name: r.name, P50: figures["p50-ms"] / 1e3, P99: figures["p99-ms"] / 1e3})
+		b.add(row{Name: r.name, P50: figures["p50-ms"] / 1e3, P99: figures["p99-ms"] / 1e3, N: int(figures["n"])})
 	}
 	return nil
 }

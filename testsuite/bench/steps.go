@@ -22,7 +22,7 @@ type stage struct {
 	seen  bool
 }
 
-// The ways of the two flows of request.
+// The ways of what request and life measure.
 var (
 	toTheIssuer = []stage{
 		{"until the issue is at an issuer", enums.EVENT_TYPE_ACTIVITY_TASK_STARTED, false},
@@ -33,6 +33,15 @@ var (
 		{"asked, until it is started", enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, false},
 		{"until its task is at a worker", enums.EVENT_TYPE_WORKFLOW_TASK_STARTED, false},
 		{"the task, with the ruling", ruled, false},
+	}
+	toTheEnd = []stage{
+		{"released, until that is a signal", enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, false},
+		{"until its task is at a worker", enums.EVENT_TYPE_WORKFLOW_TASK_STARTED, false},
+		{"the task, with the check of the release", ruled, false},
+		{"until the revocation is at an issuer", enums.EVENT_TYPE_ACTIVITY_TASK_STARTED, false},
+		{"the revocation", issued, false},
+		{"until it is over", over, false},
+		{"until the client sees the end", over, true},
 	}
 	toTheApproval = []stage{
 		{"until the client sees that", ruled, true},
@@ -52,6 +61,7 @@ func (b *bench) steps() error {
 		}{
 			{flow{"automatic", w.automatic, bareInput{}}, [][]stage{toTheRuling, toTheIssuer}},
 			{flow{"with an approval", w.approved, bareInput{Approvals: 1}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer}},
+			{flow{"whole life", w.life, bareInput{Approvals: 1, Release: true}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer, toTheEnd}},
 		} {
 			var way []stage
 			for _, part := range f.way {

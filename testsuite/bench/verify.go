@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"hallpass/audit"
@@ -99,15 +99,30 @@ func (b *bench) judge(what, config, request string, times int) error {
 	}
 	run := func(args ...string) (out []byte, took time.Duration, mib float64, err error) {
 		cmd := exec.CommandContext(b.ctx, b.program, append(args, "--config", config)...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		began := time.Now()
-		if out, err = cmd.Output(); err != nil {
-			return nil, 0, 0, fmt.Errorf("hallpass %v: %w\n%s", args, err, out)
+		if err := cmd.Start(); err != nil {
+			return nil, 0, 0, err
 		}
-		took = time.Since(began)
-		if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-			mib = float64(usage.Maxrss) / 1024
+		// Its peak is looked at while it runs: what the kernel says of one that has ended
+		// begins with the memory of whoever started it.
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		for look := time.NewTicker(5 * time.Millisecond); ; {
+			select {
+			case err = <-ended:
+				look.Stop()
+				if err != nil {
+					return nil, 0, 0, fmt.Errorf("hallpass %v: %w\n%s%s", args, err, &stdout, &stderr)
+				}
+				return stdout.Bytes(), time.Since(began), mib, nil
+			case <-look.C:
+				if now, err := peak(cmd.Process.Pid); err == nil { // else it has just ended
+					mib = max(mib, now)
+				}
+			}
 		}
-		return out, took, mib, nil
 	}
 	var verified measure.Times
 	var most float64
