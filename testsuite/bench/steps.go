@@ -36,7 +36,7 @@ var (
 	}
 	toTheEnd = []stage{
 		{"released, until that is a signal", enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, false},
-		{"until its task is at a worker", enums.EVENT_TYPE_WORKFLOW_TASK_STARTED, false},
+		{"until the last task is at a worker", enums.EVENT_TYPE_WORKFLOW_TASK_STARTED, false},
 		{"the task, with the check of the release", ruled, false},
 		{"until the revocation is at an issuer", enums.EVENT_TYPE_ACTIVITY_TASK_STARTED, false},
 		{"the revocation", issued, false},
