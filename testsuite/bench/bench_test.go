@@ -175,6 +175,14 @@ func TestAlike(t *testing.T) {
 	}
 }
 
+func TestAsLong(t *testing.T) {
+	for same, ok := range map[int]bool{899: false, 900: true, 1000: true, 1100: true, 1101: false} {
+		if err := asLong(1000, same); (err == nil) != ok {
+			t.Errorf("%d bytes: %v", same, err)
+		}
+	}
+}
+
 // texts yields where the texts of a plot are, from the top, and says how tall it is.
 func texts(t *testing.T, svg string, tall *float64) iter.Seq[float64] {
 	t.Helper()
@@ -314,11 +322,11 @@ func TestAlong(t *testing.T) {
 	after := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
 	const started, signalled = enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 	seen := []sighting{
-		{started, after(2), after(3)},
-		{enums.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, after(2), after(3)},
-		{ruled, after(10), after(12)},
-		{signalled, after(15), after(30)},
-		{ruled, after(22), after(30)},
+		{started, after(2), after(3), 1},
+		{enums.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, after(2), after(3), 1},
+		{ruled, after(10), after(12), 1},
+		{signalled, after(15), after(30), 1},
+		{ruled, after(22), after(30), 1},
 	}
 	way := []stage{{"start", started, false}, {"ruling", ruled, false}, {"look", ruled, true}, {"signal", signalled, false}, {"check", ruled, false}}
 	took, err := along(way, begin, seen)

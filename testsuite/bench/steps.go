@@ -70,6 +70,7 @@ func (b *bench) steps() error {
 			whose := w.beside(f.flow)
 			took := map[string][]measure.Times{} // by step; the last is all of them
 			ways := map[string]map[string]bool{} // the events that each has had
+			bytes := map[string]int{}            // that these take, all in all
 			const warm = 10
 			for turn := range warm + b.times(200) {
 				for _, who := range inTurn(turn, whose) {
@@ -90,9 +91,15 @@ func (b *bench) steps() error {
 						took[who.name][k] = append(took[who.name][k], d)
 					}
 					ways[who.name][events(history.seen)] = true
+					for _, s := range history.seen {
+						bytes[who.name] += s.bytes
+					}
 				}
 			}
 			if err := alike(ways["hallpass"], ways[sameFlow]); err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			if err := asLong(bytes["hallpass"], bytes[sameFlow]); err != nil {
 				return fmt.Errorf("%s: %w", f.name, err)
 			}
 			for k, s := range append(way, stage{name: "in all"}) {
@@ -130,6 +137,14 @@ func alike(ours, same map[string]bool) error {
 		}
 	}
 	return fmt.Errorf("%q isn't the flow of a request: %v, not %v", sameFlow, slices.Sorted(maps.Keys(same)), slices.Sorted(maps.Keys(ours)))
+}
+
+// asLong refuses figures of what should carry as many bytes as a request and doesn't, to a tenth.
+func asLong(ours, same int) error {
+	if 10*max(ours-same, same-ours) > ours {
+		return fmt.Errorf("%q isn't the flow of a request: its histories have %d bytes in all, not %d", sameFlow, same, ours)
+	}
+	return nil
 }
 
 // along says how long each step of a way took, and at last all of them.

@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
+	"google.golang.org/protobuf/proto"
 
 	"hallpass/access"
 	"hallpass/testsuite/devtest"
@@ -223,11 +224,12 @@ type watch struct {
 	seen   []sighting // so far
 }
 
-// sighting is an event, when it happened by Temporal's clock, and when it was seen
-// here.
+// sighting is an event, when it happened by Temporal's clock, when it was seen
+// here, and what it takes in the history.
 type sighting struct {
 	event    enums.EventType
 	at, seen time.Time
+	bytes    int
 }
 
 // start starts a workflow and follows it.
@@ -254,7 +256,7 @@ func (w *watch) until(typ enums.EventType) (*history.HistoryEvent, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.seen = append(w.seen, sighting{event.EventType, event.EventTime.AsTime(), time.Now()})
+		w.seen = append(w.seen, sighting{event.EventType, event.EventTime.AsTime(), time.Now(), proto.Size(event)})
 		switch event.EventType {
 		case typ:
 			return event, nil
