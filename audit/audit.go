@@ -125,10 +125,10 @@ func (l *Log) create(ctx context.Context, verifier note.Verifier) (err error) {
 	if err != nil && !errors.Is(err, errEmpty) {
 		return err
 	}
-	if err := create(ctx, l.db, l.session, have); err != nil {
-		return err
-	}
 	if have == 0 {
+		if err := create(ctx, l.db, l.session, have); err != nil {
+			return err
+		}
 		msg, err := emptyCheckpoint(l.signer)
 		if err != nil {
 			return err
@@ -156,6 +156,12 @@ func (l *Log) create(ctx context.Context, verifier note.Verifier) (err error) {
 	}
 	if err := h.durable(); err != nil {
 		return err
+	}
+	// Whoever has another key, or a log that is damaged, changes nothing in it.
+	if have > 0 {
+		if err := create(ctx, l.db, l.session, have); err != nil {
+			return err
+		}
 	}
 	l.lastMsg = h.msg
 	if _, err := l.session.send(ctx, stmt{query: commitWork}); err != nil {

@@ -112,8 +112,8 @@ func (r *Reader) copyInto(ctx context.Context, target dialect) (report Report, e
 		return report, err
 	}
 	if len(r.db.create(have)) > 0 {
-		return report, access.Errorf(access.CodeMismatch, "audit log has schema version %d, not %d", have, schemaVersion).
-			WithHint("a worker brings it up when it starts")
+		return report, access.Errorf(access.CodeMalformed, "audit log has schema version %d, not %d", have, schemaVersion).
+			WithHint("copy it with the hallpass that wrote it; a worker of this one brings it up when it starts")
 	}
 	_, last, err := loadTree(ctx, r.db, from, r.open)
 	if err != nil {

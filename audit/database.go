@@ -144,6 +144,7 @@ func damaged(err error) bool { return damagedSQLite(err) || damagedPostgres(err)
 type head struct {
 	found      bool
 	size, next int64
+	first      int64 // index of the first event, 0 if there is none
 	msg        []byte
 	committed  [2]string // settings that say whether a commit is on disk
 	readOnly   string
@@ -160,13 +161,13 @@ func (h *head) query(d dialect) stmt {
 		query: `WITH RECURSIVE parts (size, note, upto) AS (
 				SELECT size, note, size FROM (SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1) AS head
 				UNION ALL SELECT size, note, upto & (upto - 1) FROM parts WHERE upto & (upto - 1) > 0)
-			SELECT size, note, (SELECT coalesce(max(idx), -1) + 1 FROM events), ` + d.settings() + `,
+			SELECT size, note, (SELECT coalesce(max(idx), -1) + 1 FROM events), (SELECT coalesce(min(idx), 0) FROM events), ` + d.settings() + `,
 				upto, (SELECT hashes FROM events WHERE idx = upto - 1)
 			FROM parts ORDER BY upto`,
 		each: func(row scanner) error {
 			var upto int64
 			var stored sql.Null[[]byte]
-			if err := row.Scan(&h.size, &h.msg, &h.next, &h.committed[0], &h.committed[1], &h.readOnly, &upto, &stored); err != nil {
+			if err := row.Scan(&h.size, &h.msg, &h.next, &h.first, &h.committed[0], &h.committed[1], &h.readOnly, &upto, &stored); err != nil {
 				return err
 			}
 			h.found = true
@@ -200,6 +201,9 @@ func (h *head) tree(open func([]byte) (Checkpoint, error)) (tree, Checkpoint, er
 		return tree{}, c, broken("the checkpoint of size %d stands in the place of size %d", c.Size, h.size)
 	case h.next != h.size:
 		return tree{}, c, broken("its last checkpoint covers %d events, but the last event has index %d", h.size, h.next-1)
+	case h.first != 0:
+		// What goes by request and step would find it.
+		return tree{}, c, broken("its first event has index %d", h.first)
 	case h.err != nil:
 		return tree{}, c, h.err
 	}

@@ -386,12 +386,12 @@ func (r *Reader) Visits(ctx context.Context, q Query) ([]Visit, error) {
 type hosts map[string]*Host
 
 // judge judges the events around hosts, and says whether it is one.
-func (known hosts) judge(p *replay, e *Event) (bool, error) {
+func (known hosts) judge(p *replay, index int64, e *Event) (bool, error) {
 	switch e.Type {
 	case HostEnrolled:
 		return true, known.enrolled(p, e)
 	case HostCertified:
-		return true, known.certified(p, e)
+		return true, known.certified(p, index, e)
 	case SessionOpened, SessionClosed, SessionEnded:
 		return true, known.session(p, e)
 	case SessionRefused:
@@ -430,7 +430,7 @@ func (known hosts) enrolled(p *replay, e *Event) error {
 	return nil
 }
 
-func (known hosts) certified(p *replay, e *Event) error {
+func (known hosts) certified(p *replay, index int64, e *Event) error {
 	if e.Host == nil {
 		return fmt.Errorf("the host is missing in it")
 	}
@@ -465,7 +465,7 @@ func (known hosts) certified(p *replay, e *Event) error {
 		return fmt.Errorf("the certificate: %w", err)
 	}
 	h.HostKey, h.Certificate = e.Host.HostKey, e.Host.Certificate
-	return nil
+	return p.gave(ssh.FingerprintSHA256(cert.SignatureKey), cert.Serial, index)
 }
 
 // report opens the report in an event, which has to be by the host that it names.

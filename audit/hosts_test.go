@@ -43,13 +43,17 @@ func (w *world) enrol(j access.Join, st access.Statement, agent, host string) (H
 }
 
 // certify certifies web-1's key.
-func (w *world) certify(h Host, serial uint64) Host {
+func (w *world) certify(h Host) Host {
 	w.t.Helper()
 	hostCA, err := ca.New(key(w.t, "host ca"), w.clock)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	k, err := statement.ParseKey(h.HostKey)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	serial, err := w.log.NextSerial(context.Background(), hostCA.Fingerprint(), 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -76,7 +80,7 @@ func TestATokenTakesInOneHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first = w.certify(first, 1)
+	first = w.certify(first)
 	if again, err := w.enrol(j, st, "agent", "hostkey"); err != nil || cmp.Diff(first, again) != "" {
 		t.Errorf("again with the same keys: %v\n%s", err, cmp.Diff(first, again))
 	}
@@ -117,7 +121,7 @@ func visited(t *testing.T) (*world, access.Request, access.Credential) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.certify(h, 1)
+	w.certify(h)
 	r, rst := w.ask("alice")
 	yes := w.decision("bob", access.Approve, r, rst)
 	w.accept("bob", r, yes)
@@ -484,6 +488,9 @@ func TestVerifyFindsForgedHostEvents(t *testing.T) {
 		{"table of hosts", func(w *world, _ access.Credential) {
 			w.edit("UPDATE hosts SET agent_key = 'x'")
 		}, "host web-1 is not as the events say"},
+		{"serials of hosts put back", func(w *world, _ access.Credential) {
+			w.edit("DELETE FROM serials WHERE ca NOT LIKE '" + w.ca.Fingerprint() + "%'")
+		}, "stand at 0, but 1 was given"},
 		{"host removed", func(w *world, _ access.Credential) {
 			w.edit("DELETE FROM hosts")
 		}, "there are 0 hosts, the events make 1"},

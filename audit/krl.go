@@ -231,11 +231,24 @@ func (t *tx) caKey(fingerprint string) (ssh.PublicKey, error) {
 }
 
 // PublishKRL makes a signed list the one that KRL returns, unless there is a
-// later one, which then says all that this one does.
+// later one, which then says all that this one does. CodeUnverified: what is there isn't what
+// it says, and the list isn't in force.
 func (l *Log) PublishKRL(ctx context.Context, k KRL) error {
 	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
-		t.write("UPDATE krl SET version = ?1, list = ?2, signature = ?3 WHERE version < ?1 AND taken >= ?1",
-			int64(k.Version), k.List, k.Signature)
+		var taken, version int64
+		var list []byte
+		if _, err := t.find([]any{&taken, &version, &list}, "SELECT taken, version, list FROM krl"); err != nil {
+			return struct{}{}, err
+		}
+		switch later, err := krl.Parse(list); {
+		case version >= int64(k.Version) && (err != nil || int64(later.Version) != version):
+			return struct{}{}, broken("its key revocation list isn't of the version %d that it says", version)
+		case version >= int64(k.Version):
+			return struct{}{}, nil
+		case taken < int64(k.Version):
+			return struct{}{}, broken("version %d of the key revocation list was taken, and now it says %d", k.Version, taken)
+		}
+		t.write("UPDATE krl SET version = ?, list = ?, signature = ?", int64(k.Version), k.List, k.Signature)
 		return struct{}{}, nil
 	})
 	return err

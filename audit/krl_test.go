@@ -287,22 +287,71 @@ func TestPublishKRL(t *testing.T) {
 		name    string
 		version uint64
 		want    uint64
+		code    access.Code
 	}{
-		{"the second", second, second},
-		{"the first, late", first, second},
-		{"again", second, second},
-		{"one that nobody took", second + 1, second},
+		{"the second", second, second, ""},
+		{"the first, late", first, second, ""},
+		{"again", second, second, ""},
+		{"one that nobody took", second + 1, second, access.CodeUnverified},
 	} {
-		if err := w.log.PublishKRL(ctx, KRL{Version: row.version, List: fmt.Append(nil, row.version), Signature: "s"}); err != nil {
+		if err := w.log.PublishKRL(ctx, w.signed(krl.List{Version: row.version, Generated: t0})); access.CodeOf(err) != row.code || (err == nil) != (row.code == "") {
 			t.Errorf("%s: %v", row.name, err)
 		}
 		k, err := w.log.KRL(ctx)
-		if err != nil || k.Version != row.want || string(k.List) != fmt.Sprint(row.want) {
-			t.Errorf("%s: version %d with %q, %v; want %d", row.name, k.Version, k.List, err, row.want)
+		if diff := cmp.Diff(w.signed(krl.List{Version: row.want, Generated: t0}).List, k.List); diff != "" || err != nil || k.Version != row.want {
+			t.Errorf("%s: version %d with %s, %v; want %d", row.name, k.Version, diff, err, row.want)
 		}
 		if v, err := w.log.KRLVersion(ctx); v != row.want || err != nil {
 			t.Errorf("%s: version %d, %v", row.name, v, err)
 		}
+	}
+}
+
+// signed is a list as an issuer makes it.
+func (w *world) signed(list krl.List) KRL {
+	w.t.Helper()
+	data, err := list.Marshal()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	signature, err := w.ca.SignKRL(data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return KRL{Version: list.Version, List: data, Signature: signature}
+}
+
+// The list in force is what it says, and nobody hears that a list is in force behind one
+// that isn't.
+func TestListThatIsAnotherOne(t *testing.T) {
+	for _, row := range []struct {
+		edit, what string
+		publish    bool // is refused as well
+	}{
+		{"UPDATE krl SET version = 9000000000000000000", "the log says 9000000000000000000", true},
+		{"UPDATE krl SET version = version + 1", "the log says", false},
+		{"UPDATE krl SET taken = 5", "and that 5 were taken", false}, // the next one takes another
+		{"UPDATE krl SET signature = ''", "the key revocation list in force: ", false},
+		{"UPDATE cas SET key = 'ssh-ed25519 AAAA'", "is another one", false},
+	} {
+		t.Run(row.edit, func(t *testing.T) {
+			w := newWorld(t)
+			w.live()
+			ctx := context.Background()
+			if err := w.log.PublishKRL(ctx, w.signed(w.draft())); err != nil {
+				t.Fatal(err)
+			}
+			if r := w.verify(VerifyOptions{}); !r.OK {
+				t.Fatal(r.Problems)
+			}
+			next := w.signed(w.draft())
+			w.edit(row.edit)
+			wantProblem(t, w.verify(VerifyOptions{}), -1, row.what)
+			w.open()
+			if err := w.log.PublishKRL(ctx, next); row.publish && access.CodeOf(err) != access.CodeUnverified {
+				t.Errorf("published behind it: %v", err)
+			}
+		})
 	}
 }
 
@@ -378,6 +427,12 @@ func (w *world) old(version int) {
 	if err := w.log.Close(); err != nil {
 		w.t.Fatal(err)
 	}
+	w.older(version)
+}
+
+// older does that under whoever has it open.
+func (w *world) older(version int) {
+	w.t.Helper()
 	db, err := sql.Open("sqlite", w.path)
 	if err != nil {
 		w.t.Fatal(err)
@@ -469,6 +524,101 @@ func TestLogOfAnOlderSchemaIsBroughtUp(t *testing.T) {
 				t.Error(report.Problems)
 			}
 		})
+	}
+}
+
+// Whoever has the log open goes on with it while another one brings it up.
+func TestLogThatIsBroughtUpUnderAWriter(t *testing.T) {
+	w := newWorld(t)
+	granted, _ := w.live()
+	r, err := OpenReader(t.Context(), w.path, w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	w.older(schemaVersion - 1)
+	newer, err := Open(t.Context(), Options{Database: w.path, Key: w.private})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = newer.Close() }()
+	again, _ := w.live()
+	for _, id := range []string{granted.ID, again.ID} {
+		for name, reader := range map[string]*Reader{"the writer": w.log.Reader, "a reader": r, "the newer one": newer.Reader} {
+			if entry, found, err := reader.Entry(t.Context(), id); !found || entry.Handle == nil || err != nil {
+				t.Errorf("%s: %+v, %v", name, entry, err)
+			}
+		}
+	}
+	if list, err := w.log.DraftKRL(t.Context(), w.ca.PublicKey()); err != nil || list.Len() == 0 {
+		t.Errorf("list %+v, %v", list, err)
+	}
+	if report := w.verify(VerifyOptions{}); !report.OK {
+		t.Error(report.Problems)
+	}
+}
+
+// Who has another key leaves the tables as they are, and so does a copy.
+func TestLogIsBroughtUpByItsOwn(t *testing.T) {
+	w := newWorld(t)
+	w.live()
+	w.old(schemaVersion - 1)
+	private, public := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "pub")
+	if _, err := CreateKey(private, public, "another"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := ReadKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Open(t.Context(), Options{Database: w.path, Key: other}); err == nil {
+		_ = l.Close()
+		t.Error("opened by another key")
+	}
+	r, err := OpenReader(t.Context(), w.path, w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if have, err := checkSchema(t.Context(), r.db, r.db); have != schemaVersion-1 || err != nil {
+		t.Errorf("the schema is of version %d: %v", have, err)
+	}
+	_, _, err = r.Copy(t.Context(), filepath.Join(t.TempDir(), "copy.db"))
+	if access.CodeOf(err) != access.CodeMalformed || !strings.Contains(err.Error(), fmt.Sprintf("schema version %d, not %d", schemaVersion-1, schemaVersion)) {
+		t.Errorf("copied: %v", err)
+	}
+}
+
+// A write-ahead log that has once been long doesn't stay so.
+func TestWriteAheadLogIsCut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	db, err := sqliteFile(path).pool(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	size := func() int64 {
+		info, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	for _, query := range []string{"CREATE TABLE x (y)", fmt.Sprintf("INSERT INTO x VALUES (zeroblob(%d))", 2*maxWAL)} {
+		if _, err := db.Exec(query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := size(); n <= 2*maxWAL {
+		t.Fatalf("it has %d bytes: the test is of no use", n)
+	}
+	for range 2 {
+		if _, err := db.Exec("INSERT INTO x VALUES (1)"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := size(); n > maxWAL {
+		t.Errorf("it stays at %d bytes", n)
 	}
 }
 

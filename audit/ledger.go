@@ -372,25 +372,30 @@ func ended(e Entry) *access.Error {
 const entryQuery = "SELECT request, hash, handle, credential, ended, ended_at FROM ledger"
 
 func scanEntry(row scanner) (e Entry, found bool, err error) {
-	var handle, credential string
+	e, _, found, err = scanTexts(row)
+	return e, found, err
+}
+
+// scanTexts is that with the texts that put has written.
+func scanTexts(row scanner) (e Entry, t texts, found bool, err error) {
 	var at int64
-	err = row.Scan(&e.Request, &e.RequestHash, &handle, &credential, &e.Ended, &at)
+	err = row.Scan(&e.Request, &e.RequestHash, &t.handle, &t.credential, &e.Ended, &at)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Entry{}, false, nil
+		return Entry{}, t, false, nil
 	}
-	if err == nil && handle != "" {
-		err = json.Unmarshal([]byte(handle), &e.Handle)
+	if err == nil && t.handle != "" {
+		err = json.Unmarshal([]byte(t.handle), &e.Handle)
 	}
-	if err == nil && credential != "" {
-		err = json.Unmarshal([]byte(credential), &e.Credential)
+	if err == nil && t.credential != "" {
+		err = json.Unmarshal([]byte(t.credential), &e.Credential)
 	}
 	if err != nil {
-		return Entry{}, false, fmt.Errorf("read ledger: %w", explain(err))
+		return Entry{}, t, false, fmt.Errorf("read ledger: %w", explain(err))
 	}
 	if e.Ended != "" {
 		e.EndedAt = time.UnixMilli(at).UTC()
 	}
-	return e, true, nil
+	return e, t, true, nil
 }
 
 func (t *tx) entry(request string) (e Entry, found bool, err error) {
@@ -402,6 +407,22 @@ func (t *tx) entry(request string) (e Entry, found bool, err error) {
 }
 
 func (t *tx) put(e Entry) error {
+	text, err := e.texts()
+	if err != nil {
+		return fmt.Errorf("write ledger: %w", err)
+	}
+	var at int64
+	if e.Ended != "" {
+		at = e.EndedAt.UnixMilli()
+	}
+	t.write(putEntry, e.Request, e.RequestHash, text.handle, text.credential, string(e.Ended), at)
+	return nil
+}
+
+// texts are an entry's columns of JSON.
+type texts struct{ handle, credential string }
+
+func (e Entry) texts() (texts, error) {
 	var handle, credential []byte
 	var err error
 	if e.Handle != nil {
@@ -410,15 +431,7 @@ func (t *tx) put(e Entry) error {
 	if e.Credential != nil && err == nil {
 		credential, err = json.Marshal(e.Credential)
 	}
-	if err != nil {
-		return fmt.Errorf("write ledger: %w", err)
-	}
-	var at int64
-	if e.Ended != "" {
-		at = e.EndedAt.UnixMilli()
-	}
-	t.write(putEntry, e.Request, e.RequestHash, string(handle), string(credential), string(e.Ended), at)
-	return nil
+	return texts{string(handle), string(credential)}, err
 }
 
 const putEntry = `INSERT INTO ledger (request, hash, handle, credential, ended, ended_at) VALUES (?, ?, ?, ?, ?, ?)

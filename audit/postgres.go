@@ -301,7 +301,7 @@ func (p *postgres) schema(ctx context.Context, q querier) (v int, found []string
 			v = 0
 		}
 	}
-	found, err = list(ctx, q, postgresCatalog, slices.Repeat([]any{postgresSchema}, 5)...)
+	found, err = list(ctx, q, postgresCatalog, slices.Repeat([]any{postgresSchema}, 6)...)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -318,7 +318,7 @@ const postgresCatalog = `WITH ours AS (SELECT c.* FROM pg_class c JOIN pg_namesp
 SELECT line FROM (
 	SELECT 'table ' || c.relname || ' (' || (
 		SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ||
-			coalesce(' ' || (SELECT collname FROM pg_collation WHERE oid = a.attcollation), '') ||
+			coalesce(' ' || (SELECT CASE WHEN collnamespace = 'pg_catalog'::regnamespace THEN '' ELSE 'another ' END || collname FROM pg_collation WHERE oid = a.attcollation), '') ||
 			CASE WHEN a.attnotnull THEN '' ELSE ' null' END || CASE WHEN a.atthasdef THEN ' default' ELSE '' END, ', ' ORDER BY a.attnum)
 		FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) || ')' ||
 		CASE WHEN c.relpersistence <> 'p' THEN ' not permanent' ELSE '' END || CASE WHEN c.relrowsecurity THEN ' with row security' ELSE '' END
@@ -333,6 +333,7 @@ SELECT line FROM (
 	UNION ALL SELECT 'heir of ' || c.relname FROM pg_inherits h JOIN ours c ON c.oid IN (h.inhparent, h.inhrelid)
 	UNION ALL SELECT 'function ' || proname FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace WHERE n.nspname = ?
 	UNION ALL SELECT 'operator ' || oprname FROM pg_operator JOIN pg_namespace n ON n.oid = oprnamespace WHERE n.nspname = ?
+	UNION ALL SELECT 'collation ' || collname FROM pg_collation JOIN pg_namespace n ON n.oid = collnamespace WHERE n.nspname = ?
 	UNION ALL SELECT 'type ' || typname FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace WHERE n.nspname = ? AND typrelid = 0 AND typelem = 0
 ) AS all_lines (line)`
 

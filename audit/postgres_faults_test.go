@@ -459,10 +459,7 @@ func testRoles(t *testing.T) {
 	w.open()
 	w.rulebook(worldPolicy)
 	w.live()
-	if _, err := w.log.DraftKRL(ctx, w.ca.PublicKey()); err != nil {
-		t.Error(err)
-	}
-	if err := w.log.PublishKRL(ctx, KRL{Version: uint64(t0.Add(time.Hour).UnixMilli())}); err != nil {
+	if err := w.log.PublishKRL(ctx, w.signed(w.draft())); err != nil {
 		t.Error(err)
 	}
 	forbidden(t, address, "UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events", "UPDATE checkpoints SET size = 1", "DELETE FROM checkpoints", "DELETE FROM ledger")
@@ -592,6 +589,8 @@ func testPostgresSchemaChangesAreRefused(t *testing.T) {
 		{"index dropped", "DROP INDEX events_step", changed},
 		{"column added", "ALTER TABLE events ADD COLUMN x int", changed},
 		{"column of another type", "ALTER TABLE serials ALTER COLUMN last TYPE int", changed},
+		{"another order of text", `CREATE COLLATION hallpass_audit."C" FROM "POSIX"; ALTER TABLE events ALTER COLUMN step TYPE text COLLATE hallpass_audit."C"`, changed},
+		{"another order of text, from elsewhere", `CREATE COLLATION public."C" FROM "POSIX"; ALTER TABLE events ALTER COLUMN step TYPE text COLLATE public."C"`, changed},
 		{"lost in a crash", "ALTER TABLE events SET UNLOGGED", changed},
 		{"hidden rows", "ALTER TABLE events ENABLE ROW LEVEL SECURITY", changed},
 		{"rows from elsewhere", "CREATE TABLE public.heir () INHERITS (events)", changed},

@@ -144,6 +144,7 @@ func TestOnPostgreSQL(t *testing.T) {
 		TestDraftKRLNamesWhatWasTakenBack,
 		TestKRLVersionsOnlyGrow,
 		TestPublishKRL,
+		TestListThatIsAnotherOne,
 		// ledger_test.go
 		TestNextSerialIsMonotonicAndNeverTwice,
 		TestReserveChoosesTheSerial,

@@ -3,9 +3,13 @@ package audit
 import (
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"hallpass/access"
 	"hallpass/ca/krl"
@@ -173,7 +177,7 @@ func (p *replay) judge(index int64, e *Event) error {
 	if e.Type == DelegationGiven || e.Type == DelegationRevoked {
 		return p.delegated(e)
 	}
-	if about, err := p.hosts.judge(p, e); about {
+	if about, err := p.hosts.judge(p, index, e); about {
 		return err
 	}
 	if about, err := p.swept(e); about {
@@ -471,12 +475,18 @@ func (p *replay) prepared(index int64, e *Event, s *story) error {
 	}
 	p.prepare(e, s)
 	if h.Serial != 0 {
-		key := serial{h.CA, h.Serial}
-		if first, taken := p.serials[key]; taken {
-			return fmt.Errorf("serial %d of CA %s was given in event %d already", h.Serial, clip(h.CA), first)
-		}
-		p.serials[key] = index
+		return p.gave(h.CA, h.Serial, index)
 	}
+	return nil
+}
+
+// gave refuses a serial of a CA that was given before.
+func (p *replay) gave(ca string, n uint64, index int64) error {
+	key := serial{ca, n}
+	if first, taken := p.serials[key]; taken {
+		return fmt.Errorf("serial %d of CA %s was given in event %d already", n, clip(ca), first)
+	}
+	p.serials[key] = index
 	return nil
 }
 
@@ -676,11 +686,18 @@ func (p *replay) finish(ctx context.Context, q querier) error {
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
-		entry, _, err := scanEntry(rows)
+		entry, stored, _, err := scanTexts(rows)
 		if err != nil {
 			return err
 		}
 		about := &Event{Request: entry.Request}
+		// What json.Unmarshal overlooks, such as a field that is there twice, the
+		// database's own functions read in another way.
+		if written, err := entry.texts(); err != nil {
+			return fmt.Errorf("read ledger: %w", err)
+		} else if written != stored {
+			p.report.problem(-1, about, "the ledger's entry is not in the form that the log writes (unknown, repeated or misplaced field)")
+		}
 		s := p.requests[entry.Request]
 		if s == nil || s.handle == nil && s.ended == "" {
 			p.report.problem(-1, about, "the ledger has an entry of which the events say nothing")
@@ -718,6 +735,9 @@ func (p *replay) finish(ctx context.Context, q querier) error {
 	if err := p.hosts.finish(ctx, p, q); err != nil {
 		return err
 	}
+	if err := p.lists(ctx, q); err != nil {
+		return err
+	}
 	last := map[string]uint64{}
 	for key := range p.serials {
 		series, n := krl.Split(key.n)
@@ -733,6 +753,50 @@ func (p *replay) finish(ctx context.Context, q querier) error {
 		if have < 0 || uint64(have) < n {
 			p.report.problem(-1, nil, "the serials of CA %s stand at %d, but %d was given", clip(ca), have, n)
 		}
+	}
+	return nil
+}
+
+// lists looks at the list of revoked certificates that is in force. No event tells of it, but it
+// is signed by a CA whose key is there, and says which version it is.
+func (p *replay) lists(ctx context.Context, q querier) error {
+	if p.schema < 2 {
+		return nil
+	}
+	var keys []ssh.PublicKey
+	rows, err := q.QueryContext(ctx, "SELECT fingerprint, key FROM cas")
+	if err != nil {
+		return fmt.Errorf("read keys of CAs: %w", explain(err))
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var fingerprint, text string
+		if err := rows.Scan(&fingerprint, &text); err != nil {
+			return fmt.Errorf("read keys of CAs: %w", explain(err))
+		}
+		key, err := statement.ParseKey(text)
+		if err != nil || ssh.FingerprintSHA256(key) != fingerprint {
+			p.report.problem(-1, nil, "the key of the SSH CA %s is another one", clip(fingerprint))
+			continue
+		}
+		keys = append(keys, key)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read keys of CAs: %w", explain(err))
+	}
+	var taken, version int64
+	var k KRL
+	err = q.QueryRowContext(ctx, "SELECT taken, version, list, signature FROM krl").Scan(&taken, &version, &k.List, &k.Signature)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && version == 0 && taken >= 0 {
+		return nil // none was made yet
+	} else if err != nil {
+		return fmt.Errorf("read key revocation list: %w", explain(err))
+	}
+	switch list, err := krl.Open(k.List, k.Signature, keys); {
+	case err != nil:
+		p.report.problem(-1, nil, "the key revocation list in force: %v", err)
+	case int64(list.Version) != version || version > taken:
+		p.report.problem(-1, nil, "the key revocation list in force is of version %d; the log says %d, and that %d were taken", list.Version, version, taken)
 	}
 	return nil
 }

@@ -21,6 +21,10 @@ import (
 // applicationID is "HPAU": what file(1) and we know the file by.
 const applicationID = 0x48504155
 
+// maxWAL is how long, in bytes, a write-ahead log may stay that has been longer. SQLite writes
+// it to the file whenever it has 4 MiB.
+const maxWAL = 16 << 20
+
 // sqliteFile is the path of a log in one file.
 type sqliteFile string
 
@@ -75,6 +79,8 @@ func (f sqliteFile) pool(readOnly bool) (*sql.DB, error) {
 		q.Set("mode", "rw")
 		q.Add("_pragma", "journal_mode(wal)")
 		q.Add("_pragma", "synchronous(full)")
+		// What bringing up the schema has made of the write-ahead log doesn't stay so.
+		q.Add("_pragma", fmt.Sprintf("journal_size_limit(%d)", maxWAL))
 	}
 	u := url.URL{Scheme: "file", Path: filepath.ToSlash(abs), RawQuery: q.Encode()}
 	db, err := sql.Open("sqlite", u.String())

@@ -61,6 +61,10 @@ func TestTampering(t *testing.T) {
 		{"row inserted at the end", []string{
 			"INSERT INTO events SELECT 14, " + strings.Replace(columns, "step", "''", 1) + " FROM events WHERE idx = 4"},
 			14, "column step says", "its last checkpoint covers 14 events, but the last event has index 14"},
+		{"row inserted before the first", []string{
+			"INSERT INTO events SELECT -1, " + columns + " FROM events WHERE idx = 4 AND step = ''",
+			"INSERT INTO events SELECT -1, " + strings.Replace(columns, "step", "'x'", 1) + " FROM events WHERE idx = 4 AND step <> ''"},
+			-1, "there is an event before the first one", "its first event has index -1"},
 		{"two rows exchanged", []string{move(9, 99), move(10, 9), move(99, 10)},
 			9, "stored tree hashes are not those", ""},
 		{"two leaves exchanged", []string{"CREATE TEMP TABLE x AS SELECT idx, leaf FROM events WHERE idx IN (9, 10)",
@@ -102,6 +106,12 @@ func TestTampering(t *testing.T) {
 			-1, "the ledger has 1 entries, the events make 2", ""},
 		{"ledger entry reopened", []string{"UPDATE ledger SET ended = '' WHERE handle <> ''"},
 			-1, "the ledger's entry is not what the events say", ""},
+		{"ledger field by another name", []string{`UPDATE ledger SET handle = replace(handle, '"not_after"', '"Not_after"') WHERE handle <> ''`},
+			-1, "the ledger's entry is not in the form", ""},
+		{"ledger field twice", []string{`UPDATE ledger SET handle = '{"serial":1,' || substr(handle, 2) WHERE handle <> ''`},
+			-1, "the ledger's entry is not in the form", ""},
+		{"ledger field nobody knows", []string{`UPDATE ledger SET credential = '{"x":1,' || substr(credential, 2) WHERE credential <> ''`},
+			-1, "the ledger's entry is not in the form", ""},
 		{"ledger entry invented", []string{"INSERT INTO ledger VALUES ('x', '', '', '', 'denied', 0)"},
 			-1, "of which the events say nothing", ""},
 		{"serials set back", []string{"UPDATE serials SET last = 0"},

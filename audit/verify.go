@@ -240,6 +240,13 @@ func (v *verification) run() error {
 		msg = nil
 	}
 	v.compare(msg)
+	var before int64
+	if err := v.conn.QueryRowContext(v.ctx, "SELECT count(*) FROM events WHERE idx < 0").Scan(&before); err != nil {
+		return fmt.Errorf("read audit log: %w", explain(err))
+	}
+	if before > 0 {
+		v.report.problem(-1, nil, "%s before the first one", plural(before, "there is an event", "there are events"))
+	}
 	last := int64(-1)
 	for page := range v.pages() {
 		<-page.parsed
