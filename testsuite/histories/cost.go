@@ -1,6 +1,7 @@
 package histories
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -14,6 +15,8 @@ type Cost struct {
 	Actions int // as Temporal Cloud bills them: https://docs.temporal.io/cloud/actions
 	Events  int // of the history
 	Bytes   int // of the history, as Temporal stores it but for its compression
+
+	Signals, Updates int // the messages among the actions
 }
 
 // Of adds up what is in a history. Queries, heartbeats and refused updates are
@@ -23,9 +26,13 @@ func Of(h *history.History) Cost {
 	marked := map[int64]bool{} // the workflow tasks whose markers are counted
 	for _, e := range h.Events {
 		switch e.EventType {
+		case enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+			c.Signals++
+			c.Actions++
+		case enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+			c.Updates++
+			c.Actions++
 		case enums.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
-			enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
-			enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
 			enums.EVENT_TYPE_TIMER_STARTED,
 			enums.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
 			enums.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED: // the child's start is one more, in its own history
@@ -44,5 +51,17 @@ func Of(h *history.History) Cost {
 
 // Row is a line of the table in docs/performance.md.
 func (c Cost) Row(name string) string {
-	return fmt.Sprintf("| %s | %d | %d | %.1f |\n", strings.ReplaceAll(name, "-", " "), c.Actions, c.Events, float64(c.Bytes)/1024)
+	var messages []string
+	for _, m := range []struct {
+		n    int
+		name string
+	}{{c.Signals, "signal"}, {c.Updates, "update"}} {
+		switch {
+		case m.n == 1:
+			messages = append(messages, "1 "+m.name)
+		case m.n > 1:
+			messages = append(messages, fmt.Sprintf("%d %ss", m.n, m.name))
+		}
+	}
+	return fmt.Sprintf("| %s | %s | %d | %d | %.1f |\n", strings.ReplaceAll(name, "-", " "), cmp.Or(strings.Join(messages, ", "), " "), c.Actions, c.Events, float64(c.Bytes)/1024)
 }

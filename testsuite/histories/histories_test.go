@@ -107,7 +107,7 @@ func TestCostPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want strings.Builder
-	want.WriteString("| what happens | actions | events | KiB |\n|---|---|---|---|\n")
+	want.WriteString("| what happens | messages | actions | events | KiB |\n|---|---|---|---|---|\n")
 	for _, file := range files {
 		want.WriteString(Of(read(t, file)).Row(strings.TrimSuffix(file, ".json")))
 	}
