@@ -230,7 +230,7 @@ vuln: $(TOOLS)/.built ## known vulnerabilities in reachable code
 	@$(FOR_KMS) .ci/vulnerabilities $(TOOLS)/govulncheck -C kms
 
 .PHONY: bench
-bench: build $(if $(ONLY),$(if $(filter postgres revoke,$(subst $(comma), ,$(ONLY))),temporal),temporal) ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
+bench: build $(if $(ONLY),$(if $(filter postgres postgres-steps revoke,$(subst $(comma), ,$(ONLY))),temporal),temporal) ## measure hallpass beside what it can't be faster than; ONLY=policy,ca SCALE=0.1; DOCS=1 writes docs/performance.md
 	$(call say,measurements)
 	@$(GO) run -tags $(TAGS) ./testsuite/bench -hallpass $(BIN) -only '$(ONLY)' -scale $(SCALE) $(if $(DOCS),-docs)
 

@@ -43,6 +43,7 @@ var items = []struct {
 	{"request", "From the request to the certificate", (*bench).request},
 	{"postgres", "From the request to the certificate, on PostgreSQL", (*bench).postgres},
 	{"steps", "One request, step by step", (*bench).steps},
+	{"postgres-steps", "One request on PostgreSQL, step by step", (*bench).postgresSteps},
 	{"parts", "Where the processor's time goes", (*bench).parts},
 	{"life", "Whole lives of requests", (*bench).life},
 	{"start", "Starting, and commands as processes", (*bench).start},

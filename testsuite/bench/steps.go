@@ -51,72 +51,74 @@ var (
 	}
 )
 
-// steps takes the latency of one request at a time apart, and beside it that of bare
+func (b *bench) steps() error { return b.world(b.stepByStep) }
+
+func (b *bench) postgresSteps() error { return b.topology(b.stepByStep) }
+
+// stepByStep takes the latency of one request at a time apart, and beside it that of bare
 // workflows, in turn.
-func (b *bench) steps() error {
-	return b.world(func(w *world) error {
-		for _, f := range []struct {
-			flow
-			way [][]stage
-		}{
-			{flow{"automatic", w.automatic, bareInput{}}, [][]stage{toTheRuling, toTheIssuer}},
-			{flow{"with an approval", w.approved, bareInput{Approvals: 1}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer}},
-			{flow{"whole life", w.life, bareInput{Approvals: 1, Release: true}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer, toTheEnd}},
-		} {
-			var way []stage
-			for _, part := range f.way {
-				way = append(way, part...)
-			}
-			whose := w.beside(f.flow)
-			took := map[string][]measure.Times{} // by step; the last is all of them
-			ways := map[string]map[string]bool{} // the events that each has had
-			bytes := map[string]int{}            // that these take, all in all
-			const warm = 10
-			for turn := range warm + b.times(200) {
-				for _, who := range inTurn(turn, whose) {
-					from := time.Now()
-					history, err := who.op(b.ctx)
-					if err != nil {
-						return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
-					}
-					each, err := along(way, from, history.seen)
-					if err != nil {
-						return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
-					}
-					if turn < warm {
-						took[who.name], ways[who.name] = make([]measure.Times, len(each)), map[string]bool{}
-						continue
-					}
-					for k, d := range each {
-						took[who.name][k] = append(took[who.name][k], d)
-					}
-					ways[who.name][events(history.seen)] = true
-					for _, s := range history.seen {
-						bytes[who.name] += s.bytes
-					}
+func (b *bench) stepByStep(w *world) error {
+	for _, f := range []struct {
+		flow
+		way [][]stage
+	}{
+		{flow{"automatic", w.automatic, bareInput{}}, [][]stage{toTheRuling, toTheIssuer}},
+		{flow{"with an approval", w.approved, bareInput{Approvals: 1}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer}},
+		{flow{"whole life", w.life, bareInput{Approvals: 1, Release: true}}, [][]stage{toTheRuling, toTheApproval, toTheIssuer, toTheEnd}},
+	} {
+		var way []stage
+		for _, part := range f.way {
+			way = append(way, part...)
+		}
+		whose := w.beside(f.flow)
+		took := map[string][]measure.Times{} // by step; the last is all of them
+		ways := map[string]map[string]bool{} // the events that each has had
+		bytes := map[string]int{}            // that these take, all in all
+		const warm = 10
+		for turn := range warm + b.times(200) {
+			for _, who := range inTurn(turn, whose) {
+				from := time.Now()
+				history, err := who.op(b.ctx)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
 				}
-			}
-			if err := alike(ways["hallpass"], ways[sameFlow]); err != nil {
-				return fmt.Errorf("%s: %w", f.name, err)
-			}
-			if err := asLong(bytes["hallpass"], bytes[sameFlow]); err != nil {
-				return fmt.Errorf("%s: %w", f.name, err)
-			}
-			for k, s := range append(way, stage{name: "in all"}) {
-				ours := took["hallpass"][k]
-				r := row{
-					Name: f.name + ": " + s.name, P50: ours.At(0.5).Seconds(), P99: ours.At(0.99).Seconds(), N: len(ours), Also: map[string]float64{},
+				each, err := along(way, from, history.seen)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", f.name, who.name, err)
 				}
-				for _, who := range whose {
-					if who.name != "hallpass" {
-						r.Also["ms "+who.name] = took[who.name][k].At(0.5).Seconds() * 1e3
-					}
+				if turn < warm {
+					took[who.name], ways[who.name] = make([]measure.Times, len(each)), map[string]bool{}
+					continue
 				}
-				b.add(r)
+				for k, d := range each {
+					took[who.name][k] = append(took[who.name][k], d)
+				}
+				ways[who.name][events(history.seen)] = true
+				for _, s := range history.seen {
+					bytes[who.name] += s.bytes
+				}
 			}
 		}
-		return nil
-	})
+		if err := alike(ways["hallpass"], ways[sameFlow]); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		if err := asLong(bytes["hallpass"], bytes[sameFlow]); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		for k, s := range append(way, stage{name: "in all"}) {
+			ours := took["hallpass"][k]
+			r := row{
+				Name: f.name + ": " + s.name, P50: ours.At(0.5).Seconds(), P99: ours.At(0.99).Seconds(), N: len(ours), Also: map[string]float64{},
+			}
+			for _, who := range whose {
+				if who.name != "hallpass" {
+					r.Also["ms "+who.name] = took[who.name][k].At(0.5).Seconds() * 1e3
+				}
+			}
+			b.add(r)
+		}
+	}
+	return nil
 }
 
 // events names those that were seen.
