@@ -235,21 +235,26 @@ func (t *tx) caKey(fingerprint string) (ssh.PublicKey, error) {
 // it says, and the list isn't in force.
 func (l *Log) PublishKRL(ctx context.Context, k KRL) error {
 	_, err := update(ctx, l, func(t *tx) (struct{}, error) {
+		none := struct{}{}
 		var taken, version int64
+		if _, err := t.find([]any{&taken, &version}, "SELECT taken, version FROM krl"); err != nil {
+			return none, err
+		}
+		if taken < int64(k.Version) {
+			return none, broken("version %d of the key revocation list was taken, and now it says %d", k.Version, taken)
+		}
+		if version < int64(k.Version) {
+			t.write("UPDATE krl SET version = ?, list = ?, signature = ?", int64(k.Version), k.List, k.Signature)
+			return none, nil
+		}
 		var list []byte
-		if _, err := t.find([]any{&taken, &version, &list}, "SELECT taken, version, list FROM krl"); err != nil {
-			return struct{}{}, err
+		if _, err := t.find([]any{&list}, "SELECT list FROM krl"); err != nil {
+			return none, err
 		}
-		switch later, err := krl.Parse(list); {
-		case version >= int64(k.Version) && (err != nil || int64(later.Version) != version):
-			return struct{}{}, broken("its key revocation list isn't of the version %d that it says", version)
-		case version >= int64(k.Version):
-			return struct{}{}, nil
-		case taken < int64(k.Version):
-			return struct{}{}, broken("version %d of the key revocation list was taken, and now it says %d", k.Version, taken)
+		if later, err := krl.Parse(list); err != nil || int64(later.Version) != version {
+			return none, broken("its key revocation list isn't of the version %d that it says", version)
 		}
-		t.write("UPDATE krl SET version = ?, list = ?, signature = ?", int64(k.Version), k.List, k.Signature)
-		return struct{}{}, nil
+		return none, nil
 	})
 	return err
 }
