@@ -73,7 +73,7 @@ func cmdCrowd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(c.wait("those that nobody decides on", 2*window, audit.RequestTimedOut, n/3))
 	ts.Check(c.check(n))
 	escalated, timedOut := c.lag(audit.RequestEscalated, after), c.lag(audit.RequestTimedOut, window)
-	ts.Logf("%d requests in %s (%.1f/s); hallpass dev held %d MB before and %d MB when all waited (%d kB for each), %d MB at most",
+	ts.Logf("%d requests in %s (%.1f/s); hallpass dev held %d MiB before and %d MiB when all waited (%d KiB for each), %d MiB at most",
 		n, took.Round(100*time.Millisecond), float64(n)/took.Seconds(), before>>10, waiting>>10, (waiting-before)/n, c.memory("VmHWM")>>10)
 	for what, lag := range map[string]measure.Times{"escalated": escalated, "timed out": timedOut} {
 		ts.Logf("%s after it was due: half of them within %s, 95 of 100 within %s, all within %s", what,
