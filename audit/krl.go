@@ -243,16 +243,34 @@ func (l *Log) PublishKRL(ctx context.Context, k KRL) error {
 		if taken < int64(k.Version) {
 			return none, broken("version %d of the key revocation list was taken, and now it says %d", k.Version, taken)
 		}
+		if version > taken {
+			return none, broken("its key revocation list is of version %d, and only %d was taken", version, taken)
+		}
 		if version < int64(k.Version) {
 			t.write("UPDATE krl SET version = ?, list = ?, signature = ?", int64(k.Version), k.List, k.Signature)
 			return none, nil
 		}
-		var list []byte
-		if _, err := t.find([]any{&list}, "SELECT list FROM krl"); err != nil {
+		var later KRL
+		if _, err := t.find([]any{&later.List, &later.Signature}, "SELECT list, signature FROM krl"); err != nil {
 			return none, err
 		}
-		if later, err := krl.Parse(list); err != nil || int64(later.Version) != version {
-			return none, broken("its key revocation list isn't of the version %d that it says", version)
+		var keys []ssh.PublicKey
+		if err := t.read(func(row scanner) error {
+			var text string
+			if err := row.Scan(&text); err != nil {
+				return err
+			}
+			if key, err := statement.ParseKey(text); err == nil { // another one may have signed
+				keys = append(keys, key)
+			}
+			return nil
+		}, "SELECT key FROM cas"); err != nil {
+			return none, err
+		}
+		if list, err := krl.Open(later.List, later.Signature, keys); err != nil {
+			return none, broken("its key revocation list: %v", err)
+		} else if int64(list.Version) != version {
+			return none, broken("its key revocation list is of version %d, not of the %d that it says", list.Version, version)
 		}
 		return none, nil
 	})

@@ -61,6 +61,9 @@ func New(signer ssh.Signer, now func() time.Time) (*CA, error) {
 		if bits := rsaBits(key); bits < MinRSABits {
 			return nil, fmt.Errorf("CA key is RSA of %d bits; at least %d are needed", bits, MinRSABits)
 		}
+		if err := statement.CheckKey(key); err != nil { // it signs lists as well
+			return nil, fmt.Errorf("CA key: %w", err)
+		}
 		// A signer that can only Sign would sign with SHA-1.
 		as, ok := signer.(ssh.AlgorithmSigner)
 		if !ok {

@@ -539,3 +539,22 @@ func parse(t testing.TB, line string) (cert *ssh.Certificate, comment string) {
 	}
 	return key.(*ssh.Certificate), comment
 }
+
+// A key that could certify but whose lists nobody would take is none for a CA.
+func TestNewRefusesAnRSAKeyThatIsTooLong(t *testing.T) {
+	n := new(big.Int).Lsh(big.NewInt(1), 9000)
+	key, err := ssh.NewPublicKey(&rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(named{key}, nil); err == nil || !strings.Contains(err.Error(), "8192") {
+		t.Error(err)
+	}
+}
+
+// named is a signer that only says its key.
+type named struct{ key ssh.PublicKey }
+
+func (n named) PublicKey() ssh.PublicKey { return n.key }
+
+func (n named) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errors.New("no") }
