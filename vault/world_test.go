@@ -89,7 +89,8 @@ func (h *house) setUpAs(t *testing.T, tokenRole, catalog string) (printed string
 	if err := os.Symlink(self, filepath.Join(bin, "vault")); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "VAULT_ADDR="+h.Address, "VAULT_TOKEN="+h.RootToken)
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "VAULT_ADDR="+h.Address, "VAULT_TOKEN="+h.RootToken,
+		"GORACE=atexit_sleep_ms=0") // the race detector has each of these commands wait a second at its end
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out, script)
