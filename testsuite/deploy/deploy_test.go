@@ -380,7 +380,8 @@ func setup(t *testing.T, dir, stdin string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sh", append([]string{filepath.Join(root, "deploy/setup.sh")}, args...)...)
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HALLPASS_SETUP="+dir, "HALLPASS_SETUP_OWNERS=no")
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HALLPASS_SETUP="+dir, "HALLPASS_SETUP_OWNERS=no",
+		"GORACE=atexit_sleep_ms=0") // the race detector has each command wait a second at its end
 	cmd.Stdin = strings.NewReader(stdin)
 	return cmd
 }
