@@ -360,6 +360,19 @@ func TestListThatIsAnotherOne(t *testing.T) {
 			if err := w.log.PublishKRL(ctx, next); row.publish != (access.CodeOf(err) == access.CodeUnverified) || !row.publish && err != nil {
 				t.Errorf("published behind it: %v", err)
 			}
+			// What docs/operate.md says to do about it.
+			mend := "UPDATE krl SET version = 0, taken = 0"
+			if strings.Contains(row.edit, "cas") {
+				mend = "DELETE FROM cas"
+			}
+			w.edit(mend)
+			w.open()
+			if err := w.log.PublishKRL(ctx, w.signed(w.draft())); err != nil {
+				t.Errorf("published when it was mended: %v", err)
+			}
+			if r := w.verify(VerifyOptions{}); !r.OK {
+				t.Errorf("when it was mended: %v", r.Problems)
+			}
 		})
 	}
 }
